@@ -1,0 +1,3 @@
+//! The room `api`.
+
+pub mod admission;

@@ -1,0 +1,16 @@
+//! Ballast keeps Docker hosts true to a Git branch. ARCHITECTURE.md is the map; every folder's
+//! `mod.rs` is its own page.
+
+pub mod object;
+
+pub mod clock;
+pub mod drift_report;
+pub mod task;
+
+pub mod api;
+pub mod network;
+pub mod node;
+pub mod reconcile;
+pub mod store;
+pub mod sync;
+pub mod web;

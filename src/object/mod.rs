@@ -1,0 +1,36 @@
+//! Pure: the words everyone shares.
+//!
+//! Comes in: nothing. Goes out: the kind table, keys, selectors, quantities, conditions, our own
+//! kinds Source and Drift, the error every request may answer, and the traits through which the
+//! rooms speak ([`Cluster`], [`Transact`], the [`ports`]). Every file here is pure: no client, no
+//! clock, no log, no lock. What does IO with these words lives in the room that owns the IO.
+//!
+//! Reading order: [`kind`] says what exists, [`cluster`] what can be done with it.
+
+pub mod cluster;
+pub mod condition;
+pub mod decode;
+pub mod drift;
+mod error;
+pub mod int_or_percent;
+mod key;
+pub mod kind;
+pub mod ledger;
+pub mod name;
+mod note;
+mod own_version;
+pub mod ports;
+pub mod quantity;
+pub mod selector;
+pub mod source;
+pub mod template_hash;
+
+pub use cluster::{
+    ApplySet, Change, Cluster, DeleteOptions, Listing, Patch, Propagation, Scope, SetAction,
+    SetOutcome, SetProblem, SetWrite, Transact,
+};
+pub use error::{ApiError, Reason};
+pub use key::Key;
+pub use kind::{Kind, Object};
+pub use note::{Note, Severity, reference};
+pub use own_version::OwnVersion;

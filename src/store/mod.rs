@@ -1,0 +1,112 @@
+//! A revisioned history of objects in one SQLite file, and an index of the latest state in memory.
+//!
+//! Comes in: transactions with preconditions. Goes out: records, consistent lists at one revision,
+//! watches without gap or duplicate. The store knows kinds and keys but no object's meaning: bodies
+//! are JSON bytes, and what it needs to know of them stands in the [`Header`].
+//!
+//! Invariants: one writer; a write is answered after it is durable and published; every write of a
+//! transaction gets a revision of its own, consecutive, and all of them become visible at once;
+//! lists and bookmarks name only revisions that end a transaction; a revision is never used twice.
+//!
+//! Deliberately absent: clocks, authorisation, defaults, selectors' syntax. Those are the API's.
+
+mod record;
+mod transaction;
+
+pub use record::{Draft, Header, Record};
+pub use transaction::{Expect, StoreError, Transaction, Write};
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+
+use crate::object::{Key, Kind};
+
+/// What the API needs of a store, small enough that etcd can stand behind it one day.
+pub trait Store: Clone + Send + Sync + 'static {
+    /// The last published revision; always one that ends a transaction.
+    fn revision(&self) -> u64;
+
+    fn get(&self, kind: Kind, key: &Key) -> Option<Arc<Record>>;
+
+    /// # Errors
+    /// [`StoreError::Compacted`] when `at` is pinned no more, [`StoreError::Future`] when it is not
+    /// reached yet.
+    fn list(&self, kind: Kind, request: &ListRequest<'_>) -> Result<ListPage, StoreError>;
+
+    /// Everything after `from`, in order, without gap or duplicate. `from: None` begins with now;
+    /// to list and then watch, list first and watch from the list's revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] below the floor, [`StoreError::Future`] above the revision.
+    fn watch(
+        &self,
+        kind: Kind,
+        from: Option<u64>,
+    ) -> Result<BoxStream<'static, WatchItem>, StoreError>;
+
+    /// All writes or none, in order, at consecutive revisions. Answers the records as stored (for a
+    /// delete: the last state, at the revision of its deletion).
+    ///
+    /// # Errors
+    /// The first write whose precondition fails; nothing is written then.
+    fn transact(
+        &self,
+        transaction: Transaction,
+    ) -> impl Future<Output = Result<Vec<Arc<Record>>, StoreError>> + Send;
+}
+
+/// One page of a list.
+pub struct ListRequest<'a> {
+    /// `None` is every namespace.
+    pub namespace: Option<&'a str>,
+    /// 0 is no limit.
+    pub limit: usize,
+    /// The last key of the page before; its page continues behind it.
+    pub after: Option<&'a Key>,
+    /// The revision to read at: `None` is the latest; a continued list names its first page's.
+    pub at: Option<u64>,
+    /// Which records count.
+    pub select: &'a (dyn Fn(&Record) -> bool + Sync),
+}
+
+#[derive(Clone, Debug)]
+pub struct ListPage {
+    /// The revision the whole list is read at; pinned for five minutes when there is more.
+    pub revision: u64,
+    /// In key order.
+    pub items: Vec<Arc<Record>>,
+    /// How many selected records follow this page; 0 ends the list.
+    pub remaining: usize,
+}
+
+/// What a watch says.
+#[derive(Clone, Debug)]
+pub enum WatchItem {
+    Event(Arc<Event>),
+    /// Nothing of this kind is missing up to this revision, which ends a transaction. Sent after
+    /// each transaction that other kinds wrote, at most once a second, for bookmarks.
+    Progress(u64),
+    /// The watcher was too slow and lost events: the stream ends here, list again.
+    Lost,
+}
+
+/// One change of one object.
+#[derive(Debug)]
+pub struct Event {
+    pub change: ChangeType,
+    /// The new state; for `Deleted` the last state, its body at the revision of the deletion.
+    pub record: Arc<Record>,
+    /// The header before: an object that leaves a watch's selector is `Deleted` to that watch.
+    pub previous: Option<Arc<Header>>,
+    /// The last event of its transaction: only here may a bookmark stand.
+    pub ends_transaction: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeType {
+    Created,
+    Updated,
+    Deleted,
+}
