@@ -6,6 +6,7 @@ pub mod object;
 pub mod clock;
 pub mod drift_report;
 pub mod task;
+pub mod telemetry;
 
 pub mod api;
 pub mod network;

@@ -1,1 +1,3 @@
+//! The hermetic tests: parallel, without Docker, without root.
 
+mod tidy;
