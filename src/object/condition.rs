@@ -1,7 +1,7 @@
 //! Pure: conditions with Kubernetes' rule for times: `lastTransitionTime` moves only with the status.
 
 use k8s_openapi::api::apps::v1::DeploymentCondition;
-use k8s_openapi::api::core::v1::{NodeCondition, PodCondition};
+use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// What the kinds' condition types have in common.
@@ -20,7 +20,7 @@ macro_rules! conditions {
         fn set_transition(&mut self, at: Option<Time>) { self.last_transition_time = at; }
     })* };
 }
-conditions!(PodCondition, DeploymentCondition, NodeCondition);
+conditions!(PodCondition, DeploymentCondition, NodeCondition, NamespaceCondition);
 
 /// Puts a condition in its type's place, or at the end. The transition time given with it is used
 /// only if the status changes; the order of the others stays.

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod quantity;
 pub mod selector;
 pub mod source;
+pub mod taint;
 pub mod template_hash;
 
 pub use cluster::{
