@@ -7,6 +7,7 @@
 //!
 //! Reading order: [`kind`] says what exists, [`cluster`] what can be done with it.
 
+pub mod age;
 pub mod cluster;
 pub mod condition;
 pub mod decode;

@@ -1,0 +1,57 @@
+//! The dashboard's one route.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+
+use crate::clock::Clock;
+use crate::object::drift::Drift;
+use crate::object::source::Source;
+use crate::object::{ApiError, Cluster, Scope};
+use crate::web::facts::{Observed, facts};
+use crate::web::page;
+
+/// Nothing but our own inline style: no script, no frame, no form, no foreign origin.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+#[derive(Clone)]
+struct Dashboard<C> {
+    cluster: C,
+    clock: Clock,
+}
+
+/// `GET /`, to be merged into the served router. `cluster` is a reader.
+pub fn router<C: Cluster>(cluster: C, clock: Clock) -> Router {
+    Router::new().route("/", get(index::<C>)).with_state(Dashboard { cluster, clock })
+}
+
+async fn index<C: Cluster>(State(dashboard): State<Dashboard<C>>) -> Response {
+    let (code, body) = match observe(&dashboard.cluster).await {
+        Ok(observed) => (StatusCode::OK, page::page(&facts(&observed, dashboard.clock.now()))),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, page::failure(&error.to_string())),
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    (code, headers, body.into_string()).into_response()
+}
+
+async fn observe<C: Cluster>(cluster: &C) -> Result<Observed, ApiError> {
+    let all = Scope::all();
+    Ok(Observed {
+        sources: cluster.list::<Source>(&all).await?.items,
+        deployments: cluster.list::<Deployment>(&all).await?.items,
+        pods: cluster.list::<Pod>(&all).await?.items,
+        services: cluster.list::<Service>(&all).await?.items,
+        drifts: cluster.list::<Drift>(&all).await?.items,
+    })
+}
