@@ -3,7 +3,9 @@
 
 pub mod object;
 
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod drift_report;
 pub mod task;
 pub mod telemetry;
