@@ -1,0 +1,36 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Both install what they miss.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint suite host bench deny build
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: ## Install what demo and test need (apt when root, else the line to run)
+	@scripts/setup.sh
+
+demo: setup ## The tour on this host's Docker; ONCE=1 ends after it
+	@cargo build --bin ballast
+	@scripts/demo.sh
+
+test: setup lint suite host ## Everything: format, clippy, tidy, unit, property, in-process, simulation, host
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+suite: ## The hermetic tests alone: no Docker, no root
+	cargo test --lib --bins
+	cargo test --test suite
+
+host: ## Real Docker, iptables and kubectl, in a network namespace of their own (root)
+	cargo test --test host -- --test-threads=1
+
+bench: setup ## Us and the peers, interleaved, in one run: make bench ONLY=store
+	cargo bench --bench bench -- $(ONLY)
+
+deny: ## Licences, advisories, sources and banned crates (cargo install cargo-deny)
+	cargo deny check
+
+build: ## What is shipped
+	cargo build --profile dist --bin ballast
