@@ -10,10 +10,26 @@
 //!
 //! Deliberately absent: clocks, authorisation, defaults, selectors' syntax. Those are the API's.
 
+mod draft;
 mod record;
 mod transaction;
 
-pub use record::{Draft, Header, Record};
+mod precondition;
+
+mod compaction;
+mod index;
+mod ring;
+mod schema;
+mod sqlite;
+mod watch;
+mod writer;
+
+mod reader;
+
+pub use draft::{Draft, Header};
+pub use reader::{Sqlite, SqliteOptions, WriterMode};
+pub use record::Record;
+pub use schema::{OpenError, sqlite_version_ok};
 pub use transaction::{Expect, StoreError, Transaction, Write};
 
 use std::future::Future;
@@ -46,8 +62,9 @@ pub trait Store: Clone + Send + Sync + 'static {
         from: Option<u64>,
     ) -> Result<BoxStream<'static, WatchItem>, StoreError>;
 
-    /// All writes or none, in order, at consecutive revisions. Answers the records as stored (for a
-    /// delete: the last state, at the revision of its deletion).
+    /// All writes or none, in order, at consecutive revisions. Answers one record a put or delete, in
+    /// order, as stored (for a delete: the last state, at the revision of its deletion); checks
+    /// answer none.
     ///
     /// # Errors
     /// The first write whose precondition fails; nothing is written then.
@@ -88,7 +105,8 @@ pub enum WatchItem {
     /// Nothing of this kind is missing up to this revision, which ends a transaction. Sent after
     /// each transaction that other kinds wrote, at most once a second, for bookmarks.
     Progress(u64),
-    /// The watcher was too slow and lost events: the stream ends here, list again.
+    /// The watcher fell behind the compaction floor and lost events: the stream ends here, list
+    /// again. (A stream that ends without it: the store is closed.)
     Lost,
 }
 

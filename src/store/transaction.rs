@@ -1,9 +1,10 @@
-//! What a caller asks of the store, and how it is refused.
+//! Pure: what a caller asks of the store, and how it is refused.
 
+use super::draft::{Draft, Header};
 use crate::object::{Key, Kind};
-use crate::store::{Draft, Header};
 
-/// Writes that become durable and visible together, or not at all.
+/// Writes that become durable and visible together, or not at all. Within it every write sees the
+/// ones before it.
 #[derive(Debug, Default)]
 pub struct Transaction {
     pub writes: Vec<Write>,

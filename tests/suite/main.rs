@@ -1,3 +1,4 @@
 //! The hermetic tests: parallel, without Docker, without root.
 
+mod store;
 mod tidy;

@@ -1,0 +1,367 @@
+//! What callers hold: reads answered from the published state, writes handed to the writer.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::object::{Key, Kind};
+use crate::store::index::Index;
+use crate::store::ring::{Found, Ring};
+use crate::store::sqlite::{ChangeLog, Disk, DiskError, Replayed};
+use crate::store::watch::Watcher;
+use crate::store::writer::{Answer, Message, QUEUE, Writer};
+use crate::store::{
+    Event, ListPage, ListRequest, OpenError, Record, Store, StoreError, Transaction, WatchItem,
+};
+
+/// How long a list can be continued: as long as etcd's default compaction lets Kubernetes.
+const PIN_FOR: Duration = Duration::from_secs(300);
+/// Lists that are continued at the same time, at different revisions; the oldest gives way.
+const MOST_PINS: usize = 64;
+
+/// Who performs the transactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriterMode {
+    /// A thread of its own, group commit, durable against power failure.
+    #[default]
+    Thread,
+    /// Whoever calls, at once, without a thread and without waiting for the disk: for simulations,
+    /// which decide themselves what happens when. Survives a killed process, not a power failure.
+    Inline,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct SqliteOptions {
+    pub writer: WriterMode,
+    /// Revisions that the change log keeps at least for watches to resume from; at least 1.
+    pub keep_changes: u64,
+}
+
+impl Default for SqliteOptions {
+    /// 10,000 changes are what a Deployment of 1,000 replicas makes in two rollouts; with bodies of
+    /// 5 kB 50 MB on disk.
+    fn default() -> Self {
+        Self { writer: WriterMode::Thread, keep_changes: 10_000 }
+    }
+}
+
+/// The store in one SQLite file. Cheap to clone; the last clone that is dropped ends the writer
+/// after everything queued is durable.
+#[derive(Clone)]
+pub struct Sqlite {
+    shared: Arc<Shared>,
+    door: Arc<Door>,
+}
+
+/// The way to the writer.
+enum Door {
+    Thread {
+        /// `None` only while dropping.
+        queue: Option<mpsc::Sender<Message>>,
+        thread: Mutex<Option<JoinHandle<()>>>,
+    },
+    /// `None` once closed.
+    Inline(Mutex<Option<Writer>>),
+}
+
+/// What readers, watchers and the writer share.
+pub(super) struct Shared {
+    published: RwLock<Published>,
+    pins: Mutex<Pins>,
+    changes: Mutex<ChangeLog>,
+    /// Wakes the watchers of a kind, by discriminant.
+    kind_changed: Vec<watch::Sender<()>>,
+    /// Wakes watchers that wait for progress.
+    any_changed: watch::Sender<()>,
+    closed: AtomicBool,
+    /// Disk reads of watches leave the runtime's threads; in a simulation nothing does.
+    inline: bool,
+    quarantined: usize,
+}
+
+/// What became visible last; replaced as a whole after each batch.
+struct Published {
+    index: Arc<Index>,
+    ring: Ring,
+    floor: u64,
+}
+
+/// What a watcher sees behind its position.
+pub(super) enum Look {
+    /// Everything up to `upto`; the store is at `revision`.
+    Found { events: Vec<Arc<Event>>, upto: u64, revision: u64 },
+    /// Only the change log knows.
+    OnDisk { revision: u64 },
+}
+
+impl Sqlite {
+    /// Opens or creates the store, reads it into memory and starts its writer.
+    ///
+    /// # Errors
+    /// A file that is not ours, is newer, is in use or cannot be read; see [`OpenError`]. A single
+    /// unreadable object is no error: it is left out, logged and counted.
+    pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        let inline = options.writer == WriterMode::Inline;
+        let disk = Disk::open(path, !inline)?;
+        let loaded = disk.load(path)?;
+        let shared = Arc::new(Shared {
+            published: RwLock::new(Published {
+                index: Arc::new(loaded.index.clone()),
+                ring: Ring::new(loaded.index.revision),
+                floor: loaded.floor,
+            }),
+            pins: Mutex::default(),
+            changes: Mutex::new(ChangeLog::new(path)),
+            kind_changed: Kind::all().map(|_| watch::Sender::new(())).collect(),
+            any_changed: watch::Sender::new(()),
+            closed: AtomicBool::new(false),
+            inline,
+            quarantined: loaded.quarantined,
+        });
+        let keep = options.keep_changes.max(1);
+        let writer =
+            Writer::new(disk, shared.clone(), loaded.index, loaded.floor, keep, loaded.quarantine);
+        let door = if inline {
+            Door::Inline(Mutex::new(Some(writer)))
+        } else {
+            let (queue, receiver) = mpsc::channel(QUEUE);
+            let thread = writer.start(path, receiver)?;
+            Door::Thread { queue: Some(queue), thread: Mutex::new(Some(thread)) }
+        };
+        Ok(Self { shared, door: Arc::new(door) })
+    }
+
+    /// Ends the store in order: what is queued becomes durable, the file is closed, watches end.
+    /// Other clones answer [`StoreError::Closed`] to writes from then on and go on reading.
+    pub async fn close(self) {
+        match &*self.door {
+            Door::Thread { queue, .. } => {
+                let (reply, closed) = oneshot::channel();
+                if let Some(queue) = queue
+                    && queue.send(Message::Close { reply }).await.is_ok()
+                {
+                    // Fails only if the thread is gone, and then the file is closed too.
+                    let _ = closed.await;
+                }
+            }
+            Door::Inline(writer) => {
+                let writer = writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(writer) = writer {
+                    writer.finish();
+                }
+            }
+        }
+        self.shared.close();
+    }
+
+    /// Objects on disk that could not be read when the store was opened. Each is in the log, with
+    /// its revision; a new object of the same name takes its place.
+    pub fn quarantined(&self) -> usize {
+        self.shared.quarantined
+    }
+
+    /// The revision below which watches cannot resume.
+    pub fn floor(&self) -> u64 {
+        self.shared.read(|published| published.floor)
+    }
+}
+
+impl Store for Sqlite {
+    fn revision(&self) -> u64 {
+        self.shared.read(|published| published.index.revision)
+    }
+
+    fn get(&self, kind: Kind, key: &Key) -> Option<Arc<Record>> {
+        self.shared.read(|published| published.index.get(kind, key).cloned())
+    }
+
+    fn list(&self, kind: Kind, request: &ListRequest<'_>) -> Result<ListPage, StoreError> {
+        let latest = self.shared.read(|published| published.index.clone());
+        let pinned = match request.at {
+            None => None,
+            Some(asked) if asked == latest.revision => None,
+            Some(asked) if asked > latest.revision => {
+                return Err(StoreError::Future { asked, current: latest.revision });
+            }
+            Some(asked) => Some(
+                self.shared
+                    .pinned(asked)
+                    .ok_or(StoreError::Compacted { asked, floor: latest.revision })?,
+            ),
+        };
+        let page = pinned.as_ref().unwrap_or(&latest).list(kind, request);
+        if page.remaining > 0 && pinned.is_none() {
+            self.shared.pin(latest);
+        }
+        Ok(page)
+    }
+
+    fn watch(
+        &self,
+        kind: Kind,
+        from: Option<u64>,
+    ) -> Result<BoxStream<'static, WatchItem>, StoreError> {
+        let (current, floor) =
+            self.shared.read(|published| (published.index.revision, published.floor));
+        let position = match from {
+            None => current,
+            Some(asked) if asked > current => return Err(StoreError::Future { asked, current }),
+            Some(asked) if asked < floor => return Err(StoreError::Compacted { asked, floor }),
+            Some(asked) => asked,
+        };
+        Ok(Watcher::new(self.shared.clone(), kind, position).into_stream().boxed())
+    }
+
+    async fn transact(&self, transaction: Transaction) -> Answer {
+        match &*self.door {
+            Door::Thread { queue, .. } => {
+                let (reply, answer) = oneshot::channel();
+                let queue = queue.as_ref().ok_or(StoreError::Closed)?;
+                queue
+                    .send(Message::Transact { transaction, reply })
+                    .await
+                    .map_err(|_| StoreError::Closed)?;
+                answer.await.unwrap_or(Err(StoreError::Closed))
+            }
+            Door::Inline(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(writer) = writer.as_mut() else { return Err(StoreError::Closed) };
+                writer.commit(vec![transaction]).pop().unwrap_or(Err(StoreError::Closed))
+            }
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Self::Thread { queue, thread } = self {
+            drop(queue.take());
+            // Short: it only finishes what is queued. Who opens the file next finds it free.
+            let thread = thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn read<T>(&self, look: impl FnOnce(&Published) -> T) -> T {
+        look(&self.published.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a batch visible, all of it at once, and wakes who waits for it.
+    pub fn publish(&self, index: Index, events: Vec<Arc<Event>>, floor: u64) {
+        let index = Arc::new(index);
+        let mut kinds = vec![false; self.kind_changed.len()];
+        {
+            let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                kinds[event.record.kind as usize] = true;
+                published.ring.push(event);
+            }
+            published.index = index;
+            published.floor = floor;
+        }
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).forget_expired(Instant::now());
+        for (sender, _) in self.kind_changed.iter().zip(kinds).filter(|(_, changed)| *changed) {
+            sender.send_replace(());
+        }
+        self.any_changed.send_replace(());
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        for sender in &self.kind_changed {
+            sender.send_replace(());
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub fn subscribe(&self, kind: Kind) -> (watch::Receiver<()>, watch::Receiver<()>) {
+        (self.kind_changed[kind as usize].subscribe(), self.any_changed.subscribe())
+    }
+
+    /// At most `limit` events of a kind behind a position.
+    pub fn look(&self, kind: Kind, position: u64, limit: usize) -> Look {
+        self.read(|published| {
+            let revision = published.index.revision;
+            match published.ring.after(kind, position, limit) {
+                Found::OlderThanRing => Look::OnDisk { revision },
+                Found::Events { events, more } => {
+                    let upto = match events.last() {
+                        Some(last) if more => last.record.revision,
+                        _ => revision,
+                    };
+                    Look::Found { events, upto, revision }
+                }
+            }
+        })
+    }
+
+    /// Changes of a kind from disk. Cancel safe: it only reads.
+    pub async fn replay(
+        shared: &Arc<Self>,
+        kind: Kind,
+        after: u64,
+        upto: u64,
+    ) -> Result<Replayed, DiskError> {
+        let read = move |shared: &Self| {
+            let mut changes = shared.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            changes.replay(kind, after, upto)
+        };
+        if shared.inline {
+            return read(shared);
+        }
+        let shared = shared.clone();
+        // Fails when the runtime stops: the watch ends with it.
+        tokio::task::spawn_blocking(move || read(&shared)).await.unwrap_or(Ok(Replayed::Unreadable))
+    }
+
+    fn pin(&self, index: Arc<Index>) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.pin(index, Instant::now());
+    }
+
+    fn pinned(&self, revision: u64) -> Option<Arc<Index>> {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.forget_expired(Instant::now());
+        pins.0.get(&revision).map(|pin| pin.index.clone())
+    }
+}
+
+/// States that lists are continued from, by revision.
+#[derive(Default)]
+struct Pins(BTreeMap<u64, Pin>);
+
+struct Pin {
+    index: Arc<Index>,
+    until: Instant,
+}
+
+impl Pins {
+    fn pin(&mut self, index: Arc<Index>, now: Instant) {
+        self.forget_expired(now);
+        self.0.insert(index.revision, Pin { index, until: now + PIN_FOR });
+        while self.0.len() > MOST_PINS {
+            self.0.pop_first();
+        }
+    }
+
+    fn forget_expired(&mut self, now: Instant) {
+        if !self.0.is_empty() {
+            self.0.retain(|_, pin| pin.until > now);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A watch: a position in the history that moves forward.
+//!
+//! A watcher owns no buffer. It is woken without payload, looks what came after its position, first
+//! in the ring and, where that does not reach back far enough (after a restart, or when the watcher
+//! was slow), page by page in the change log on disk. So there is neither gap nor duplicate between
+//! the two, and a slow watcher costs the others nothing; it is lost only when compaction passes it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error};
+
+use crate::object::Kind;
+use crate::store::reader::{Look, Shared};
+use crate::store::sqlite::Replayed;
+use crate::store::{Event, WatchItem};
+
+/// Events taken at one look: a bound for the time that the ring stays locked.
+const LOOK: usize = 256;
+/// Revisions replayed at one read: 512 bodies of 5 kB are 2.5 MB a replaying watcher.
+const PAGE: u64 = 512;
+/// Between two progress reports, for bookmarks.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) struct Watcher {
+    shared: Arc<Shared>,
+    kind: Kind,
+    /// Everything of the kind up to this revision is in `ready` or delivered.
+    position: u64,
+    /// The last revision told that ends a transaction.
+    announced: u64,
+    next_progress: Instant,
+    kind_changed: Receiver<()>,
+    any_changed: Receiver<()>,
+    ready: VecDeque<WatchItem>,
+    over: bool,
+}
+
+impl Watcher {
+    /// Watches a kind from behind `position`.
+    pub fn new(shared: Arc<Shared>, kind: Kind, position: u64) -> Self {
+        let (kind_changed, any_changed) = shared.subscribe(kind);
+        Self {
+            shared,
+            kind,
+            position,
+            announced: position,
+            next_progress: Instant::now(),
+            kind_changed,
+            any_changed,
+            ready: VecDeque::new(),
+            over: false,
+        }
+    }
+
+    /// The items, one after the other. Cancel safe: what was taken from the ring waits in `ready`.
+    pub fn into_stream(self) -> impl Stream<Item = WatchItem> + Send {
+        futures::stream::unfold(self, |mut watcher| async move {
+            let item = watcher.next().await?;
+            Some((item, watcher))
+        })
+    }
+
+    async fn next(&mut self) -> Option<WatchItem> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Some(item);
+            }
+            if self.over {
+                return None;
+            }
+            // Before the look: a change after it wakes the wait below.
+            self.kind_changed.borrow_and_update();
+            self.any_changed.borrow_and_update();
+            match self.shared.look(self.kind, self.position, LOOK) {
+                Look::Found { events, upto, revision } => {
+                    self.take(events, upto);
+                    if self.ready.is_empty() && !self.report_progress(revision) {
+                        if self.shared.is_closed() {
+                            return None;
+                        }
+                        self.wait(revision).await;
+                    }
+                }
+                Look::OnDisk { revision } => {
+                    let upto = revision.min(self.position.saturating_add(PAGE));
+                    self.replay(upto).await;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, events: Vec<Arc<Event>>, upto: u64) {
+        self.position = upto;
+        if let Some(last) = events.iter().rev().find(|event| event.ends_transaction) {
+            self.announced = self.announced.max(last.record.revision);
+        }
+        self.ready.extend(events.into_iter().map(WatchItem::Event));
+    }
+
+    /// Whether there was something to report and it was time.
+    fn report_progress(&mut self, revision: u64) -> bool {
+        if revision <= self.announced || Instant::now() < self.next_progress {
+            return false;
+        }
+        self.announced = revision;
+        self.next_progress = Instant::now() + PROGRESS_EVERY;
+        self.ready.push_back(WatchItem::Progress(revision));
+        true
+    }
+
+    /// Until there may be something to see. All arms are cancel safe: they take nothing out of
+    /// anywhere, the look after it decides. Other kinds' writes wake only a watcher that has
+    /// nothing left to report; one that has waits for the time to do so.
+    async fn wait(&mut self, revision: u64) {
+        // The senders live in `shared`, so `changed` cannot fail while we hold it.
+        if revision > self.announced {
+            tokio::select! {
+                _ = self.kind_changed.changed() => {}
+                () = sleep_until(self.next_progress) => {}
+            }
+        } else {
+            tokio::select! {
+                _ = self.kind_changed.changed() => {}
+                _ = self.any_changed.changed() => {}
+            }
+        }
+    }
+
+    async fn replay(&mut self, upto: u64) {
+        match Shared::replay(&self.shared, self.kind, self.position, upto).await {
+            Ok(Replayed::Events(events)) => self.take(events, upto),
+            Ok(Replayed::Compacted) => {
+                debug!(kind = %self.kind, position = self.position, "watch is lost to compaction");
+                self.lose();
+            }
+            Ok(Replayed::Unreadable) => self.lose(),
+            Err(failure) => {
+                error!(kind = %self.kind, %failure, "changes cannot be read from disk");
+                self.lose();
+            }
+        }
+    }
+
+    fn lose(&mut self) {
+        self.over = true;
+        self.ready.push_back(WatchItem::Lost);
+    }
+}
