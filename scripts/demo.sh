@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# The tour: a Git repository becomes containers behind a Service; a push rolls them without a failed
+# request; what is killed or flushed comes back and is on record. With ONCE=1 it ends after the tour
+# and is non-zero if any step failed; otherwise it stays until Ctrl-C.
+#
+# It uses an installation id, a data directory, address ranges and ports of its own, touches no other
+# container or rule, stops only what it started, and leaves nothing behind but installed packages.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly installation=demo
+readonly port=7441
+readonly server=http://127.0.0.1:$port
+readonly pod_cidr=10.62.0.0/16 service_cidr=10.63.0.0/16
+ballast=$PWD/target/debug/ballast
+work=$(mktemp -d /tmp/ballast-demo.XXXXXX)
+repo=$work/shop
+daemon='' dockerd='' load_new='' load_keep=''
+failures=0
+
+bold() { if [ -t 1 ]; then printf '\033[1m%s\033[0m\n' "$*"; else printf '%s\n' "$*"; fi; }
+say() { printf '    %s\n' "$*"; }
+step() { printf '\n'; bold "▸ $*"; }
+good() { printf '    ✓ %s\n' "$*"; }
+bad() { printf '    ✗ %s\n' "$*"; failures=$((failures + 1)); }
+
+[ "$(id -u)" = 0 ] || { echo "demo: Services need root to write rules: run it with sudo -E make demo" >&2; exit 1; }
+
+engine() { docker "$@"; }
+
+# --- what the host had before, to be put back at the end
+declare -A sysctls
+for key in net.ipv4.ip_forward net.bridge.bridge-nf-call-iptables; do
+  sysctls[$key]=$(sysctl -n "$key" 2>/dev/null || true)
+done
+
+cleanup() {
+  local code=$?
+  trap - EXIT INT TERM
+  step "Leaving: the tour removes what it made"
+  for container in $load_new $load_keep; do engine rm -f "$container" >/dev/null 2>&1 || true; done
+  if [ -n "$daemon" ]; then kill "$daemon" 2>/dev/null || true; wait "$daemon" 2>/dev/null || true; fi
+  if engine version >/dev/null 2>&1; then
+    "$ballast" reset --installation "$installation" --data-dir "$work/data" --yes >"$work/reset.log" 2>&1 || { cat "$work/reset.log"; code=1; }
+    for image in "${images[@]:-}"; do [ -z "$image" ] || engine rmi -f "$image" >/dev/null 2>&1 || true; done
+  fi
+  if [ -n "$dockerd" ]; then kill "$dockerd" 2>/dev/null || true; wait "$dockerd" 2>/dev/null || true; fi
+  for key in "${!sysctls[@]}"; do [ -z "${sysctls[$key]}" ] || sysctl -qw "$key=${sysctls[$key]}" 2>/dev/null || true; done
+  if [ "$code" != 0 ]; then
+    echo "--- the daemon's last lines:" >&2
+    tail -n 40 "$work/daemon.log" >&2 2>/dev/null || true
+  fi
+  rm -rf "$work"
+  exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+wait_until() { # wait_until SECONDS WHAT COMMAND...: a dot a second
+  local seconds=$1 what=$2 start=$SECONDS; shift 2
+  printf '    … %s' "$what"
+  until "$@" >/dev/null 2>&1; do
+    if [ -n "$daemon" ] && ! kill -0 "$daemon" 2>/dev/null; then printf '\n'; bad "the daemon ended"; exit 1; fi
+    if [ $((SECONDS - start)) -ge "$seconds" ]; then printf '\n'; bad "gave up after $seconds s"; return 1; fi
+    sleep 0.3
+    [ $(((SECONDS - start) % 2)) = 0 ] || printf '.'
+  done
+  printf ' %s s\n' $((SECONDS - start))
+}
+
+converged() { "$ballast" status --server "$server" | tee "$work/status" | grep -q . && "$ballast" status --server "$server" >/dev/null; }
+applied() { "$ballast" status --server "$server" --output json 2>/dev/null | grep -q "\"id\": *\"$1\""; }
+fetch() { engine run --rm ballast.example/client:v1 get "$1"; }
+kube() { KUBECONFIG=/dev/null kubectl --server "$server" --cache-dir "$work/kube" "$@"; }
+commit() { git -C "$repo" -c user.name=You -c user.email=you@example.invalid commit -qam "$1"; git -C "$repo" rev-parse HEAD; }
+
+step "A Docker Engine and the example images"
+if ! engine version >/dev/null 2>&1; then
+  say "no engine runs here: starting dockerd for the tour"
+  dockerd >"$work/dockerd.log" 2>&1 &
+  dockerd=$!
+  wait_until 60 "dockerd" engine version
+fi
+images=()
+for tag in web:v1 web:v2 web:v3 client:v1; do
+  engine image inspect "ballast.example/$tag" >/dev/null 2>&1 || images+=("ballast.example/$tag")
+done
+examples/images.sh "$PWD/target/host-images"
+engine load -q -i target/host-images/images.tar >/dev/null
+good "web v1, v2, v3 and a client, built here from examples/: no registry is needed"
+
+step "A Git repository, and one command that follows it"
+mkdir -p "$repo"
+cp -r examples/repo/. "$repo"
+git -C "$repo" init -q -b main
+git -C "$repo" add -A
+first=$(commit "The shop opens")
+say "\$ ballast run $repo"
+"$ballast" run "$repo" --installation "$installation" --data-dir "$work/data" --listen "127.0.0.1:$port" \
+  --pod-cidr "$pod_cidr" --service-cidr "$service_cidr" --node-name demo-node >"$work/daemon.log" 2>&1 &
+daemon=$!
+wait_until 30 "the API answers" curl -sf "$server/healthz"
+wait_until 90 "commit ${first:0:7} is applied" applied "$first"
+wait_until 120 "the world matches the commit" converged || exit 1
+kube get pods,deploy,svc -n shop | sed 's/^/    /'
+
+step "The page, by the Service's address and by the node's"
+cluster_ip=$(kube get svc -n shop web -o 'jsonpath={.spec.clusterIP}')
+node_ip=$(kube get node demo-node -o 'jsonpath={.status.addresses[?(@.type=="InternalIP")].address}')
+wait_until 20 "http://$cluster_ip/ answers" fetch "http://$cluster_ip/" && good "ClusterIP: $(fetch "http://$cluster_ip/" | head -1)"
+wait_until 20 "http://$node_ip:30080/ answers" fetch "http://$node_ip:30080/" && good "NodePort:  $(fetch "http://$node_ip:30080/" | head -1)"
+
+step "A push rolls it: two clients request without pause meanwhile"
+load_new=$(engine run -d ballast.example/client:v1 "http://$cluster_ip/" 25 new 5)
+load_keep=$(engine run -d ballast.example/client:v1 "http://$cluster_ip/" 25 keep-alive 5)
+sed -i 's|ballast.example/web:v1|ballast.example/web:v2|' "$repo/web.yaml"
+second=$(commit "Serve v2")
+say "git commit -m 'Serve v2'   # ${second:0:7}"
+wait_until 30 "commit ${second:0:7} is applied" applied "$second"
+kube rollout status -n shop deploy/web --timeout=90s | sed 's/^/    /' || bad "the rollout did not end"
+for load in "new connections:$load_new" "keep-alive:$load_keep"; do
+  engine wait "${load##*:}" >/dev/null
+  result=$(engine logs "${load##*:}" 2>&1 | tail -n 1)
+  if [[ $result == *" failed=0 "* && $result == *v2:* ]]; then good "${load%%:*}: $result"; else bad "${load%%:*}: $result"; fi
+  engine rm -f "${load##*:}" >/dev/null
+done
+load_new='' load_keep=''
+
+step "A killed container comes back, and is on record"
+wait_until 60 "converged" converged || bad "not converged after the rollout"
+victim=$(engine ps -q --filter "label=ballast.dev/installation=$installation" --filter "label=ballast.dev/kind=container" | head -1)
+say "\$ docker kill ${victim:0:12}"
+engine kill "$victim" >/dev/null
+recorded() { curl -s "$server/api/v1/drift" | grep -q "$1"; }
+wait_until 30 "the drift is on record" recorded '"container"' || bad "no drift was recorded"
+wait_until 60 "the world matches again" converged && good "healed" || bad "not healed"
+
+step "Flushed rules come back, and are on record"
+mapfile -t chains < <(iptables-save -t nat | sed -n 's/^:\(BALLAST-[^ ]*\).*/\1/p' | grep -i demo || true)
+[ ${#chains[@]} -gt 0 ] || mapfile -t chains < <("$ballast" trace host "$cluster_ip:80" --installation "$installation" | grep -o 'BALLAST-[A-Za-z0-9-]*' | sort -u)
+say "\$ iptables -t nat -F  # only the tour's own ${#chains[@]} chains"
+for chain in "${chains[@]}"; do iptables -w -t nat -F "$chain"; done
+wait_until 30 "the drift is on record" recorded '"network"' || bad "no drift was recorded"
+wait_until 30 "the page answers again" fetch "http://$cluster_ip/" && good "healed" || bad "not healed"
+"$ballast" drift --server "$server" --all | sed 's/^/    /' || true
+
+step "$([ $failures = 0 ] && echo "The tour is complete" || echo "The tour is complete: $failures step(s) failed")"
+say "dashboard   $server/"
+say "kubectl     kubectl --server $server get pods,deploy,svc,drifts -A"
+say "repository  $repo   (commit to it and watch)"
+if [ -n "${ONCE:-}" ]; then exit $((failures > 0)); fi
+say "Ctrl-C ends the tour and removes what it made."
+wait "$daemon" || true

@@ -1,0 +1,330 @@
+//! One push becomes running containers: the whole path as a user sees it.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::harness::{Daemon, Engine, Repo, await_that};
+
+/// A client container on the engine's default bridge that requests a URL for some seconds.
+struct Load {
+    child: Child,
+}
+
+impl Load {
+    fn start(engine: &Engine, url: &str, seconds: u32, mode: &str) -> Self {
+        let mut command = engine.inside("docker");
+        command.arg("-H").arg(engine.socket()).args([
+            "run",
+            "--rm",
+            "ballast.example/client:v1",
+            url,
+            &seconds.to_string(),
+            mode,
+            "5",
+        ]);
+        Self {
+            child: command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("docker starts"),
+        }
+    }
+
+    /// `requests=… failed=… versions=…`, with every failure's sentence behind it.
+    fn finish(self) -> String {
+        let output = self.child.wait_with_output().expect("the client ends");
+        assert!(output.status.success(), "the client: {}", String::from_utf8_lossy(&output.stderr));
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    }
+}
+
+fn get(engine: &Engine, url: &str) -> Result<String, String> {
+    let output = engine.try_docker(&["run", "--rm", "ballast.example/client:v1", "get", url]);
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+fn cluster_ip(daemon: &Daemon<'_>, service: &str) -> String {
+    daemon.kubectl(&["get", "svc", "-n", "shop", service, "-o", "jsonpath={.spec.clusterIP}"])
+}
+
+/// Containers of pod members (not sandboxes) as `id name`.
+fn members(engine: &Engine) -> Vec<String> {
+    let mut lines = engine.ours("{{.ID}} {{.Names}} {{.Label \"ballast.dev/kind\"}} {{.State}}");
+    lines.retain(|line| line.contains(" container "));
+    lines.sort();
+    lines
+}
+
+fn shop(bridge_netfilter: &str) {
+    let engine = Engine::with_images();
+    engine.sysctl("net.bridge.bridge-nf-call-iptables", bridge_netfilter);
+    let foreign = engine.docker(&["run", "-d", "--name", "foreign", "ballast.example/web:v1"]);
+    let repo = Repo::of_example(&engine.dir.join("repo"));
+    let mut daemon = Daemon::start(&engine, &[&repo.dir.to_string_lossy()]);
+
+    // A commit becomes containers behind a Service.
+    daemon.rolled_out("shop", "web");
+    daemon.rolled_out("shop", "api");
+    let web = format!("http://{}/", cluster_ip(&daemon, "web"));
+    await_that("the ClusterIP answers", &daemon, || {
+        get(&engine, &web).and_then(|body| if body.starts_with("v1 ") { Ok(()) } else { Err(body) })
+    });
+    let node_port = format!("http://{}:30080/", engine.address());
+    await_that("the NodePort answers", &daemon, || get(&engine, &node_port));
+    let from_the_node =
+        engine.inside("curl").args(["-s", "--max-time", "5", &web]).output().expect("curl starts");
+    assert!(
+        String::from_utf8_lossy(&from_the_node.stdout).starts_with("v1 "),
+        "the node itself reaches the ClusterIP"
+    );
+
+    // A pod reaches the Service it stands behind, also when it is answered by itself.
+    let pod = daemon.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        "shop",
+        "-l",
+        "app=web",
+        "-o",
+        "jsonpath={.items[0].metadata.uid}",
+    ]);
+    let sandbox = engine.docker(&[
+        "ps",
+        "-q",
+        "--filter",
+        &format!("label=ballast.dev/pod-uid={pod}"),
+        "--filter",
+        "label=ballast.dev/kind=sandbox",
+    ]);
+    for _ in 0..12 {
+        let network = format!("container:{}", sandbox.trim());
+        engine.docker(&[
+            "run",
+            "--rm",
+            "--network",
+            &network,
+            "ballast.example/client:v1",
+            "get",
+            &web,
+        ]);
+    }
+
+    // A second commit rolls them without a failed request.
+    let loads = [("new", &web), ("keep-alive", &web), ("new", &node_port)]
+        .map(|(mode, url)| Load::start(&engine, url, 20, mode));
+    std::thread::sleep(Duration::from_secs(2));
+    repo.replace("web.yaml", "ballast.example/web:v1", "ballast.example/web:v2");
+    let second = repo.commit("Serve v2");
+    await_that("v2 is applied", &daemon, || {
+        let source =
+            daemon.kubectl(&["get", "sources", "main", "-o", "jsonpath={.status.applied.id}"]);
+        if source == second { Ok(()) } else { Err(source) }
+    });
+    daemon.rolled_out("shop", "web");
+    for load in loads {
+        let result = load.finish();
+        assert!(result.contains(" failed=0 "), "the rolling update lost requests: {result}");
+        assert!(result.contains("v2:"), "the client saw the new version: {result}");
+    }
+
+    // A killed container comes back, and the drift is recorded with its cause.
+    let before = members(&engine);
+    let victim = before
+        .iter()
+        .find(|line| line.contains("_web_"))
+        .expect("a web container")
+        .split(' ')
+        .next()
+        .expect("an id")
+        .to_owned();
+    engine.docker(&["kill", &victim]);
+    await_that("the container is running again", &daemon, || {
+        let now = members(&engine);
+        let running = now.iter().filter(|line| line.ends_with(" running")).count();
+        if running == before.len()
+            && !now.iter().any(|line| line.starts_with(&victim) && line.ends_with(" running"))
+        {
+            Ok(())
+        } else {
+            Err(now)
+        }
+    });
+    daemon.rolled_out("shop", "web");
+    await_that("the kill is on record", &daemon, || {
+        let drifts = daemon.curl("/api/v1/drift");
+        if drifts.contains("\"container\"") && drifts.contains("ealed") {
+            Ok(())
+        } else {
+            Err(drifts)
+        }
+    });
+
+    // Flushed rules come back, and the drift is recorded.
+    for chain in engine
+        .iptables_save()
+        .lines()
+        .filter_map(|line| line.strip_prefix(":BALLAST-"))
+        .map(|line| format!("BALLAST-{}", line.split(' ').next().expect("a name")))
+    {
+        let _ = engine.inside("iptables").args(["-w", "-t", "nat", "-F", &chain]).output();
+    }
+    await_that("the ClusterIP answers again", &daemon, || get(&engine, &web));
+    await_that("the flush is on record", &daemon, || {
+        let drifts = daemon.kubectl(&["get", "drifts", "-A"]);
+        if drifts.to_lowercase().contains("network") { Ok(()) } else { Err(drifts) }
+    });
+
+    // Killing the daemon and starting it again restarts no container and creates no duplicate.
+    daemon.rolled_out("shop", "web");
+    let before = members(&engine);
+    daemon.kill();
+    daemon.spawn();
+    daemon.ready();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(members(&engine), before, "a restart of the daemon touches no container");
+
+    // kubectl reads everything it needs.
+    let table = daemon.kubectl(&["get", "pods,deploy,svc,drifts", "-A"]);
+    assert!(table.contains("3/3") && table.contains("NodePort"), "{table}");
+    assert!(
+        daemon.kubectl(&["get", "pods", "-n", "shop", "-o", "yaml"]).contains("containerStatuses:")
+    );
+    let pod = daemon.kubectl(&["get", "pods", "-n", "shop", "-l", "app=web", "-o", "name"]);
+    let pod = pod.lines().next().expect("a pod");
+    assert!(
+        daemon.kubectl(&["describe", "-n", "shop", pod]).contains("Scheduled"),
+        "describe shows events"
+    );
+    assert!(daemon.kubectl(&["logs", "-n", "shop", pod]).contains("listening"));
+    let denied = daemon.try_kubectl(&["delete", "-n", "shop", pod, "--wait=false"]);
+    assert!(
+        String::from_utf8_lossy(&denied.stderr).contains("this cluster changes through Git"),
+        "{denied:?}"
+    );
+    let secret = daemon.kubectl(&["get", "secret", "-n", "shop", "api-key", "-o", "yaml"]);
+    assert!(!secret.contains("bm90LWEtcmVhbC1rZXk"), "a reader sees no Secret value: {secret}");
+
+    // A broken commit changes nothing and says where it is broken.
+    repo.replace("web.yaml", "replicas: 3", "replicas: many");
+    repo.commit("Break it");
+    await_that("the commit is refused", &daemon, || {
+        let source =
+            daemon.kubectl(&["get", "sources", "main", "-o", "jsonpath={.status.problems}"]);
+        if source.contains("web.yaml") && source.contains("spec.replicas") {
+            Ok(())
+        } else {
+            Err(source)
+        }
+    });
+    assert!(
+        get(&engine, &web).is_ok_and(|body| body.starts_with("v2 ")),
+        "the previous commit runs on"
+    );
+
+    // What leaves the commit is pruned.
+    repo.replace("web.yaml", "replicas: many", "replicas: 2");
+    std::fs::remove_file(repo.dir.join("api.yaml")).expect("removed");
+    repo.commit("Close the second tier");
+    await_that("the second tier is gone", &daemon, || {
+        let left = daemon.kubectl(&["get", "deploy,svc,pods", "-n", "shop", "-o", "name"]);
+        if left.contains("api") { Err(left) } else { Ok(()) }
+    });
+    daemon.rolled_out("shop", "web");
+
+    // Stopping leaves the rules and the containers; reset removes what is ours and nothing else.
+    daemon.stop();
+    assert!(engine.iptables_save().contains("BALLAST"), "stopping the daemon leaves the rules");
+    let reset = daemon.ballast(&[
+        "reset",
+        "--yes",
+        "--data-dir",
+        &daemon.data_dir.to_string_lossy(),
+        "--docker",
+        &engine.socket(),
+    ]);
+    assert!(reset.status.success(), "{reset:?}");
+    assert_eq!(engine.ours("{{.Names}}"), Vec::<String>::new());
+    assert!(!engine.iptables_save().contains("BALLAST"), "{}", engine.iptables_save());
+    assert!(!daemon.data_dir.exists());
+    let state =
+        engine.docker(&["inspect", "-f", "{{.State.Status}} {{.RestartCount}}", foreign.trim()]);
+    assert_eq!(state.trim(), "running 0", "a foreign container is never touched");
+}
+
+#[test]
+fn the_shop_opens_rolls_heals_and_closes() {
+    shop("1");
+}
+
+#[test]
+fn the_shop_works_where_the_host_had_bridge_netfilter_off() {
+    shop("0");
+}
+
+#[test]
+fn an_unreachable_engine_is_said_and_waited_for() {
+    let engine = Engine::with_images();
+    let repo = Repo::of_example(&engine.dir.join("repo"));
+    let daemon = Daemon::start(&engine, &[&repo.dir.to_string_lossy()]);
+    daemon.rolled_out("shop", "web");
+    let before = members(&engine);
+    let pid = std::fs::read_to_string(engine.dir.join("dockerd.pid")).expect("dockerd runs");
+    crate::harness::run(Command::new("kill").args(["-STOP", pid.trim()]));
+    await_that("the node says that Docker does not answer", &daemon, || {
+        let node = daemon.kubectl(&[
+            "get",
+            "node",
+            "node-1",
+            "-o",
+            "jsonpath={.status.conditions[?(@.type=='Ready')].status}",
+        ]);
+        if node == "False" { Ok(()) } else { Err(node) }
+    });
+    crate::harness::run(Command::new("kill").args(["-CONT", pid.trim()]));
+    await_that("the node is ready again", &daemon, || {
+        let node = daemon.kubectl(&[
+            "get",
+            "node",
+            "node-1",
+            "-o",
+            "jsonpath={.status.conditions[?(@.type=='Ready')].status}",
+        ]);
+        if node == "True" { Ok(()) } else { Err(node) }
+    });
+    daemon.rolled_out("shop", "web");
+    assert_eq!(members(&engine), before, "nothing was restarted");
+}
+
+#[test]
+fn without_net_admin_containers_run_and_services_are_said_to_be_missing() {
+    let engine = Engine::with_images();
+    let repo = Repo::of_example(&engine.dir.join("repo"));
+    let mut daemon = Daemon::prepared(&engine, &[&repo.dir.to_string_lossy()]);
+    daemon.spawn_without_net_admin();
+    daemon.ready();
+    daemon.rolled_out("shop", "web");
+    let condition = daemon.kubectl(&[
+        "get",
+        "node",
+        "node-1",
+        "-o",
+        "jsonpath={.status.conditions[?(@.type=='NetworkUnavailable')].message}",
+    ]);
+    assert!(
+        daemon.log().contains("services are not programmed")
+            || condition.contains("not programmed"),
+        "{condition}\n{}",
+        daemon.log()
+    );
+    assert!(!engine.iptables_save().contains("BALLAST"));
+}
