@@ -5,6 +5,7 @@ pub mod object;
 
 pub mod cli;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod drift_report;
 pub mod task;

@@ -1,0 +1,244 @@
+//! What the command line asks of a running daemon: `status` and `drift`, over its own API with the
+//! client that others wrote. The words are pure functions of what was read.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::api::ListParams;
+use serde_json::json;
+
+use crate::object::age::human_age;
+use crate::object::drift::{Drift, Phase};
+use crate::object::source::{Commit, Source};
+
+/// Why a daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("{server:?} is no address such as http://127.0.0.1:7440")]
+    Address { server: String },
+    #[error("no daemon answers at {server}: is `ballast run` running? ({cause})")]
+    Unreachable { server: String, cause: String },
+}
+
+/// A client of the daemon at `server`.
+///
+/// # Errors
+/// An address that is none.
+pub fn client(server: &str) -> Result<kube::Client, AskError> {
+    let wrong = || AskError::Address { server: server.to_owned() };
+    let mut config = kube::Config::new(server.parse().map_err(|_| wrong())?);
+    config.connect_timeout = Some(std::time::Duration::from_secs(5));
+    config.read_timeout = Some(std::time::Duration::from_secs(30));
+    kube::Client::try_from(config).map_err(|_| wrong())
+}
+
+/// Every Source and Drift of the daemon.
+///
+/// # Errors
+/// The daemon does not answer.
+pub async fn ask(server: &str) -> Result<(Vec<Source>, Vec<Drift>), AskError> {
+    let client = client(server)?;
+    let unreachable = |error: kube::Error| AskError::Unreachable {
+        server: server.to_owned(),
+        cause: crate::telemetry::chain(&error),
+    };
+    let sources: kube::Api<Source> = kube::Api::all(client.clone());
+    let drifts: kube::Api<Drift> = kube::Api::all(client);
+    let all = ListParams::default();
+    let sources = sources.list(&all).await.map_err(unreachable)?.items;
+    Ok((sources, drifts.list(&all).await.map_err(unreachable)?.items))
+}
+
+/// Whether every source is fetched, applied and converged.
+pub fn is_converged(sources: &[Source]) -> bool {
+    let whole = |source: &Source| {
+        let Some(status) = &source.status else { return false };
+        let id = |commit: &Option<Commit>| commit.as_ref().map(|commit| commit.id.clone());
+        let applied = id(&status.applied);
+        applied.is_some()
+            && applied == id(&status.fetched)
+            && status.converged.as_ref().is_some_and(|verdict| {
+                verdict.converged && Some(&verdict.commit) == applied.as_ref()
+            })
+    };
+    !sources.is_empty() && sources.iter().all(whole)
+}
+
+/// `ballast status` for people.
+pub fn status_text(sources: &[Source], now: Timestamp) -> String {
+    let mut text = String::new();
+    if sources.is_empty() {
+        text.push_str("no source yet\n");
+    }
+    for source in sources {
+        let status = source.status.clone().unwrap_or_default();
+        let name = source.metadata.name.clone().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "{name}  {} · {} · {}",
+            source.spec.url, source.spec.branch, source.spec.path
+        );
+        let commit = |commit: &Option<Commit>| {
+            commit.as_ref().map_or_else(
+                || "nothing yet".to_owned(),
+                |commit| {
+                    format!(
+                        "{:.7} {} ({} ago)",
+                        commit.id,
+                        commit.subject,
+                        human_age(commit.at.0, now)
+                    )
+                },
+            )
+        };
+        let _ = writeln!(text, "  Fetched    {}", commit(&status.fetched));
+        if let Some(error) = &status.fetch_error {
+            let _ = writeln!(text, "             the last fetch failed: {error}");
+        }
+        let _ = writeln!(text, "  Applied    {}", commit(&status.applied));
+        if let Some(refused) = &status.refused {
+            let _ = writeln!(
+                text,
+                "             {:.7} was refused, the applied commit runs on:",
+                refused.id
+            );
+            for problem in &status.problems {
+                let _ = writeln!(
+                    text,
+                    "               {}:{}:{} {}: {}",
+                    problem.file, problem.line, problem.column, problem.field, problem.message
+                );
+            }
+        }
+        if let Some(held) = &status.held {
+            let _ = writeln!(text, "             {:.7} is held: {}", held.commit.id, held.reason);
+        }
+        let verdict = status.converged.as_ref().map_or_else(
+            || "not known yet".to_owned(),
+            |verdict| {
+                let word = if verdict.converged { "yes" } else { "not yet" };
+                format!(
+                    "{word}, {:.7}, for {}, {} open drifts (checked {} ago)",
+                    verdict.commit,
+                    human_age(verdict.since.0, now),
+                    verdict.open_drifts,
+                    human_age(verdict.checked_at.0, now)
+                )
+            },
+        );
+        let _ = writeln!(text, "  Converged  {verdict}");
+        for line in status.converged.iter().flat_map(|verdict| &verdict.waiting_for) {
+            let _ = writeln!(text, "             {line}");
+        }
+    }
+    text
+}
+
+/// `ballast status --output json`.
+pub fn status_json(sources: &[Source]) -> serde_json::Value {
+    let fact = |source: &Source| {
+        let status = source.status.clone().unwrap_or_default();
+        json!({
+            "name": source.metadata.name, "url": source.spec.url, "branch": source.spec.branch, "path": source.spec.path,
+            "fetched": status.fetched, "fetchError": status.fetch_error, "applied": status.applied, "refused": status.refused,
+            "problems": status.problems, "held": status.held, "converged": status.converged,
+        })
+    };
+    json!({ "converged": is_converged(sources), "sources": sources.iter().map(fact).collect::<Vec<_>>() })
+}
+
+/// The Drifts to show, open ones first, the newest first among equals.
+pub fn chosen(drifts: Vec<Drift>, all: bool) -> Vec<Arc<Drift>> {
+    let mut chosen: Vec<Arc<Drift>> = drifts.into_iter().map(Arc::new).collect();
+    chosen.retain(|drift| all || is_open(drift));
+    chosen.sort_by_key(|drift| {
+        (!is_open(drift), std::cmp::Reverse(drift.status.as_ref().map(|status| status.last_seen.0)))
+    });
+    chosen
+}
+
+pub fn is_open(drift: &Drift) -> bool {
+    drift.status.as_ref().is_some_and(|status| status.phase == Phase::Open)
+}
+
+/// `ballast drift` for people: one paragraph a drift.
+pub fn drift_text(drifts: &[Arc<Drift>], now: Timestamp) -> String {
+    if drifts.is_empty() {
+        return "no open drift: what runs is what Git says\n".to_owned();
+    }
+    let mut text = String::new();
+    for drift in drifts {
+        let spec = &drift.spec;
+        let Some(status) = &drift.status else { continue };
+        let key = crate::object::Key::new(spec.object.namespace.clone(), spec.object.name.clone());
+        let _ = writeln!(
+            text,
+            "{} {key}  {:?} {:?}, {:?} since {}{}",
+            spec.object.kind,
+            spec.layer,
+            spec.class,
+            status.phase,
+            human_age(status.since.0, now),
+            if status.count > 1 { format!(", {} times", status.count) } else { String::new() }
+        );
+        let _ = writeln!(text, "  field   {}", spec.field);
+        let origin = spec.origin.as_ref().map_or_else(String::new, |origin| {
+            format!("   ({}:{}@{:.7})", origin.file, origin.line, origin.commit)
+        });
+        let _ = writeln!(text, "  wanted  {}{origin}", spec.wanted.as_deref().unwrap_or("nothing"));
+        let _ = writeln!(text, "  actual  {}", spec.actual.as_deref().unwrap_or("nothing"));
+        if let Some(cause) = &status.cause {
+            let _ = writeln!(text, "  cause   {cause}");
+        }
+        let message =
+            status.message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
+        let _ =
+            writeln!(text, "  action  {}{message}", format!("{:?}", status.action).to_lowercase());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::source::{Convergence, SourceStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn converged_means_the_newest_commit() {
+        let at = Time(Timestamp::UNIX_EPOCH);
+        let commit = |id: &str| {
+            Some(Commit {
+                id: id.into(),
+                subject: String::new(),
+                author: String::new(),
+                at: at.clone(),
+            })
+        };
+        let verdict = Convergence {
+            converged: true,
+            since: at.clone(),
+            checked_at: at.clone(),
+            commit: "a".into(),
+            waiting_for: vec![],
+            open_drifts: 0,
+        };
+        let mut source = Source {
+            status: Some(SourceStatus {
+                fetched: commit("a"),
+                applied: commit("a"),
+                converged: Some(verdict),
+                ..SourceStatus::default()
+            }),
+            ..Source::default()
+        };
+        assert!(is_converged(std::slice::from_ref(&source)));
+        source.status.as_mut().expect("set").fetched = commit("b");
+        assert!(
+            !is_converged(std::slice::from_ref(&source)),
+            "a fetched commit that is not applied"
+        );
+        assert!(!is_converged(&[]));
+    }
+}
