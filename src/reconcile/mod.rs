@@ -29,6 +29,8 @@ pub mod watches;
 pub mod owner;
 pub mod pod_state;
 
+pub mod scheduler;
+
 mod run;
 
 pub use run::{Options, run, run_with};

@@ -1,0 +1,32 @@
+//! Decides which node runs a pod, and binds it there.
+//!
+//! Comes in: pods without a node that name `default-scheduler`, and nodes. Goes out: bindings, the
+//! condition `PodScheduled=False` with the reason nobody could take the pod, and the Events
+//! `Scheduled` and `FailedScheduling`.
+//!
+//! The loop ([`run`]): observe both watches into a [`snapshot::Snapshot`] and a [`queue::Queue`];
+//! plan one pod at a time with [`placement::place`]; perform by *assuming* the placement in the
+//! snapshot and binding in the background, many at once; report what could not be placed. A pod
+//! is placed on what is promised, not on what is confirmed: the assumption ends when the watch
+//! shows the pod bound or gone, or when the binding is refused.
+//!
+//! Invariants: the sum of requests on a node never exceeds its allocatable, assumptions included;
+//! a binding names the pod's uid; a message is written only when it differs from the last one; a
+//! pod that makes the decision panic is parked and shown, and stops nobody else.
+//!
+//! Deliberately absent: preemption, inter-pod affinity, topology constraints beside the spread by
+//! owner, volumes' topology (refused or not run by admission). `PodScheduled=True` is the API's:
+//! it sets it as it binds.
+//!
+//! Reading order: what a pod asks, what the nodes have, who can, who should, the decision, when,
+//! the loop.
+
+pub mod demand;
+pub mod filter;
+pub mod placement;
+pub mod queue;
+pub mod run;
+pub mod score;
+pub mod snapshot;
+
+pub use run::{Options, run, run_with};
