@@ -26,9 +26,13 @@ pub mod retry;
 pub mod engine;
 pub mod watches;
 
+pub mod adoption;
+pub mod claim;
+pub mod expectation;
 pub mod owner;
 pub mod pod_state;
 
+pub mod replica_set;
 pub mod scheduler;
 
 mod run;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::object::Cluster;
 use crate::reconcile::engine::Beat;
+use crate::reconcile::replica_set;
 use crate::reconcile::watches::Watches;
 use crate::task::Tasks;
 
@@ -29,5 +30,5 @@ pub fn run<C: Cluster>(cluster: C, clock: Clock, tasks: &Tasks) {
 /// As [`run`], with options.
 pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &Tasks) {
     let watches = Watches::follow(&cluster, tasks);
-    let _ = (&watches, &options, clock);
+    replica_set::controller::run(cluster, &watches, options.beat, clock, tasks);
 }
