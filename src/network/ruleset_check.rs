@@ -1,0 +1,216 @@
+//! Pure: where the kernel differs from the [`Ruleset`] that is wanted, chain by chain and rule by
+//! rule. Only our own chains and the rules that lead to them are looked at; a rule of somebody
+//! else's is never a difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::chain_name::ChainNames;
+use super::rule::{ChainId, Rule};
+use super::ruleset::{Jump, Ruleset};
+use super::tables::Tables;
+
+/// One difference. `wanted` and `actual` are the texts a person compares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    ChainMissing { chain: ChainId },
+    /// A chain of ours that nothing wants any more.
+    ChainExtra { chain: ChainId },
+    RuleMissing { chain: ChainId, rule: Rule },
+    RuleExtra { chain: ChainId, rule: Rule },
+    /// The same rules in another order: the first that stands elsewhere.
+    RuleMoved { chain: ChainId, rule: Rule },
+    JumpMissing { jump: Jump },
+    /// Behind a rule that is not ours, where it may never be reached, or there twice.
+    JumpNotFirst { jump: Jump },
+    /// A rule to a chain of ours from where none is wanted.
+    JumpExtra { jump: Jump },
+}
+
+impl Difference {
+    /// The chain it is in.
+    pub fn chain(&self) -> &ChainId {
+        match self {
+            Self::ChainMissing { chain }
+            | Self::ChainExtra { chain }
+            | Self::RuleMissing { chain, .. }
+            | Self::RuleExtra { chain, .. }
+            | Self::RuleMoved { chain, .. } => chain,
+            Self::JumpMissing { jump }
+            | Self::JumpNotFirst { jump }
+            | Self::JumpExtra { jump } => &jump.from,
+        }
+    }
+}
+
+/// Everything that differs, in order of chains.
+pub fn check(names: &ChainNames, wanted: &Ruleset, actual: &Tables) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for (id, rules) in &wanted.chains {
+        match actual.chains.get(id) {
+            None => found.push(Difference::ChainMissing { chain: id.clone() }),
+            Some(there) => found.extend(compare(id, rules, there)),
+        }
+    }
+    let extra = actual.chains.keys().filter(|id| names.owns(&id.name) && !wanted.chains.contains_key(id));
+    found.extend(extra.map(|id| Difference::ChainExtra { chain: id.clone() }));
+    found.extend(check_jumps(names, &wanted.jumps, actual));
+    found
+}
+
+/// As [`check`], for some chains only (after a restore that touched them, or as the canary).
+pub fn check_chains<'a>(
+    wanted: &Ruleset,
+    chains: impl Iterator<Item = &'a ChainId>,
+    actual: &Tables,
+) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for id in chains {
+        match (wanted.chains.get(id), actual.chains.get(id)) {
+            (Some(_), None) => found.push(Difference::ChainMissing { chain: id.clone() }),
+            (None, Some(_)) => found.push(Difference::ChainExtra { chain: id.clone() }),
+            (Some(rules), Some(there)) => found.extend(compare(id, rules, there)),
+            (None, None) => {}
+        }
+    }
+    found
+}
+
+fn compare(chain: &ChainId, wanted: &Arc<Vec<Rule>>, actual: &Arc<Vec<Rule>>) -> Vec<Difference> {
+    if Arc::ptr_eq(wanted, actual) || wanted == actual {
+        return Vec::new();
+    }
+    let mut balance: BTreeMap<String, (i64, &Rule)> = BTreeMap::new();
+    for rule in wanted.iter() {
+        balance.entry(rule.to_string()).or_insert((0, rule)).0 += 1;
+    }
+    for rule in actual.iter() {
+        balance.entry(rule.to_string()).or_insert((0, rule)).0 -= 1;
+    }
+    let mut found: Vec<Difference> = Vec::new();
+    for (count, rule) in balance.into_values() {
+        let (chain, rule) = (chain.clone(), rule.clone());
+        if count > 0 {
+            found.push(Difference::RuleMissing { chain, rule });
+        } else if count < 0 {
+            found.push(Difference::RuleExtra { chain, rule });
+        }
+    }
+    if found.is_empty() {
+        let moved = wanted.iter().zip(actual.iter()).find(|(one, other)| one != other);
+        found.extend(moved.map(|(rule, _)| Difference::RuleMoved {
+            chain: chain.clone(),
+            rule: rule.clone(),
+        }));
+    }
+    found
+}
+
+/// The jumps among `wanted` that are missing or not in front, and rules to our chains from chains
+/// that are nobody's business of ours. Rules of other installations of Ballast may stand in front.
+pub fn check_jumps(names: &ChainNames, wanted: &[Jump], actual: &Tables) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for jump in wanted {
+        let rules = actual.rules(&jump.from);
+        let places: Vec<usize> =
+            rules.iter().enumerate().filter(|(_, rule)| **rule == jump.rule).map(|(at, _)| at).collect();
+        let in_front = |at: usize| {
+            rules[..at].iter().all(|rule| {
+                rule.next_chain().is_some_and(ChainNames::any_installation)
+            })
+        };
+        match places.as_slice() {
+            [] => found.push(Difference::JumpMissing { jump: jump.clone() }),
+            [at] if in_front(*at) => {}
+            _ => found.push(Difference::JumpNotFirst { jump: jump.clone() }),
+        }
+    }
+    let expected: BTreeSet<(&ChainId, String)> =
+        wanted.iter().map(|jump| (&jump.from, jump.rule.to_string())).collect();
+    for (id, rules) in actual.chains.iter().filter(|(id, _)| !names.owns(&id.name)) {
+        for rule in rules.iter() {
+            let to_us = rule.next_chain().is_some_and(|chain| names.owns(chain));
+            if to_us && !expected.contains(&(id, rule.to_string())) {
+                let jump = Jump { from: id.clone(), rule: rule.clone() };
+                found.push(Difference::JumpExtra { jump });
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::rule::Table;
+    use crate::network::scene;
+
+    fn edited(edit: impl FnOnce(&mut Tables, &ChainNames)) -> Vec<Difference> {
+        let mut book = scene::book(&[("web", &["10.42.0.4:8080", "10.42.0.5:8080"])]);
+        let names = book.names().clone();
+        let wanted = book.ruleset().clone();
+        let mut actual = Tables::of_ruleset(&wanted);
+        assert_eq!(check(&names, &wanted, &actual), []);
+        edit(&mut actual, &names);
+        check(&names, &wanted, &actual)
+    }
+
+    fn prerouting() -> ChainId {
+        ChainId::new(Table::Nat, "PREROUTING")
+    }
+
+    #[test]
+    fn flushed_moved_and_added_rules_are_named() {
+        let found = edited(|actual, names| {
+            let hairpin = ChainId::new(Table::Nat, names.hairpin());
+            actual.chains.insert(hairpin, Arc::default());
+            let forward = ChainId::new(Table::Filter, names.forward());
+            let mut rules = actual.rules(&forward).to_vec();
+            rules.swap(0, 1);
+            actual.chains.insert(forward, Arc::new(rules));
+        });
+        assert!(matches!(
+            found.as_slice(),
+            [
+                Difference::RuleMissing { .. },
+                Difference::RuleMissing { .. },
+                Difference::RuleMoved { .. }
+            ]
+        ), "{found:?}");
+        let extra = edited(|actual, names| {
+            let forward = ChainId::new(Table::Filter, names.forward());
+            let mut rules = actual.rules(&forward).to_vec();
+            rules.push(Rule::parse("-j DROP"));
+            actual.chains.insert(forward, Arc::new(rules));
+        });
+        assert!(matches!(extra.as_slice(), [Difference::RuleExtra { rule, .. }] if rule.to_string() == "-j DROP"));
+    }
+
+    #[test]
+    fn a_jump_behind_a_foreign_rule_is_not_first() {
+        let with = |text: &'static str| {
+            edited(move |actual, _| {
+                let mut rules = actual.rules(&prerouting()).to_vec();
+                rules.insert(0, Rule::parse(text));
+                actual.chains.insert(prerouting(), Arc::new(rules));
+            })
+        };
+        assert!(matches!(with("-j DOCKER").as_slice(), [Difference::JumpNotFirst { .. }]));
+        assert_eq!(with("-j BALLAST-d3m0aa-SERVICES"), [], "another installation may be in front");
+        assert!(matches!(with("-j BALLAST-SERVICES").as_slice(), [Difference::JumpNotFirst { .. }]));
+        assert!(matches!(with("-d 1.2.3.4/32 -j BALLAST-SERVICES").as_slice(),
+            [Difference::JumpNotFirst { .. }] | [Difference::JumpExtra { .. }]));
+    }
+
+    #[test]
+    fn chains_of_another_installation_are_not_ours() {
+        let found = edited(|actual, _| {
+            let foreign = ChainId::new(Table::Nat, "BALLAST-d3m0aa-SERVICES");
+            actual.chains.insert(foreign, Arc::default());
+            let stale = ChainId::new(Table::Nat, "BALLAST-SVC-AAAAAAAAAAAAAAAA");
+            actual.chains.insert(stale, Arc::default());
+        });
+        assert!(matches!(found.as_slice(),
+            [Difference::ChainExtra { chain }] if chain.name == "BALLAST-SVC-AAAAAAAAAAAAAAAA"));
+    }
+}
