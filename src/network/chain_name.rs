@@ -132,7 +132,7 @@ mod tests {
     fn names_fit_the_kernel_and_stay() {
         let key = Key::new("default", "web");
         let ours = ChainNames::default_installation();
-        assert_eq!(ours.service(&key, "http", Protocol::Tcp), "BALLAST-SVC-TY3CJGPFTVLPHBJQ");
+        assert_eq!(ours.service(&key, "http", Protocol::Tcp), "BALLAST-SVC-OSC5D42RU6KJHZT7");
         assert_ne!(
             ours.service(&key, "http", Protocol::Tcp),
             ours.service(&key, "http", Protocol::Udp)

@@ -326,3 +326,179 @@ fn tracked(conntrack: &Conntrack, walk: &Walk) -> bool {
         .is_none_or(|ports| ports.value.contains(walk.original.port()) != ports.negated);
     states && destination && port
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::network::book::Book;
+    use crate::network::chain_name::ChainNames;
+    use crate::network::scene;
+    use crate::network::service_port::{EndpointFacts, ServiceFacts};
+    use crate::object::Key;
+
+    const POD: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 2);
+    const FAR_POD: Ipv4Addr = Ipv4Addr::new(10, 42, 1, 9);
+    const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+    fn host() -> Host {
+        Host { addresses: vec![NODE, Ipv4Addr::new(10, 42, 0, 1)] }
+    }
+
+    fn send(tables: &Tables, source: Ipv4Addr, to: &str, protocol: Protocol) -> Vec<Fate> {
+        let destination = to.parse().expect("ip:port");
+        walk(tables, &Packet { source, destination, protocol, in_interface: None }, &host())
+    }
+
+    /// Docker 27 with policy DROP: what is not accepted before its chains is dropped.
+    fn beside_docker(book: &mut Book) -> Tables {
+        let mut tables = Tables::of_ruleset(book.ruleset());
+        tables.policies.insert(ChainId::new(Table::Filter, "FORWARD"), Target::Drop);
+        tables
+    }
+
+    #[test]
+    fn a_node_port_is_masqueraded_and_passes_dockers_policy() {
+        let mut book = scene::book(&[("web", &["10.42.0.4:8080", "10.42.0.5:8080"])]);
+        let tables = beside_docker(&mut book);
+        let fates = send(&tables, CLIENT, "192.0.2.1:30010", Protocol::Tcp);
+        assert_eq!(fates.len(), 2);
+        for fate in &fates {
+            assert!(matches!(fate.end, End::Forwarded(_)) && fate.masqueraded, "{fate:?}");
+            assert!((fate.chance - 0.5).abs() < 1e-9 && fate.unread.is_empty());
+        }
+        let direct = send(&tables, CLIENT, "10.42.0.4:8080", Protocol::Tcp);
+        assert_eq!(direct[0].end, End::Dropped, "only service traffic is let through");
+        let loopback = send(&tables, NODE, "127.0.0.1:30010", Protocol::Tcp);
+        assert!(matches!(loopback[0].end, End::Local(_)), "no node ports on 127.0.0.1");
+    }
+
+    #[test]
+    fn a_pod_that_meets_itself_is_masqueraded_and_no_other() {
+        let mut book = scene::book(&[("web", &["10.42.0.2:8080", "10.42.0.5:8080"])]);
+        let tables = beside_docker(&mut book);
+        for fate in send(&tables, POD, "10.43.0.10:80", Protocol::Tcp) {
+            let End::Forwarded(to) = fate.end else { panic!("{fate:?}") };
+            assert_eq!(fate.masqueraded, *to.ip() == POD);
+        }
+    }
+
+    /// What must happen to a packet, by the words of the specification and nothing else.
+    struct Oracle<'a> {
+        services: &'a BTreeMap<Key, ServiceFacts>,
+        endpoints: &'a BTreeMap<Key, Vec<EndpointFacts>>,
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Expected {
+        NotOurs,
+        Rejected,
+        /// Evenly to these; the flag says masqueraded.
+        Sent(BTreeSet<(SocketAddrV4, bool)>),
+    }
+
+    impl Oracle<'_> {
+        fn judge(&self, source: Ipv4Addr, to: SocketAddrV4, protocol: Protocol) -> Expected {
+            for (key, service) in self.services {
+                for port in service.ports.iter().filter(|port| port.protocol == protocol) {
+                    let by_address = port.cluster_ip == *to.ip() && port.port == to.port();
+                    let by_node_port = *to.ip() == NODE && port.node_port == Some(to.port());
+                    if !by_address && !by_node_port {
+                        continue;
+                    }
+                    let all: Vec<&EndpointFacts> = self.endpoints[key]
+                        .iter()
+                        .filter(|one| one.port == port.name && one.protocol == protocol)
+                        .collect();
+                    let mut usable: Vec<&&EndpointFacts> =
+                        all.iter().filter(|one| one.ready).collect();
+                    if usable.is_empty() {
+                        usable = all.iter().filter(|one| one.serving && one.terminating).collect();
+                    }
+                    if usable.is_empty() {
+                        return Expected::Rejected;
+                    }
+                    let is_pod = source.octets()[..2] == [10, 42];
+                    let sent = usable.iter().map(|one| {
+                        let hairpin = *one.address.ip() == source;
+                        (one.address, by_node_port || !is_pod || hairpin)
+                    });
+                    return Expected::Sent(sent.collect());
+                }
+            }
+            Expected::NotOurs
+        }
+    }
+
+    fn clusters() -> impl Strategy<Value = Vec<(ServiceFacts, Vec<EndpointFacts>)>> {
+        let one = (scene::any_service(), scene::any_endpoints());
+        proptest::collection::vec(one, 1..4).prop_map(|mut all| {
+            // The API gives every service an address and node ports of its own.
+            let mut node_ports = 30000..;
+            for (host, (service, _)) in (20u8..).zip(&mut all) {
+                let mut seen = BTreeSet::new();
+                service.ports.retain(|port| seen.insert((port.protocol, port.port)));
+                for port in &mut service.ports {
+                    port.cluster_ip = Ipv4Addr::new(10, 43, 0, host);
+                    port.node_port = port.node_port.and_then(|_| node_ports.next());
+                }
+            }
+            all
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_packet_meets_the_fate_of_the_specification(
+            cluster in clusters(),
+            source in prop_oneof![Just(POD), Just(FAR_POD), Just(NODE), Just(CLIENT)],
+            protocol in prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
+            address in prop_oneof![
+                (20u8..24).prop_map(|host| Ipv4Addr::new(10, 43, 0, host)),
+                Just(NODE)
+            ],
+            port in prop_oneof![80u16..82, 30000u16..30004],
+        ) {
+            let (mut services, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
+            let mut book = Book::new(ChainNames::default_installation(), scene::node());
+            for (index, (service, mine)) in cluster.into_iter().enumerate() {
+                let key = Key::new("a", format!("s{index}"));
+                book.set_service(key.clone(), Some(service.clone()));
+                book.set_slice(key.clone(), Some((key.clone(), mine.clone())));
+                services.insert(key.clone(), service);
+                endpoints.insert(key, mine);
+            }
+            let tables = beside_docker(&mut book);
+            let to = SocketAddrV4::new(address, port);
+            let packet = Packet { source, destination: to, protocol, in_interface: None };
+            let fates = walk(&tables, &packet, &host());
+            let total: f64 = fates.iter().map(|fate| fate.chance).sum();
+            prop_assert!((total - 1.0).abs() < 1e-6);
+            match (Oracle { services: &services, endpoints: &endpoints }).judge(source, to, protocol) {
+                Expected::Rejected => prop_assert_eq!(fates[0].end, End::Rejected),
+                Expected::NotOurs => for fate in &fates {
+                    let untouched = match fate.end {
+                        End::Forwarded(end) | End::Local(end) => end == to,
+                        End::Dropped => true,
+                        End::Rejected => false,
+                    };
+                    prop_assert!(untouched, "{:?}", fate);
+                },
+                Expected::Sent(wanted) => {
+                    let even = 1.0 / wanted.len() as f64;
+                    let mut sent = BTreeSet::new();
+                    for fate in &fates {
+                        let End::Forwarded(end) = fate.end else { panic!("{fate:?}") };
+                        prop_assert!((fate.chance - even).abs() < 1e-6, "even: {:?}", fate);
+                        sent.insert((end, fate.masqueraded));
+                    }
+                    prop_assert_eq!(sent, wanted);
+                }
+            }
+        }
+    }
+}

@@ -351,7 +351,9 @@ impl fmt::Display for Target {
             Self::Masquerade { random_fully: true } => f.write_str("-j MASQUERADE --random-fully"),
             Self::Masquerade { random_fully: false } => f.write_str("-j MASQUERADE"),
             Self::Dnat(to) => write!(f, "-j DNAT --to-destination {to}"),
-            Self::SetMark { value, mask } => write!(f, "-j MARK --set-xmark 0x{value:x}/0x{mask:x}"),
+            Self::SetMark { value, mask } => {
+                write!(f, "-j MARK --set-xmark 0x{value:x}/0x{mask:x}")
+            }
             Self::Jump(chain) => write!(f, "-j {chain}"),
             Self::Goto(chain) => write!(f, "-g {chain}"),
             Self::Other(text) => write!(f, "-j {text}"),
@@ -645,6 +647,9 @@ mod tests {
     fn what_is_not_known_stays_text() {
         let rule = Rule::parse("-m u32 --u32 \"0x0=0x0\" -j RETURN");
         assert_eq!(rule.matches, [Match::Other("-m u32 --u32 \"0x0=0x0\"".into())]);
-        assert_eq!(Rule::parse("-j LOG --log-prefix x").target, Target::Other("LOG --log-prefix x".into()));
+        assert_eq!(
+            Rule::parse("-j LOG --log-prefix x").target,
+            Target::Other("LOG --log-prefix x".into())
+        );
     }
 }

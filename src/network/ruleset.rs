@@ -146,10 +146,7 @@ fn to_address(port: &PortFacts) -> Vec<Match> {
 }
 
 fn to_port(protocol: Protocol, port: u16) -> Vec<Match> {
-    vec![
-        Match::Protocol(protocol),
-        Match::DestinationPort(protocol, Is::yes(Ports::one(port))),
-    ]
+    vec![Match::Protocol(protocol), Match::DestinationPort(protocol, Is::yes(Ports::one(port)))]
 }
 
 fn mark() -> Target {
@@ -168,10 +165,7 @@ pub fn services_chain<'a>(
         Match::Destination(Is::yes(node.service_range)),
     ];
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    let local = vec![
-        Match::Destination(Is::not(loopback)),
-        Match::DestinationLocal(Is::yes(())),
-    ];
+    let local = vec![Match::Destination(Is::not(loopback)), Match::DestinationLocal(Is::yes(()))];
     let mut rules = vec![Rule::new(outside, mark())];
     rules.extend(dispatch.cloned());
     rules.push(Rule::new(local, Target::Jump(names.node_ports())));
@@ -184,10 +178,7 @@ pub fn hairpin_chain(node: &NodeFacts, targets: impl Iterator<Item = Ipv4Addr>) 
         .filter(|target| node.node_range.contains(target) || node.addresses.contains(target))
         .collect();
     let to_itself = |address: Ipv4Addr| {
-        vec![
-            Match::Source(Is::yes(address.into())),
-            Match::Destination(Is::yes(address.into())),
-        ]
+        vec![Match::Source(Is::yes(address.into())), Match::Destination(Is::yes(address.into()))]
     };
     local.into_iter().map(|address| Rule::new(to_itself(address), masquerade())).collect()
 }

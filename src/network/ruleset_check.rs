@@ -13,18 +13,37 @@ use super::tables::Tables;
 /// One difference. `wanted` and `actual` are the texts a person compares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    ChainMissing { chain: ChainId },
+    ChainMissing {
+        chain: ChainId,
+    },
     /// A chain of ours that nothing wants any more.
-    ChainExtra { chain: ChainId },
-    RuleMissing { chain: ChainId, rule: Rule },
-    RuleExtra { chain: ChainId, rule: Rule },
+    ChainExtra {
+        chain: ChainId,
+    },
+    RuleMissing {
+        chain: ChainId,
+        rule: Rule,
+    },
+    RuleExtra {
+        chain: ChainId,
+        rule: Rule,
+    },
     /// The same rules in another order: the first that stands elsewhere.
-    RuleMoved { chain: ChainId, rule: Rule },
-    JumpMissing { jump: Jump },
+    RuleMoved {
+        chain: ChainId,
+        rule: Rule,
+    },
+    JumpMissing {
+        jump: Jump,
+    },
     /// Behind a rule that is not ours, where it may never be reached, or there twice.
-    JumpNotFirst { jump: Jump },
+    JumpNotFirst {
+        jump: Jump,
+    },
     /// A rule to a chain of ours from where none is wanted.
-    JumpExtra { jump: Jump },
+    JumpExtra {
+        jump: Jump,
+    },
 }
 
 impl Difference {
@@ -36,9 +55,9 @@ impl Difference {
             | Self::RuleMissing { chain, .. }
             | Self::RuleExtra { chain, .. }
             | Self::RuleMoved { chain, .. } => chain,
-            Self::JumpMissing { jump }
-            | Self::JumpNotFirst { jump }
-            | Self::JumpExtra { jump } => &jump.from,
+            Self::JumpMissing { jump } | Self::JumpNotFirst { jump } | Self::JumpExtra { jump } => {
+                &jump.from
+            }
         }
     }
 }
@@ -52,7 +71,8 @@ pub fn check(names: &ChainNames, wanted: &Ruleset, actual: &Tables) -> Vec<Diffe
             Some(there) => found.extend(compare(id, rules, there)),
         }
     }
-    let extra = actual.chains.keys().filter(|id| names.owns(&id.name) && !wanted.chains.contains_key(id));
+    let extra =
+        actual.chains.keys().filter(|id| names.owns(&id.name) && !wanted.chains.contains_key(id));
     found.extend(extra.map(|id| Difference::ChainExtra { chain: id.clone() }));
     found.extend(check_jumps(names, &wanted.jumps, actual));
     found
@@ -98,10 +118,12 @@ fn compare(chain: &ChainId, wanted: &Arc<Vec<Rule>>, actual: &Arc<Vec<Rule>>) ->
     }
     if found.is_empty() {
         let moved = wanted.iter().zip(actual.iter()).find(|(one, other)| one != other);
-        found.extend(moved.map(|(rule, _)| Difference::RuleMoved {
-            chain: chain.clone(),
-            rule: rule.clone(),
-        }));
+        found.extend(
+            moved.map(|(rule, _)| Difference::RuleMoved {
+                chain: chain.clone(),
+                rule: rule.clone(),
+            }),
+        );
     }
     found
 }
@@ -112,12 +134,16 @@ pub fn check_jumps(names: &ChainNames, wanted: &[Jump], actual: &Tables) -> Vec<
     let mut found = Vec::new();
     for jump in wanted {
         let rules = actual.rules(&jump.from);
-        let places: Vec<usize> =
-            rules.iter().enumerate().filter(|(_, rule)| **rule == jump.rule).map(|(at, _)| at).collect();
+        let places: Vec<usize> = rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| **rule == jump.rule)
+            .map(|(at, _)| at)
+            .collect();
         let in_front = |at: usize| {
-            rules[..at].iter().all(|rule| {
-                rule.next_chain().is_some_and(ChainNames::any_installation)
-            })
+            rules[..at]
+                .iter()
+                .all(|rule| rule.next_chain().is_some_and(ChainNames::any_installation))
         };
         match places.as_slice() {
             [] => found.push(Difference::JumpMissing { jump: jump.clone() }),
@@ -169,21 +195,26 @@ mod tests {
             rules.swap(0, 1);
             actual.chains.insert(forward, Arc::new(rules));
         });
-        assert!(matches!(
-            found.as_slice(),
-            [
-                Difference::RuleMissing { .. },
-                Difference::RuleMissing { .. },
-                Difference::RuleMoved { .. }
-            ]
-        ), "{found:?}");
+        assert!(
+            matches!(
+                found.as_slice(),
+                [
+                    Difference::RuleMissing { .. },
+                    Difference::RuleMissing { .. },
+                    Difference::RuleMoved { .. }
+                ]
+            ),
+            "{found:?}"
+        );
         let extra = edited(|actual, names| {
             let forward = ChainId::new(Table::Filter, names.forward());
             let mut rules = actual.rules(&forward).to_vec();
             rules.push(Rule::parse("-j DROP"));
             actual.chains.insert(forward, Arc::new(rules));
         });
-        assert!(matches!(extra.as_slice(), [Difference::RuleExtra { rule, .. }] if rule.to_string() == "-j DROP"));
+        assert!(
+            matches!(extra.as_slice(), [Difference::RuleExtra { rule, .. }] if rule.to_string() == "-j DROP")
+        );
     }
 
     #[test]
@@ -197,9 +228,14 @@ mod tests {
         };
         assert!(matches!(with("-j DOCKER").as_slice(), [Difference::JumpNotFirst { .. }]));
         assert_eq!(with("-j BALLAST-d3m0aa-SERVICES"), [], "another installation may be in front");
-        assert!(matches!(with("-j BALLAST-SERVICES").as_slice(), [Difference::JumpNotFirst { .. }]));
-        assert!(matches!(with("-d 1.2.3.4/32 -j BALLAST-SERVICES").as_slice(),
-            [Difference::JumpNotFirst { .. }] | [Difference::JumpExtra { .. }]));
+        assert!(matches!(
+            with("-j BALLAST-SERVICES").as_slice(),
+            [Difference::JumpNotFirst { .. }]
+        ));
+        assert!(matches!(
+            with("-d 1.2.3.4/32 -j BALLAST-SERVICES").as_slice(),
+            [Difference::JumpNotFirst { .. }] | [Difference::JumpExtra { .. }]
+        ));
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub struct EndpointFacts {
 /// What the rules need of a Service.
 pub fn service_facts(service: &Service) -> ServiceFacts {
     let annotations = service.metadata.annotations.as_ref();
-    let heal = annotations.and_then(|all| all.get(HEAL_ANNOTATION)).is_none_or(|value| value != "false");
+    let heal =
+        annotations.and_then(|all| all.get(HEAL_ANNOTATION)).is_none_or(|value| value != "false");
     ServiceFacts { uid: service.uid().to_owned(), heal, ports: ports(service) }
 }
 
@@ -176,12 +177,10 @@ mod tests {
     fn ready_ones_first_then_those_that_still_serve() {
         let ending = json!({"addresses": ["10.42.0.4"], "conditions": {"ready": false, "serving": true, "terminating": true}});
         let broken = json!({"addresses": ["10.42.0.5"], "conditions": {"ready": false, "serving": false, "terminating": true}});
-        let unready = json!({"addresses": ["10.42.0.6"], "conditions": {"ready": false, "serving": true}});
+        let unready =
+            json!({"addresses": ["10.42.0.6"], "conditions": {"ready": false, "serving": true}});
         let silent = json!({"addresses": ["10.42.0.7"]});
-        assert_eq!(
-            hosts(&slice(json!([ending, broken, unready, silent]))),
-            ["10.42.0.7:8080"]
-        );
+        assert_eq!(hosts(&slice(json!([ending, broken, unready, silent]))), ["10.42.0.7:8080"]);
         assert_eq!(hosts(&slice(json!([ending, broken, unready]))), ["10.42.0.4:8080"]);
         assert_eq!(hosts(&slice(json!([broken, unready]))), Vec::<String>::new());
     }

@@ -46,7 +46,10 @@ pub fn gateway(node: Ipv4Net) -> Option<Ipv4Addr> {
 
 /// The lowest node range that nobody has. `None`: the cluster range is used up.
 pub fn free_node_range(cluster: Ipv4Net, taken: &[Ipv4Net]) -> Option<Ipv4Net> {
-    cluster.subnets(NODE_PREFIX).ok()?.find(|range| !taken.iter().any(|other| overlap(*range, *other)))
+    cluster
+        .subnets(NODE_PREFIX)
+        .ok()?
+        .find(|range| !taken.iter().any(|other| overlap(*range, *other)))
 }
 
 /// Every reason why these ranges cannot be used on this host. Routes on `own_interface` (our
@@ -70,9 +73,11 @@ pub fn range_faults(
                 && route.network.prefix_len() > 0
                 && overlap(range, route.network)
         });
-        faults.extend(
-            foreign.map(|route| SubnetError::Route { what, range, route: route.clone() }),
-        );
+        faults.extend(foreign.map(|route| SubnetError::Route {
+            what,
+            range,
+            route: route.clone(),
+        }));
     }
     faults
 }
@@ -120,7 +125,9 @@ mod tests {
         let faults = range_faults(net("10.42.0.0/16"), net("10.43.0.0/16"), &routes, "ballast0");
         assert_eq!(
             faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["the pod range 10.42.0.0/16 overlaps the route to 10.42.128.0/17 on wg0: choose another range"]
+            [
+                "the pod range 10.42.0.0/16 overlaps the route to 10.42.128.0/17 on wg0: choose another range"
+            ]
         );
         assert_eq!(range_faults(net("10.42.0.0/16"), net("10.43.0.0/16"), &routes, "wg0"), []);
         assert_eq!(range_faults(net("10.42.0.0/25"), net("10.42.0.0/24"), &[], "x").len(), 2);
