@@ -1,1 +1,13 @@
-//! The room `node`.
+//! Bound pods become containers.
+pub mod capacity;
+pub mod container_spec;
+pub mod docker;
+pub mod drift;
+pub mod image;
+pub mod instance;
+pub mod memory;
+pub mod pod_plan;
+pub mod pod_status;
+pub mod probe;
+pub mod restart;
+pub mod runtime;

@@ -1,0 +1,444 @@
+//! Pure: what we ask the engine for, from a pod, its resolved environment and its mounts.
+//!
+//! [`ContainerSpec`] is an allow-list of our own: what is not a field here cannot reach the engine.
+//! Numbers: CPU weight is milli-CPUs x 1024 / 1000, at least 2; the quota is a share of a period of
+//! 100 ms, at least 1000 us; `oom_score_adj` as the kubelet sets it (kubelet `qos/policy.go`).
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+use sha2::{Digest, Sha256};
+
+use crate::node::instance::{Identity, Role, Settings};
+use crate::object::Object;
+use crate::object::quantity::Quantity;
+
+/// Microseconds; the kernel's default.
+pub const CPU_PERIOD: i64 = 100_000;
+/// The kubelet's log rotation: 10 MiB x 5.
+const LOG_SIZE: &str = "10m";
+const LOG_FILES: &str = "5";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// Our bridge network, by name.
+    Bridge(String),
+    /// Another container's network namespace, by id.
+    Join(String),
+    Host,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IpcMode {
+    Shareable,
+    Join(String),
+    Host,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSpec {
+    /// A directory or file of the host; it exists before the container is made.
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedPort {
+    pub container_port: u16,
+    /// `tcp`, `udp`, `sctp`
+    pub protocol: String,
+    pub host_ip: String,
+    pub host_port: u16,
+}
+
+/// Everything that is asked of the engine for one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerSpec {
+    pub name: String,
+    pub identity: Identity,
+    /// A reference, or an id for the sandbox.
+    pub image: String,
+    /// `None`: the image's own.
+    pub entrypoint: Option<Vec<String>>,
+    pub arguments: Option<Vec<String>>,
+    pub env: Vec<String>,
+    pub working_dir: Option<String>,
+    pub user: Option<String>,
+    /// Only the sandbox has one; members share it.
+    pub hostname: Option<String>,
+    pub network: NetworkMode,
+    pub ipc: IpcMode,
+    pub host_pid: bool,
+    pub ports: Vec<PublishedPort>,
+    pub mounts: Vec<MountSpec>,
+    pub memory: i64,
+    pub cpu_shares: i64,
+    pub cpu_quota: i64,
+    /// A host may refuse a negative one: then it is left out, with an Event.
+    pub oom_score_adj: Option<i64>,
+    pub privileged: bool,
+    pub read_only_root: bool,
+    pub no_new_privileges: bool,
+    pub capabilities_added: Vec<String>,
+    pub capabilities_dropped: Vec<String>,
+    pub extra_hosts: Vec<String>,
+    pub stdin: bool,
+    pub tty: bool,
+}
+
+impl ContainerSpec {
+    /// The engine's log driver and its options.
+    pub fn log_config() -> (&'static str, HashMap<String, String>) {
+        let options = [("max-size", LOG_SIZE), ("max-file", LOG_FILES)];
+        ("json-file", options.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+    }
+}
+
+/// What is the same for every container of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    pub installation: String,
+    /// Of the engine's names: `ballast`.
+    pub prefix: String,
+    /// The pods' network.
+    pub network: String,
+    /// The sandbox image's id.
+    pub pause_image: String,
+    /// Bytes, for `oom_score_adj` of Burstable pods.
+    pub node_memory: i64,
+}
+
+/// Kubernetes' three classes; the API writes it into the status, this is for objects without one.
+pub fn qos_class(pod: &Pod) -> &'static str {
+    let Some(spec) = &pod.spec else { return "BestEffort" };
+    if let Some(class) = pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        return match class {
+            "Guaranteed" => "Guaranteed",
+            "Burstable" => "Burstable",
+            _ => "BestEffort",
+        };
+    }
+    let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut any = false;
+    let mut guaranteed = true;
+    for container in containers() {
+        for resource in ["cpu", "memory"] {
+            let (limit, request) = (limit(container, resource), request(container, resource));
+            any |= limit.is_some() || request.is_some();
+            guaranteed &= limit.is_some() && request.or(limit) == limit;
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+fn positive(written: Option<&Written>) -> Option<Quantity> {
+    let quantity = Quantity::parse(&written?.0).ok()?;
+    (!quantity.is_zero() && !quantity.is_negative()).then_some(quantity)
+}
+
+fn limit(container: &Container, resource: &str) -> Option<Quantity> {
+    positive(container.resources.as_ref()?.limits.as_ref()?.get(resource))
+}
+
+fn request(container: &Container, resource: &str) -> Option<Quantity> {
+    let resources = container.resources.as_ref()?;
+    match resources.requests.as_ref().and_then(|requests| requests.get(resource)) {
+        Some(written) => positive(Some(written)),
+        None => limit(container, resource),
+    }
+}
+
+fn cpu_shares(container: &Container) -> i64 {
+    request(container, "cpu").map_or(2, |cpu| (cpu.millis() * 1024 / 1000).clamp(2, 262_144))
+}
+
+fn cpu_quota(container: &Container) -> i64 {
+    limit(container, "cpu").map_or(0, |cpu| (cpu.millis() * CPU_PERIOD / 1000).max(1000))
+}
+
+fn memory(container: &Container) -> i64 {
+    limit(container, "memory").map_or(0, Quantity::units)
+}
+
+fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i64 {
+    match qos_class(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let asked = request(container, "memory").map_or(0, Quantity::units);
+            let share = i128::from(asked) * 1000 / i128::from(node_memory.max(1));
+            (1000 - i64::try_from(share).unwrap_or(1000)).clamp(3, 999)
+        }
+    }
+}
+
+/// The version of the subset below; a new subset gets a new version, and containers made under an
+/// old one are judged by the old one for one release.
+const HASH_VERSION: &str = "v1";
+
+/// Identifies what a container is made of, over an explicit subset of its spec: name and image, the
+/// only part of a bound pod's containers that may change. A hash over the serialised struct would
+/// change with every new field and restart every container on an upgrade (kubernetes#53644).
+pub fn spec_hash(container: &Container) -> String {
+    let subset = format!("{}\n{}", container.name, container.image.as_deref().unwrap_or_default());
+    format!("{HASH_VERSION}:{}", hex::encode(&Sha256::digest(subset)[..8]))
+}
+
+/// The spec hash of a sandbox: nothing of it may change while its pod lives.
+pub fn sandbox_hash() -> String {
+    format!("{HASH_VERSION}:sandbox")
+}
+
+/// The settings of a running container that the manifest alone decides, as the engine would tell them.
+pub fn wanted_settings(container: &Container) -> Settings {
+    let memory = memory(container);
+    let literal = |variable: &k8s_openapi::api::core::v1::EnvVar| {
+        let value = variable.value.clone().unwrap_or_default();
+        (variable.value_from.is_none() && !value.contains("$("))
+            .then(|| format!("{}={}", variable.name, value.replace("$$", "$")))
+    };
+    // Of two variables with one name the later counts.
+    let mut env: Vec<String> = Vec::new();
+    for (index, variable) in container.env.iter().flatten().enumerate() {
+        let later = container.env.iter().flatten().skip(index + 1);
+        if !later.clone().any(|other| other.name == variable.name) {
+            env.extend(literal(variable));
+        }
+    }
+    Settings {
+        image: container.image.clone().unwrap_or_default(),
+        env,
+        memory,
+        memory_swap: memory,
+        cpu_shares: cpu_shares(container),
+        cpu_quota: cpu_quota(container),
+        restart_policy: "no".to_owned(),
+    }
+}
+
+fn identity(pod: &Pod, site: &Site, role: Role, container: &str, attempt: u32) -> Identity {
+    let key = pod.key();
+    Identity {
+        installation: site.installation.clone(),
+        pod_uid: pod.uid().to_owned(),
+        pod_namespace: key.namespace,
+        pod_name: key.name,
+        container: container.to_owned(),
+        role,
+        attempt,
+        spec_hash: String::new(),
+    }
+}
+
+pub fn is_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
+}
+
+/// The pod's host name: `spec.hostname` or its name, cut to the kernel's and DNS's 63 bytes.
+pub fn hostname(pod: &Pod) -> String {
+    let written = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
+    let name = written.filter(|name| !name.is_empty()).unwrap_or_else(|| pod.key().name);
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The sandbox of a pod: it owns the namespaces and the published ports.
+pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let host_network = is_host_network(pod);
+    let mut ports = Vec::new();
+    if !host_network {
+        for port in spec.containers.iter().flat_map(|c| c.ports.iter().flatten()) {
+            if let Some(host_port) = port.host_port.filter(|port| *port > 0) {
+                ports.push(PublishedPort {
+                    container_port: u16::try_from(port.container_port).unwrap_or_default(),
+                    protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
+                    host_ip: port.host_ip.clone().unwrap_or_default(),
+                    host_port: u16::try_from(host_port).unwrap_or_default(),
+                });
+            }
+        }
+    }
+    let aliases = spec.host_aliases.iter().flatten().flat_map(|alias| {
+        alias.hostnames.iter().flatten().map(move |name| format!("{name}:{}", alias.ip))
+    });
+    let identity =
+        Identity { spec_hash: sandbox_hash(), ..identity(pod, site, Role::Sandbox, "", attempt) };
+    ContainerSpec {
+        name: identity.engine_name(&site.prefix),
+        identity,
+        image: site.pause_image.clone(),
+        entrypoint: None,
+        arguments: None,
+        env: Vec::new(),
+        working_dir: None,
+        user: None,
+        hostname: (!host_network).then(|| hostname(pod)),
+        network: if host_network {
+            NetworkMode::Host
+        } else {
+            NetworkMode::Bridge(site.network.clone())
+        },
+        ipc: if spec.host_ipc == Some(true) { IpcMode::Host } else { IpcMode::Shareable },
+        host_pid: false,
+        ports,
+        mounts: Vec::new(),
+        memory: 0,
+        cpu_shares: 2,
+        cpu_quota: 0,
+        oom_score_adj: None,
+        privileged: false,
+        read_only_root: true,
+        no_new_privileges: true,
+        capabilities_added: Vec::new(),
+        capabilities_dropped: Vec::new(),
+        extra_hosts: if host_network { Vec::new() } else { aliases.collect() },
+        stdin: false,
+        tty: false,
+    }
+}
+
+/// What a member is made of, beside its pod and container.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resolved {
+    /// `NAME=value`, in the kubelet's order.
+    pub env: Vec<String>,
+    /// `command` and `args` with their `$(VAR)` expanded.
+    pub command: Vec<String>,
+    pub arguments: Vec<String>,
+    pub mounts: Vec<MountSpec>,
+}
+
+/// A pod container or init container that joins its pod's sandbox.
+pub fn member(
+    pod: &Pod,
+    container: &Container,
+    role: Role,
+    attempt: u32,
+    sandbox_id: &str,
+    resolved: &Resolved,
+    site: &Site,
+) -> ContainerSpec {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let security = container.security_context.clone().unwrap_or_default();
+    let identity = Identity {
+        spec_hash: spec_hash(container),
+        ..identity(pod, site, role, &container.name, attempt)
+    };
+    // A command in the manifest replaces the image's entry point and its arguments, as in Kubernetes.
+    let entrypoint = (!resolved.command.is_empty()).then(|| resolved.command.clone());
+    let arguments = (!resolved.arguments.is_empty() || entrypoint.is_some())
+        .then(|| resolved.arguments.clone());
+    let capabilities = security.capabilities.clone().unwrap_or_default();
+    ContainerSpec {
+        name: identity.engine_name(&site.prefix),
+        identity,
+        image: container.image.clone().unwrap_or_default(),
+        entrypoint,
+        arguments,
+        env: resolved.env.clone(),
+        working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
+        user: user(pod, &security),
+        hostname: None,
+        network: NetworkMode::Join(sandbox_id.to_owned()),
+        ipc: if spec.host_ipc == Some(true) {
+            IpcMode::Host
+        } else {
+            IpcMode::Join(sandbox_id.to_owned())
+        },
+        host_pid: spec.host_pid == Some(true),
+        ports: Vec::new(),
+        mounts: resolved.mounts.clone(),
+        memory: memory(container),
+        cpu_shares: cpu_shares(container),
+        cpu_quota: cpu_quota(container),
+        oom_score_adj: Some(oom_score_adj(pod, container, site.node_memory)),
+        privileged: security.privileged == Some(true),
+        read_only_root: security.read_only_root_filesystem == Some(true),
+        no_new_privileges: security.allow_privilege_escalation == Some(false),
+        capabilities_added: capabilities.add.unwrap_or_default(),
+        capabilities_dropped: capabilities.drop.unwrap_or_default(),
+        extra_hosts: Vec::new(),
+        stdin: container.stdin == Some(true),
+        tty: container.tty == Some(true),
+    }
+}
+
+/// `uid`, `uid:gid` or the image's own; the container's word counts before the pod's.
+fn user(pod: &Pod, security: &SecurityContext) -> Option<String> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone());
+    let of_pod = of_pod.unwrap_or_default();
+    let uid = security.run_as_user.or(of_pod.run_as_user);
+    let gid = security.run_as_group.or(of_pod.run_as_group);
+    match (uid, gid) {
+        (Some(uid), Some(gid)) => Some(format!("{uid}:{gid}")),
+        (Some(uid), None) => Some(uid.to_string()),
+        (None, Some(gid)) => Some(format!("0:{gid}")),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
+        )
+        .expect("a pod")
+    }
+
+    fn site() -> Site {
+        Site {
+            installation: "i".into(),
+            prefix: "ballast".into(),
+            network: "ballast-i".into(),
+            pause_image: "sha256:p".into(),
+            node_memory: 8 << 30,
+        }
+    }
+
+    #[test]
+    fn resources_become_the_kubelets_numbers() {
+        let pod = pod(json!({"containers": [{"name": "c", "image": "x:1", "resources": {
+            "requests": {"cpu": "250m", "memory": "4Gi"}, "limits": {"cpu": "500m", "memory": "4Gi"}}}]}));
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let spec = member(&pod, container, Role::Container, 0, "s", &Resolved::default(), &site());
+        assert_eq!((spec.cpu_shares, spec.cpu_quota, spec.memory), (256, 50_000, 4 << 30));
+        assert_eq!(qos_class(&pod), "Burstable");
+        assert_eq!(spec.oom_score_adj, Some(500));
+        assert_eq!(spec.network, NetworkMode::Join("s".into()));
+    }
+
+    #[test]
+    fn the_hash_sees_the_image_and_nothing_else_that_may_change() {
+        let one = pod(json!({"containers": [{"name": "c", "image": "x:1"}]}));
+        let two = pod(
+            json!({"containers": [{"name": "c", "image": "x:1", "env": [{"name": "A", "value": "b"}]}]}),
+        );
+        let three = pod(json!({"containers": [{"name": "c", "image": "x:2"}]}));
+        let hash = |pod: &Pod| spec_hash(&pod.spec.as_ref().expect("spec").containers[0]);
+        assert_eq!(hash(&one), hash(&two));
+        assert_ne!(hash(&one), hash(&three));
+        // Written down: a change of this value restarts every container of every user.
+        assert_eq!(hash(&one), "v1:217bd2b2fc1ea761");
+    }
+
+    #[test]
+    fn a_command_replaces_the_images_arguments_too() {
+        let pod = pod(json!({"containers": [{"name": "c", "image": "x:1"}]}));
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let resolved = Resolved { command: vec!["/a".into()], ..Resolved::default() };
+        let spec = member(&pod, container, Role::Container, 0, "s", &resolved, &site());
+        assert_eq!(spec.arguments, Some(vec![]));
+        let spec = member(&pod, container, Role::Container, 0, "s", &Resolved::default(), &site());
+        assert_eq!((spec.entrypoint, spec.arguments), (None, None));
+    }
+}

@@ -1,0 +1,240 @@
+//! Pure: whether a container's image is ready, must be pulled, or has to wait.
+//!
+//! Reasons and messages are the kubelet's (`images/image_manager.go`): `ErrImagePull` right after a
+//! failed pull, `ImagePullBackOff` while it waits (10 s doubling to 5 min), `ErrImageNeverPull`,
+//! `InvalidImageName`.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Container;
+
+use crate::node::restart::{BackOff, go_duration};
+
+/// What is known of one image reference on this node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageState {
+    /// The id, if the engine has it; `None` until it was looked for.
+    pub present: Option<Option<String>>,
+    pub pulling: bool,
+    /// The last pull that succeeded.
+    pub pulled_at: Option<Timestamp>,
+    pub failure: Option<PullFailure>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PullFailure {
+    pub at: Timestamp,
+    pub message: String,
+    pub back_off: BackOff,
+}
+
+/// A waiting container's reason and message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub reason: &'static str,
+    pub message: Option<String>,
+}
+
+impl Waiting {
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: Some(message.into()) }
+    }
+
+    /// Under way, nothing to say.
+    pub fn creating() -> Self {
+        Self { reason: "ContainerCreating", message: None }
+    }
+}
+
+/// What to do about an image before its container is made.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageDecision {
+    Ready,
+    Pull,
+    /// `until`: when to look again; `None` waits for a signal.
+    Wait {
+        waiting: Waiting,
+        until: Option<Timestamp>,
+    },
+}
+
+/// The pull policy, with Kubernetes' default for objects that admission has not seen.
+pub fn pull_policy(container: &Container) -> &str {
+    match container.image_pull_policy.as_deref() {
+        Some(policy) => policy,
+        None if container.image.as_deref().is_some_and(is_latest) => "Always",
+        None => "IfNotPresent",
+    }
+}
+
+fn is_latest(image: &str) -> bool {
+    let name = image.rsplit('/').next().unwrap_or(image);
+    !image.contains('@') && (!name.contains(':') || name.ends_with(":latest"))
+}
+
+/// `needed_since`: with `Always`, a pull before this time does not count (the making of the attempt
+/// before, or of the pod).
+pub fn decide(
+    container: &Container,
+    state: &ImageState,
+    needed_since: Timestamp,
+    now: Timestamp,
+) -> ImageDecision {
+    let image = container.image.as_deref().unwrap_or_default();
+    if !is_valid(image) {
+        let message = format!(
+            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+        );
+        let waiting = Waiting::new("InvalidImageName", message);
+        return ImageDecision::Wait { waiting, until: None };
+    }
+    let policy = pull_policy(container);
+    let present = matches!(state.present, Some(Some(_)));
+    let fresh = state.pulled_at.is_some_and(|at| at >= needed_since);
+    if (present && policy != "Always") || (present && fresh) {
+        return ImageDecision::Ready;
+    }
+    if policy == "Never" {
+        let message =
+            format!("Container image \"{image}\" is not present with pull policy of Never");
+        return ImageDecision::Wait {
+            waiting: Waiting::new("ErrImageNeverPull", message),
+            until: None,
+        };
+    }
+    if state.pulling {
+        return ImageDecision::Wait { waiting: Waiting::creating(), until: None };
+    }
+    match &state.failure {
+        Some(failure) => match failure.back_off.holds(image, failure.at, now) {
+            Some(until) => {
+                let (waiting, turns_at) = failed(image, failure, now);
+                let until = turns_at.map_or(until, |turns_at| turns_at.min(until));
+                ImageDecision::Wait { waiting, until: Some(until) }
+            }
+            None => ImageDecision::Pull,
+        },
+        None => ImageDecision::Pull,
+    }
+}
+
+/// The kubelet says `ErrImagePull` in the pass that failed and `ImagePullBackOff` from the next one
+/// on; our passes are not a second apart, so the first two seconds are the first pass.
+fn failed(image: &str, failure: &PullFailure, now: Timestamp) -> (Waiting, Option<Timestamp>) {
+    let turns_at = failure.at + SignedDuration::from_secs(2);
+    if now < turns_at {
+        return (Waiting::new("ErrImagePull", failure.message.clone()), Some(turns_at));
+    }
+    let message = format!(
+        "Back-off pulling image \"{image}\": ErrImagePull: {} (back-off {})",
+        failure.message,
+        go_duration(failure.back_off.delay)
+    );
+    (Waiting::new("ImagePullBackOff", message), None)
+}
+
+/// The shape of a reference (distribution/reference): `[host[:port]/]path[:tag][@digest]`.
+pub fn is_valid(image: &str) -> bool {
+    let (rest, digest) = match image.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (image, None),
+    };
+    let digest_fits = digest.is_none_or(|digest| {
+        digest.strip_prefix("sha256:").is_some_and(|hex| {
+            hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+        })
+    });
+    let slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (path, tag) = match rest[slash..].find(':') {
+        Some(colon) => (&rest[..slash + colon], Some(&rest[slash + colon + 1..])),
+        None => (rest, None),
+    };
+    let tag_fits = tag.is_none_or(|tag| {
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        (1..=128).contains(&tag.len())
+            && tag.bytes().next().is_some_and(word)
+            && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+    });
+    let mut parts = path.split('/').peekable();
+    let mut fits = true;
+    let mut first = true;
+    while let Some(part) = parts.next() {
+        let is_host = first
+            && parts.peek().is_some()
+            && (part.contains('.') || part.contains(':') || part == "localhost");
+        let allowed = |b: u8| {
+            b.is_ascii_lowercase()
+                || b.is_ascii_digit()
+                || (b == b'.' || b == b'_' || b == b'-')
+                || (is_host && (b == b':' || b.is_ascii_uppercase()))
+        };
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+        fits &= !part.is_empty()
+            && part.bytes().all(allowed)
+            && edge(part.bytes().next())
+            && edge(part.bytes().last());
+        first = false;
+    }
+    fits && tag_fits && digest_fits && path.len() <= 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(image: &str, policy: Option<&str>) -> Container {
+        Container {
+            image: Some(image.into()),
+            image_pull_policy: policy.map(str::to_owned),
+            ..Container::default()
+        }
+    }
+
+    #[test]
+    fn references_are_judged_by_their_shape() {
+        for good in ["web", "a/b:v1", "localhost:5000/x/y:z", "Host.io/a", "ballast.example/web:v1"]
+        {
+            assert!(is_valid(good), "{good}");
+        }
+        for bad in ["", "Web", "a//b", "a:", "a b", "-a", "a@sha256:12", "a:b:c"] {
+            assert!(!is_valid(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn policies_decide_what_a_missing_and_a_stale_image_mean() {
+        let now = Timestamp::from_second(1000).expect("a time");
+        let present =
+            ImageState { present: Some(Some("sha256:1".into())), ..ImageState::default() };
+        let absent = ImageState { present: Some(None), ..ImageState::default() };
+        assert_eq!(decide(&container("a:1", None), &present, now, now), ImageDecision::Ready);
+        assert_eq!(decide(&container("a:1", None), &absent, now, now), ImageDecision::Pull);
+        assert_eq!(decide(&container("a", None), &present, now, now), ImageDecision::Pull);
+        let pulled = ImageState { pulled_at: Some(now), ..present.clone() };
+        assert_eq!(decide(&container("a", None), &pulled, now, now), ImageDecision::Ready);
+        let never = decide(&container("a:1", Some("Never")), &absent, now, now);
+        assert!(
+            matches!(never, ImageDecision::Wait { waiting, .. } if waiting.reason == "ErrImageNeverPull")
+        );
+    }
+
+    #[test]
+    fn a_failed_pull_is_named_and_then_backs_off() {
+        let at = Timestamp::from_second(1000).expect("a time");
+        let failure = PullFailure {
+            at,
+            message: "no such host".into(),
+            back_off: BackOff::grown(None, "a:1", at, at),
+        };
+        let state =
+            ImageState { present: Some(None), failure: Some(failure), ..ImageState::default() };
+        let after = |seconds| {
+            let now = at + SignedDuration::from_secs(seconds);
+            match decide(&container("a:1", None), &state, at, now) {
+                ImageDecision::Wait { waiting, .. } => waiting.reason,
+                ImageDecision::Pull => "pull",
+                ImageDecision::Ready => "ready",
+            }
+        };
+        assert_eq!((after(0), after(5), after(10)), ("ErrImagePull", "ImagePullBackOff", "pull"));
+    }
+}

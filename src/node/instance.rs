@@ -1,0 +1,223 @@
+//! Pure: a container as the engine holds it, and the labels by which it is ours.
+//!
+//! A pod container has one *instance* an attempt, a sandbox too. The labels say everything the agent
+//! must know after a restart of its own: nothing of it stands in local files.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+
+/// Whose container it is. A container without this label, or with another value, is never touched.
+pub const INSTALLATION: &str = "ballast.dev/installation";
+const POD_UID: &str = "ballast.dev/pod-uid";
+const POD_NAMESPACE: &str = "ballast.dev/pod-namespace";
+const POD_NAME: &str = "ballast.dev/pod-name";
+const CONTAINER: &str = "ballast.dev/container";
+const ROLE: &str = "ballast.dev/kind";
+const ATTEMPT: &str = "ballast.dev/attempt";
+const SPEC_HASH: &str = "ballast.dev/spec-hash";
+
+/// What an instance is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Owns the network and IPC namespaces; runs our pause binary.
+    Sandbox,
+    Init,
+    Container,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::Init => "init",
+            Self::Container => "container",
+        }
+    }
+}
+
+/// What our labels say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub installation: String,
+    pub pod_uid: String,
+    pub pod_namespace: String,
+    pub pod_name: String,
+    /// The pod container's name; empty for the sandbox.
+    pub container: String,
+    pub role: Role,
+    /// 0 is the first one; the highest is the present one.
+    pub attempt: u32,
+    /// Of the container's spec when it was made, see `container_spec::spec_hash`.
+    pub spec_hash: String,
+}
+
+impl Identity {
+    pub fn to_labels(&self) -> HashMap<String, String> {
+        [
+            (INSTALLATION, self.installation.clone()),
+            (POD_UID, self.pod_uid.clone()),
+            (POD_NAMESPACE, self.pod_namespace.clone()),
+            (POD_NAME, self.pod_name.clone()),
+            (CONTAINER, self.container.clone()),
+            (ROLE, self.role.as_str().to_owned()),
+            (ATTEMPT, self.attempt.to_string()),
+            (SPEC_HASH, self.spec_hash.clone()),
+        ]
+        .map(|(label, value)| (label.to_owned(), value))
+        .into()
+    }
+
+    /// `None` for labels that are not ours or not whole.
+    pub fn of_labels(labels: &HashMap<String, String>) -> Option<Self> {
+        let text = |label: &str| labels.get(label).cloned();
+        let role = match labels.get(ROLE)?.as_str() {
+            "sandbox" => Role::Sandbox,
+            "init" => Role::Init,
+            "container" => Role::Container,
+            _ => return None,
+        };
+        Some(Self {
+            installation: text(INSTALLATION)?,
+            pod_uid: text(POD_UID)?,
+            pod_namespace: text(POD_NAMESPACE)?,
+            pod_name: text(POD_NAME)?,
+            container: text(CONTAINER)?,
+            role,
+            attempt: labels.get(ATTEMPT)?.parse().ok()?,
+            spec_hash: text(SPEC_HASH)?,
+        })
+    }
+
+    /// The engine's name for it, the same for the same attempt: a second create of it is refused by
+    /// the engine, which is how a create whose answer was lost is found again.
+    pub fn engine_name(&self, prefix: &str) -> String {
+        let container = if self.container.is_empty() { "POD" } else { &self.container };
+        format!(
+            "{prefix}_{container}_{}_{}_{}_{}",
+            self.pod_name, self.pod_namespace, self.pod_uid, self.attempt
+        )
+    }
+}
+
+/// Where in its life the engine says an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Made, never started; or its start failed (then [`Instance::error`] says why).
+    Created,
+    Running,
+    Paused,
+    /// Ended, or the engine is removing it.
+    Exited,
+}
+
+/// The settings that are compared with what is wanted: what can be changed from outside while a
+/// container lives, or by making it anew under our labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// As it was asked for: a reference or an id.
+    pub image: String,
+    /// `NAME=value`; of a wanted container only those written literally in the manifest.
+    pub env: Vec<String>,
+    /// Bytes, 0 is unlimited.
+    pub memory: i64,
+    /// Memory and swap in bytes; -1 is unlimited, 0 the engine's default.
+    pub memory_swap: i64,
+    /// Weight; 0 is the engine's default (1024).
+    pub cpu_shares: i64,
+    /// Microseconds a period of 100 ms; 0 is unlimited.
+    pub cpu_quota: i64,
+    /// `no`, always: restarts are ours.
+    pub restart_policy: String,
+}
+
+/// One container of ours, as the engine tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    pub id: String,
+    pub name: String,
+    pub identity: Identity,
+    pub life: Life,
+    /// `sha256:…`
+    pub image_id: String,
+    pub exit_code: i32,
+    pub oom_killed: bool,
+    /// The engine's sentence when a start failed; else empty.
+    pub error: String,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// A running sandbox's address on our bridge.
+    pub ip: Option<Ipv4Addr>,
+    /// The sandbox whose network it joined, by id.
+    pub joined: Option<String>,
+    pub settings: Settings,
+}
+
+/// How an instance ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    pub exit_code: i32,
+    pub finished_at: Timestamp,
+    /// Kubernetes' word: `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun`.
+    pub reason: &'static str,
+    pub message: Option<String>,
+}
+
+impl Instance {
+    pub fn is_running(&self) -> bool {
+        matches!(self.life, Life::Running | Life::Paused)
+    }
+
+    /// How it ended; `None` while it runs or waits to be started. A start that failed is an end:
+    /// the engine leaves such a container `created`, with an error.
+    pub fn ended(&self) -> Option<Ended> {
+        let (failed_start, exited) =
+            (self.life == Life::Created && !self.error.is_empty(), self.life == Life::Exited);
+        if !failed_start && !exited {
+            return None;
+        }
+        let reason = if failed_start || (self.started_at.is_none() && !self.error.is_empty()) {
+            "ContainerCannotRun"
+        } else if self.oom_killed {
+            "OOMKilled"
+        } else if self.exit_code == 0 {
+            "Completed"
+        } else {
+            "Error"
+        };
+        // A failed start without an exit code of its own is 128, as the container runtimes report it.
+        let exit_code = if failed_start && self.exit_code == 0 { 128 } else { self.exit_code };
+        Some(Ended {
+            exit_code,
+            finished_at: self.finished_at.unwrap_or(self.created_at),
+            reason,
+            message: (!self.error.is_empty()).then(|| self.error.clone()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_identity_are_the_same_thing() {
+        let identity = Identity {
+            installation: "i".into(),
+            pod_uid: "u".into(),
+            pod_namespace: "ns".into(),
+            pod_name: "web-1".into(),
+            container: String::new(),
+            role: Role::Sandbox,
+            attempt: 3,
+            spec_hash: "v1:ab".into(),
+        };
+        assert_eq!(Identity::of_labels(&identity.to_labels()), Some(identity.clone()));
+        assert_eq!(identity.engine_name("ballast"), "ballast_POD_web-1_ns_u_3");
+        let mut foreign = identity.to_labels();
+        foreign.remove(POD_UID);
+        assert_eq!(Identity::of_labels(&foreign), None);
+    }
+}

@@ -1,0 +1,823 @@
+//! Pure: what to do next about one pod, from the pod, its instances and the worker's memory.
+//!
+//! The kubelet's rules (`kuberuntime_manager.go` computePodActions): a sandbox that is gone takes
+//! all its members with it, and they are made anew; init containers run in order, once a sandbox; a
+//! container whose spec hash changed is made anew whatever the restart policy; a failed liveness or
+//! startup probe kills, and then the restart policy counts; a pod whose containers are all done
+//! loses its sandbox. A deleted pod gets SIGTERM once the network withdrew it, then its containers
+//! are removed, then its object. One dead instance a container stays, for `logs --previous`.
+//!
+//! Steps of one plan are done in order; members of a sandbox made in the same plan join it. A step
+//! names ids: whoever performs it has no choice left.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
+
+use crate::node::capacity::Limits;
+use crate::node::container_spec::spec_hash;
+use crate::node::drift;
+use crate::node::image::{self, ImageDecision, ImageState, Waiting};
+use crate::node::instance::{Instance, Life, Role};
+use crate::node::memory::{Memory, Withdrawn};
+use crate::node::probe::Verdict;
+use crate::node::restart::{BackOff, go_duration};
+use crate::object::Object;
+
+/// The kubelet's least time between SIGTERM and SIGKILL.
+const LEAST_GRACE_SECONDS: i64 = 2;
+/// Kubernetes' default `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+
+/// Everything a decision about a pod looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub pod: &'a Pod,
+    /// Every instance of ours with the pod's uid.
+    pub instances: &'a [Instance],
+    pub memory: &'a Memory,
+    pub limits: Limits,
+    pub now: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    Pull {
+        image: String,
+    },
+    /// Create and start.
+    MakeSandbox {
+        attempt: u32,
+    },
+    /// One that was created, and the daemon stopped before it was started.
+    StartSandbox {
+        id: String,
+    },
+    /// Create and start. `sandbox: None` is the one that this plan makes or starts.
+    MakeMember {
+        container: String,
+        role: Role,
+        attempt: u32,
+        sandbox: Option<String>,
+        /// The crash-loop series after this restart.
+        back_off: Option<BackOff>,
+        /// It replaces one that was changed from outside.
+        heals: bool,
+    },
+    StartMember {
+        container: String,
+        id: String,
+    },
+    /// Ask the network to send nothing more to this address.
+    Withdraw {
+        ip: Option<Ipv4Addr>,
+    },
+    Stop {
+        id: String,
+        container: String,
+        grace_seconds: i64,
+    },
+    Remove {
+        id: String,
+    },
+    /// Delete the pod's object, this incarnation only.
+    Finish {
+        uid: String,
+    },
+}
+
+/// A step and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Action {
+    pub step: Step,
+    pub reason: String,
+}
+
+/// What to do, what containers wait for, and when to look again although nothing happened.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodPlan {
+    pub actions: Vec<Action>,
+    /// By container: why it has no running instance.
+    pub waiting: BTreeMap<String, Waiting>,
+    pub look_again: Option<Timestamp>,
+}
+
+impl PodPlan {
+    fn act(&mut self, step: Step, reason: impl Into<String>) {
+        self.actions.push(Action { step, reason: reason.into() });
+    }
+
+    fn wait(&mut self, container: &str, waiting: Waiting, until: Option<Timestamp>) {
+        self.waiting.insert(container.to_owned(), waiting);
+        if let Some(until) = until {
+            self.look_again = Some(self.look_again.map_or(until, |earlier| earlier.min(until)));
+        }
+    }
+}
+
+/// The instance with the highest attempt.
+pub fn latest<'a>(instances: &'a [Instance], role: Role, container: &str) -> Option<&'a Instance> {
+    instances
+        .iter()
+        .filter(|i| i.identity.role == role && i.identity.container == container)
+        .max_by_key(|i| i.identity.attempt)
+}
+
+/// The sandbox that members join: the latest, if it runs.
+pub fn running_sandbox(instances: &[Instance]) -> Option<&Instance> {
+    latest(instances, Role::Sandbox, "").filter(|sandbox| sandbox.is_running())
+}
+
+fn restart_policy(spec: &PodSpec) -> &str {
+    spec.restart_policy.as_deref().unwrap_or("Always")
+}
+
+/// Whether an end with this code is the last one.
+fn stays_down(policy: &str, exit_code: i32) -> bool {
+    policy == "Never" || (policy == "OnFailure" && exit_code == 0)
+}
+
+/// Whether the pod has nothing left to run: every container ended for good, or an init container
+/// failed for good, or that was written into its status before.
+pub fn finished(pod: &Pod, instances: &[Instance]) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return true;
+    }
+    let Some(spec) = &pod.spec else { return false };
+    let policy = restart_policy(spec);
+    if policy == "Always" {
+        return false;
+    }
+    let init_failed = policy == "Never"
+        && spec.init_containers.iter().flatten().any(|container| {
+            latest(instances, Role::Init, &container.name)
+                .and_then(Instance::ended)
+                .is_some_and(|ended| ended.exit_code != 0)
+        });
+    let all_down = spec.containers.iter().all(|container| {
+        let Some(instance) = latest(instances, Role::Container, &container.name) else {
+            return false;
+        };
+        instance.identity.spec_hash == spec_hash(container)
+            && instance.ended().is_some_and(|ended| stays_down(policy, ended.exit_code))
+    });
+    init_failed || all_down
+}
+
+/// Decides.
+pub fn plan(view: &View<'_>) -> PodPlan {
+    let mut plan = PodPlan::default();
+    let Some(spec) = &view.pod.spec else { return plan };
+    if view.pod.metadata.deletion_timestamp.is_some() {
+        terminate(view, spec, &mut plan);
+        return plan;
+    }
+    if finished(view.pod, view.instances) {
+        for instance in view.instances.iter().filter(|i| i.is_running()) {
+            if instance.identity.role == Role::Sandbox {
+                remove(view, instance, "the pod is finished", &mut plan);
+            } else {
+                stop(view, instance, grace(spec), "the pod is finished", &mut plan);
+            }
+        }
+        clean_up(view, None, &mut plan);
+        return plan;
+    }
+    match sandbox(view, &mut plan) {
+        Sandbox::Wait => {
+            for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+                plan.waiting.entry(container.name.clone()).or_insert_with(Waiting::creating);
+            }
+        }
+        Sandbox::New => members(view, spec, None, &mut plan),
+        Sandbox::Running(id) => members(view, spec, Some(&id), &mut plan),
+    }
+    clean_up(view, running_sandbox(view.instances), &mut plan);
+    plan
+}
+
+enum Sandbox {
+    /// Nothing can be started in this pass.
+    Wait,
+    /// This plan makes it.
+    New,
+    Running(String),
+}
+
+fn sandbox(view: &View<'_>, plan: &mut PodPlan) -> Sandbox {
+    let last = latest(view.instances, Role::Sandbox, "");
+    if let Some(running) = last.filter(|sandbox| sandbox.is_running()) {
+        return Sandbox::Running(running.id.clone());
+    }
+    let ended = last.filter(|sandbox| sandbox.ended().is_some());
+    if view.memory.report_only && (ended.is_some() || has_run(view.pod)) {
+        return Sandbox::Wait;
+    }
+    // Members of a dead sandbox hold a network namespace without an interface: they go first, or
+    // the new ones would run beside them.
+    let orphans: Vec<&Instance> = view
+        .instances
+        .iter()
+        .filter(|i| i.identity.role != Role::Sandbox && i.is_running())
+        .collect();
+    for orphan in &orphans {
+        stop(view, orphan, LEAST_GRACE_SECONDS, "its sandbox is gone", plan);
+    }
+    if !orphans.is_empty() {
+        return Sandbox::Wait;
+    }
+    if let Some(failure) = view.memory.failures.get("")
+        && view.now < failure.retry_at()
+    {
+        for container in view.pod.spec.iter().flat_map(|spec| &spec.containers) {
+            plan.wait(&container.name, failure.waiting.clone(), Some(failure.retry_at()));
+        }
+        return Sandbox::Wait;
+    }
+    match last.filter(|sandbox| sandbox.life == Life::Created && sandbox.error.is_empty()) {
+        Some(created) => {
+            plan.act(Step::StartSandbox { id: created.id.clone() }, "it was made, not started");
+        }
+        None => {
+            let attempt = last.map_or(0, |sandbox| sandbox.identity.attempt + 1);
+            let reason =
+                if last.is_some() { "the sandbox is gone" } else { "the pod has no sandbox" };
+            plan.act(Step::MakeSandbox { attempt }, reason);
+        }
+    }
+    Sandbox::New
+}
+
+/// Whether any container of the pod is known to have run.
+fn has_run(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    statuses.into_iter().flatten().any(|status| status.container_id.is_some())
+}
+
+/// Starts, restarts or stops what lives in the sandbox (`None`: the one this plan makes).
+fn members(view: &View<'_>, spec: &PodSpec, sandbox: Option<&str>, plan: &mut PodPlan) {
+    let in_sandbox =
+        |instance: &&Instance| sandbox.is_some() && instance.joined.as_deref() == sandbox;
+    let app_began = view
+        .instances
+        .iter()
+        .filter(in_sandbox)
+        .any(|instance| instance.identity.role == Role::Container);
+    if !app_began {
+        for container in spec.init_containers.iter().flatten() {
+            let present = latest(view.instances, Role::Init, &container.name)
+                .filter(|instance| in_sandbox(instance));
+            let completed = present.and_then(Instance::ended).is_some_and(|end| end.exit_code == 0);
+            if completed {
+                continue;
+            }
+            member(view, spec, container, Role::Init, present, sandbox, plan);
+            for later in &spec.containers {
+                let waiting = Waiting { reason: "PodInitializing", message: None };
+                plan.waiting.entry(later.name.clone()).or_insert(waiting);
+            }
+            return;
+        }
+    }
+    for container in &spec.containers {
+        let present = latest(view.instances, Role::Container, &container.name)
+            .filter(|instance| in_sandbox(instance));
+        member(view, spec, container, Role::Container, present, sandbox, plan);
+    }
+}
+
+/// One container: `present` is its latest instance in the present sandbox.
+fn member(
+    view: &View<'_>,
+    spec: &PodSpec,
+    container: &Container,
+    role: Role,
+    present: Option<&Instance>,
+    sandbox: Option<&str>,
+    plan: &mut PodPlan,
+) {
+    let name = &container.name;
+    let Some(instance) = present else {
+        return make(view, container, role, sandbox, None, false, plan);
+    };
+    let outdated = instance.identity.spec_hash != spec_hash(container);
+    let foreign = role == Role::Container
+        && drift::may_heal(view.memory, name, view.now)
+        && !drift::changed_settings(container, instance, view.limits).is_empty();
+    if instance.is_running() {
+        let verdicts = view.memory.probes.get(&instance.id);
+        let failed =
+            |verdict: Option<&Option<Verdict>>| matches!(verdict, Some(Some(Verdict::Failed(_))));
+        let reason = if outdated {
+            format!("Container {name} definition changed, will be restarted")
+        } else if failed(verdicts.map(|v| &v.startup)) {
+            format!("Container {name} failed startup probe, will be restarted")
+        } else if failed(verdicts.map(|v| &v.liveness)) {
+            format!("Container {name} failed liveness probe, will be restarted")
+        } else if foreign {
+            format!("Container {name} was changed from outside, will be made anew")
+        } else {
+            return;
+        };
+        let probe = [&container.startup_probe, &container.liveness_probe];
+        let own_grace =
+            probe.into_iter().flatten().find_map(|p| p.termination_grace_period_seconds);
+        let grace =
+            if outdated || foreign { grace(spec) } else { own_grace.unwrap_or(grace(spec)) };
+        return stop(view, instance, grace, &reason, plan);
+    }
+    let Some(ended) = instance.ended() else {
+        if ready_to_make(view, container, plan) {
+            let step = Step::StartMember { container: name.clone(), id: instance.id.clone() };
+            plan.act(step, "it was made, not started");
+        }
+        return;
+    };
+    if outdated {
+        return make(view, container, role, sandbox, None, false, plan);
+    }
+    if stays_down(restart_policy(spec), ended.exit_code) || view.memory.report_only {
+        return;
+    }
+    if foreign {
+        return make(view, container, role, sandbox, None, true, plan);
+    }
+    let series = container.image.as_deref().unwrap_or_default();
+    let before = view.memory.back_offs.get(name);
+    if let Some(until) = before.and_then(|b| b.holds(series, ended.finished_at, view.now)) {
+        let delay = before.map_or(SignedDuration::ZERO, |back_off| back_off.delay);
+        let key = view.pod.key();
+        let message = format!(
+            "back-off {} restarting failed container={name} pod={}_{}({})",
+            go_duration(delay),
+            key.name,
+            key.namespace,
+            view.pod.uid()
+        );
+        return plan.wait(name, Waiting::new("CrashLoopBackOff", message), Some(until));
+    }
+    let back_off = BackOff::grown(before, series, ended.finished_at, view.now);
+    make(view, container, role, sandbox, Some(back_off), false, plan);
+}
+
+/// Whether nothing stands in the way of making a container; else says what does.
+fn ready_to_make(view: &View<'_>, container: &Container, plan: &mut PodPlan) -> bool {
+    if let Some(waiting) = &view.memory.unready {
+        plan.wait(&container.name, waiting.clone(), None);
+        return false;
+    }
+    if let Some(failure) = view.memory.failures.get(&container.name)
+        && view.now < failure.retry_at()
+    {
+        plan.wait(&container.name, failure.waiting.clone(), Some(failure.retry_at()));
+        return false;
+    }
+    true
+}
+
+fn make(
+    view: &View<'_>,
+    container: &Container,
+    role: Role,
+    sandbox: Option<&str>,
+    back_off: Option<BackOff>,
+    heals: bool,
+    plan: &mut PodPlan,
+) {
+    let name = &container.name;
+    let image = container.image.clone().unwrap_or_default();
+    let unknown = ImageState::default();
+    let state = view.memory.images.get(&image).unwrap_or(&unknown);
+    let last = latest(view.instances, role, name);
+    let begun = view.pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |at| at.0);
+    let needed_since = last.map_or(begun, |instance| instance.created_at);
+    match image::decide(container, state, needed_since, view.now) {
+        ImageDecision::Ready => {}
+        ImageDecision::Pull => {
+            let step = Step::Pull { image };
+            if !plan.actions.iter().any(|action| action.step == step) {
+                plan.act(step, "the image is needed");
+            }
+            return plan.wait(name, Waiting::creating(), None);
+        }
+        ImageDecision::Wait { waiting, until } => return plan.wait(name, waiting, until),
+    }
+    if !ready_to_make(view, container, plan) {
+        return;
+    }
+    let stored = stored_status(view.pod, role, name);
+    // An instance that somebody removed leaves its count in the stored status only.
+    let counted = stored
+        .filter(|status| status.container_id.is_some())
+        .and_then(|status| u32::try_from(status.restart_count + 1).ok());
+    let attempt = last.map(|i| i.identity.attempt + 1).into_iter().chain(counted).max();
+    if view.memory.report_only && attempt.is_some() && last.is_none() {
+        return;
+    }
+    let reason = match last.and_then(Instance::ended) {
+        Some(ended) => format!("it ended with code {}", ended.exit_code),
+        None => "it does not exist".to_owned(),
+    };
+    let step = Step::MakeMember {
+        container: name.clone(),
+        role,
+        attempt: attempt.unwrap_or(0),
+        sandbox: sandbox.map(str::to_owned),
+        back_off,
+        heals,
+    };
+    plan.waiting.insert(name.clone(), Waiting::creating());
+    plan.act(step, reason);
+}
+
+/// The status the API holds of a container.
+pub fn stored_status<'a>(pod: &'a Pod, role: Role, container: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let list = match role {
+        Role::Init => status.init_container_statuses.as_ref(),
+        _ => status.container_statuses.as_ref(),
+    };
+    list?.iter().find(|status| status.name == container)
+}
+
+fn grace(spec: &PodSpec) -> i64 {
+    spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).max(1)
+}
+
+fn stop(
+    view: &View<'_>,
+    instance: &Instance,
+    grace_seconds: i64,
+    reason: &str,
+    plan: &mut PodPlan,
+) {
+    if !view.memory.stopping.contains(&instance.id) {
+        let step = Step::Stop {
+            id: instance.id.clone(),
+            container: instance.identity.container.clone(),
+            grace_seconds,
+        };
+        plan.act(step, reason);
+    }
+}
+
+fn remove(view: &View<'_>, instance: &Instance, reason: &str, plan: &mut PodPlan) {
+    if !view.memory.removing.contains(&instance.id) {
+        plan.act(Step::Remove { id: instance.id.clone() }, reason);
+    }
+}
+
+/// A deleted pod: withdraw, stop, remove, and only then let the object go.
+fn terminate(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
+    let members = || view.instances.iter().filter(|i| i.identity.role != Role::Sandbox);
+    if members().any(Instance::is_running) {
+        match view.memory.withdrawal {
+            Withdrawn::NotAsked => {
+                let ip = running_sandbox(view.instances).and_then(|sandbox| sandbox.ip);
+                plan.act(Step::Withdraw { ip }, "the pod is deleted");
+            }
+            Withdrawn::Asked => {}
+            Withdrawn::Done => {
+                let grace = remaining_grace(view, spec);
+                for instance in members().filter(|i| i.is_running()) {
+                    let name = &instance.identity.container;
+                    stop(view, instance, grace, &format!("Stopping container {name}"), plan);
+                }
+            }
+        }
+        return;
+    }
+    for instance in view.instances {
+        remove(view, instance, "the pod is deleted", plan);
+    }
+    if view.instances.is_empty() {
+        let step = Step::Finish { uid: view.pod.uid().to_owned() };
+        plan.act(step, "its containers are gone");
+    }
+}
+
+/// The whole grace when the stop follows the deletion at once (the wait for the network is not the
+/// container's fault); what is left of it when the daemon was away in between.
+fn remaining_grace(view: &View<'_>, spec: &PodSpec) -> i64 {
+    let meta = &view.pod.metadata;
+    let whole = meta.deletion_grace_period_seconds.unwrap_or(grace(spec)).max(1);
+    let left = meta
+        .deletion_timestamp
+        .as_ref()
+        .map_or(whole, |deadline| deadline.0.duration_since(view.now).as_secs());
+    if left + 4 >= whole { whole } else { left.clamp(LEAST_GRACE_SECONDS, whole.max(2)) }
+}
+
+/// Keeps the latest instance of a container and the one before; of sandboxes the present one.
+fn clean_up(view: &View<'_>, sandbox: Option<&Instance>, plan: &mut PodPlan) {
+    let mut by_container: BTreeMap<(Role, &str), Vec<&Instance>> = BTreeMap::new();
+    for instance in view.instances {
+        let identity = &instance.identity;
+        by_container.entry((identity.role, &identity.container)).or_default().push(instance);
+    }
+    for ((role, _), mut instances) in by_container {
+        instances.sort_by_key(|instance| std::cmp::Reverse(instance.identity.attempt));
+        let kept = if role == Role::Sandbox { 1 } else { 2 };
+        for old in instances.into_iter().skip(kept) {
+            let is_current = sandbox.is_some_and(|sandbox| sandbox.id == old.id);
+            if !is_current && (!old.is_running() || role == Role::Sandbox) {
+                remove(view, old, "a later attempt took its place", plan);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::node::container_spec;
+    use crate::node::instance::{Identity, Settings};
+    use serde_json::json;
+
+    pub(crate) fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + second).expect("a time")
+    }
+
+    pub(crate) fn pod(mut extra: serde_json::Value) -> Pod {
+        let mut spec = json!({"containers": [{"name": "web", "image": "web:1"}]});
+        if let Some(fields) = extra.get_mut("spec").map(serde_json::Value::take) {
+            json_patch::merge(&mut spec, &fields);
+        }
+        let mut whole =
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec});
+        for part in ["metadata", "status"] {
+            if let Some(fields) = extra.get(part) {
+                json_patch::merge(&mut whole, &json!({part: fields}));
+            }
+        }
+        serde_json::from_value(whole).expect("a pod")
+    }
+
+    pub(crate) fn instance(pod: &Pod, role: Role, container: &str, attempt: u32) -> Instance {
+        let spec = pod.spec.as_ref().expect("a spec");
+        let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let made_of = all().find(|c| c.name == container);
+        let settings = match made_of {
+            Some(container) => container_spec::wanted_settings(container),
+            None => Settings { restart_policy: "no".into(), ..Settings::default() },
+        };
+        let id = format!("{}-{attempt}", if container.is_empty() { "sandbox" } else { container });
+        Instance {
+            name: id.clone(),
+            id,
+            identity: Identity {
+                installation: "i".into(),
+                pod_uid: "u".into(),
+                pod_namespace: "n".into(),
+                pod_name: "p".into(),
+                container: container.into(),
+                role,
+                attempt,
+                spec_hash: made_of.map_or_else(container_spec::sandbox_hash, spec_hash),
+            },
+            life: Life::Running,
+            image_id: "sha256:1".into(),
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            created_at: at(0),
+            started_at: Some(at(0)),
+            finished_at: None,
+            ip: (role == Role::Sandbox).then_some(Ipv4Addr::new(10, 42, 0, 2)),
+            joined: (role != Role::Sandbox).then(|| "sandbox-0".into()),
+            settings,
+        }
+    }
+
+    pub(crate) fn ended(mut instance: Instance, code: i32, second: i64) -> Instance {
+        instance.life = Life::Exited;
+        instance.exit_code = code;
+        instance.finished_at = Some(at(second));
+        instance
+    }
+
+    pub(crate) fn with_image() -> Memory {
+        let present =
+            ImageState { present: Some(Some("sha256:1".into())), ..ImageState::default() };
+        Memory { images: [("web:1".to_owned(), present)].into(), ..Memory::default() }
+    }
+
+    /// `step because reason`, one a line.
+    fn told(pod: &Pod, instances: &[Instance], memory: &Memory, second: i64) -> String {
+        let limits = Limits { memory: true, swap: true, cpu_quota: true, cpu_shares: true };
+        let view = View { pod, instances, memory, limits, now: at(second) };
+        let plan = plan(&view);
+        let mut lines: Vec<String> =
+            plan.actions.iter().map(|a| format!("{:?} because {}", a.step, a.reason)).collect();
+        let waits = plan.waiting.iter().map(|(name, wait)| format!("{name}: {}", wait.reason));
+        lines.extend(waits);
+        lines.join("\n")
+    }
+
+    #[test]
+    fn a_new_pod_gets_sandbox_and_container_in_one_plan() {
+        let pod = pod(json!({}));
+        assert_eq!(
+            told(&pod, &[], &with_image(), 0),
+            "MakeSandbox { attempt: 0 } because the pod has no sandbox\n\
+         MakeMember { container: \"web\", role: Container, attempt: 0, sandbox: None, back_off: None, heals: false } because it does not exist\n\
+         web: ContainerCreating"
+        );
+    }
+
+    #[test]
+    fn an_absent_image_is_pulled_while_the_sandbox_is_made() {
+        let pod = pod(json!({}));
+        let absent = ImageState { present: Some(None), ..ImageState::default() };
+        let memory = Memory { images: [("web:1".to_owned(), absent)].into(), ..Memory::default() };
+        let plan = told(&pod, &[], &memory, 0);
+        assert!(
+            plan.contains("MakeSandbox") && plan.contains("Pull") && !plan.contains("MakeMember")
+        );
+    }
+
+    #[test]
+    fn a_running_pod_is_left_alone() {
+        let pod = pod(json!({}));
+        let instances =
+            [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        assert_eq!(told(&pod, &instances, &with_image(), 0), "");
+    }
+
+    #[test]
+    fn what_was_made_but_not_started_is_started_not_made_again() {
+        let pod = pod(json!({}));
+        let sandbox = Instance { life: Life::Created, ..instance(&pod, Role::Sandbox, "", 0) };
+        let plan = told(&pod, &[sandbox], &with_image(), 0);
+        assert!(plan.starts_with("StartSandbox { id: \"sandbox-0\" }"), "{plan}");
+        let member = Instance {
+            life: Life::Created,
+            started_at: None,
+            ..instance(&pod, Role::Container, "web", 0)
+        };
+        let instances = [instance(&pod, Role::Sandbox, "", 0), member];
+        let plan = told(&pod, &instances, &with_image(), 0);
+        assert!(plan.starts_with("StartMember { container: \"web\", id: \"web-0\" }"), "{plan}");
+    }
+
+    #[test]
+    fn init_containers_run_one_after_the_other() {
+        let pod = pod(json!({"spec": {"initContainers": [
+        {"name": "one", "image": "web:1"}, {"name": "two", "image": "web:1"}]}}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let running = [sandbox.clone(), instance(&pod, Role::Init, "one", 0)];
+        assert_eq!(told(&pod, &running, &with_image(), 0), "web: PodInitializing");
+        let done = [sandbox, ended(instance(&pod, Role::Init, "one", 0), 0, 1)];
+        let plan = told(&pod, &done, &with_image(), 1);
+        assert!(plan.starts_with("MakeMember { container: \"two\", role: Init"), "{plan}");
+    }
+
+    #[test]
+    fn the_first_restart_is_immediate_and_the_second_waits_ten_seconds() {
+        let pod = pod(json!({}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let first = [sandbox.clone(), ended(instance(&pod, Role::Container, "web", 0), 1, 5)];
+        let plan = told(&pod, &first, &with_image(), 5);
+        assert!(plan.contains("attempt: 1") && plan.contains("it ended with code 1"), "{plan}");
+        let mut memory = with_image();
+        memory.back_offs.insert("web".into(), BackOff::grown(None, "web:1", at(5), at(5)));
+        let second = [sandbox, ended(instance(&pod, Role::Container, "web", 1), 1, 6)];
+        assert_eq!(told(&pod, &second, &memory, 7), "web: CrashLoopBackOff");
+        assert!(told(&pod, &second, &memory, 16).contains("attempt: 2"));
+    }
+
+    #[test]
+    fn restart_policies_decide_which_ends_are_final() {
+        let run = |policy: &str, code: i32| {
+            let pod = pod(json!({"spec": {"restartPolicy": policy}}));
+            let sandbox = instance(&pod, Role::Sandbox, "", 0);
+            told(
+                &pod,
+                &[sandbox, ended(instance(&pod, Role::Container, "web", 0), code, 1)],
+                &with_image(),
+                1,
+            )
+        };
+        assert!(run("Always", 0).contains("MakeMember"));
+        assert!(run("OnFailure", 1).contains("MakeMember"));
+        assert!(
+            run("OnFailure", 0)
+                .contains("Remove { id: \"sandbox-0\" } because the pod is finished")
+        );
+        assert!(run("Never", 1).contains("the pod is finished"));
+    }
+
+    #[test]
+    fn a_dead_sandbox_takes_its_members_with_it() {
+        let pod = pod(json!({}));
+        let dead = ended(instance(&pod, Role::Sandbox, "", 0), 137, 9);
+        let member = instance(&pod, Role::Container, "web", 0);
+        let plan = told(&pod, &[dead.clone(), member.clone()], &with_image(), 9);
+        assert!(plan.starts_with("Stop { id: \"web-0\""), "{plan}");
+        let plan = told(&pod, &[dead, ended(member, 137, 10)], &with_image(), 10);
+        assert!(
+            plan.starts_with("MakeSandbox { attempt: 1 } because the sandbox is gone"),
+            "{plan}"
+        );
+        assert!(plan.contains(
+            "MakeMember { container: \"web\", role: Container, attempt: 1, sandbox: None"
+        ));
+    }
+
+    #[test]
+    fn a_failed_liveness_probe_kills_and_a_changed_setting_makes_anew() {
+        let pod = pod(json!({}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let member = instance(&pod, Role::Container, "web", 0);
+        let mut memory = with_image();
+        let failed = crate::node::memory::Verdicts {
+            liveness: Some(Verdict::Failed("no".into())),
+            ..Default::default()
+        };
+        memory.probes.insert("web-0".into(), failed);
+        let plan = told(&pod, &[sandbox.clone(), member.clone()], &memory, 0);
+        assert!(plan.contains("failed liveness probe"), "{plan}");
+
+        let mut changed = member;
+        changed.settings.memory = 1 << 20;
+        let plan = told(&pod, &[sandbox.clone(), changed.clone()], &with_image(), 0);
+        assert!(plan.contains("changed from outside"), "{plan}");
+        let plan = told(&pod, &[sandbox.clone(), ended(changed.clone(), 143, 1)], &with_image(), 1);
+        assert!(plan.contains("heals: true"), "{plan}");
+        let report = Memory { report_only: true, ..with_image() };
+        assert_eq!(told(&pod, &[sandbox, changed], &report, 0), "");
+    }
+
+    #[test]
+    fn a_removed_container_comes_back_with_a_higher_attempt() {
+        let pod = pod(
+            json!({"status": {"containerStatuses": [{"name": "web", "image": "", "imageID": "",
+        "ready": true, "restartCount": 2, "containerID": "docker://x"}]}}),
+        );
+        let plan = told(&pod, &[instance(&pod, Role::Sandbox, "", 0)], &with_image(), 0);
+        assert!(plan.contains("attempt: 3"), "{plan}");
+    }
+
+    #[test]
+    fn deletion_withdraws_stops_removes_and_finishes() {
+        let pod = pod(
+            json!({"metadata": {"deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 30}}),
+        );
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let member = instance(&pod, Role::Container, "web", 0);
+        let running = [sandbox.clone(), member.clone()];
+        let mut memory = with_image();
+        assert!(told(&pod, &running, &memory, 0).starts_with("Withdraw { ip: Some(10.42.0.2) }"));
+        memory.withdrawal = Withdrawn::Asked;
+        assert_eq!(told(&pod, &running, &memory, 0), "");
+        memory.withdrawal = Withdrawn::Done;
+        let plan = told(&pod, &running, &memory, 1);
+        assert!(
+            plan.starts_with("Stop { id: \"web-0\", container: \"web\", grace_seconds: 30 }"),
+            "{plan}"
+        );
+        // The daemon was away for most of the grace.
+        assert!(told(&pod, &running, &memory, 25).contains("grace_seconds: 5"));
+        let down = [sandbox, ended(member, 0, 2)];
+        let plan = told(&pod, &down, &memory, 2);
+        assert!(
+            plan.contains("Remove { id: \"sandbox-0\" }")
+                && plan.contains("Remove { id: \"web-0\" }")
+        );
+        assert!(told(&pod, &[], &memory, 3).starts_with("Finish { uid: \"u\" }"));
+    }
+
+    #[test]
+    fn one_dead_instance_a_container_is_kept() {
+        let pod = pod(json!({}));
+        let instances = [
+            instance(&pod, Role::Sandbox, "", 0),
+            ended(instance(&pod, Role::Container, "web", 0), 1, 1),
+            ended(instance(&pod, Role::Container, "web", 1), 1, 2),
+            instance(&pod, Role::Container, "web", 2),
+        ];
+        assert_eq!(
+            told(&pod, &instances, &with_image(), 3),
+            "Remove { id: \"web-0\" } because a later attempt took its place"
+        );
+    }
+
+    #[test]
+    fn failures_and_missing_config_wait_with_their_reason() {
+        let pod = pod(json!({}));
+        let sandbox = [instance(&pod, Role::Sandbox, "", 0)];
+        let mut memory = with_image();
+        let waiting = Waiting::new("CreateContainerConfigError", "configmap \"c\" not found");
+        memory.failures.insert(
+            "web".into(),
+            crate::node::memory::Failure::after(None, waiting.clone(), at(0)),
+        );
+        assert_eq!(told(&pod, &sandbox, &memory, 0), "web: CreateContainerConfigError");
+        assert!(told(&pod, &sandbox, &memory, 1).contains("MakeMember"));
+        memory.unready = Some(Waiting::creating());
+        assert_eq!(told(&pod, &sandbox, &memory, 1), "web: ContainerCreating");
+    }
+}

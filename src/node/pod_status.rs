@@ -1,0 +1,472 @@
+//! Pure: the whole PodStatus, from the pod, its instances, the worker's memory and the plan.
+//!
+//! Phases, reasons and messages are the kubelet's (`kubelet_pods.go` getPhase, `status/generate.go`).
+//! `restartCount` is the attempt, and never decreases: an instance that somebody removed leaves its
+//! count in the stored status. Times have whole seconds, as Kubernetes writes them.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::node::container_spec::{is_host_network, qos_class};
+use crate::node::image::Waiting;
+use crate::node::instance::{Instance, Life, Role};
+use crate::node::memory::{Memory, Verdicts};
+use crate::node::pod_plan::{self, PodPlan, View, stored_status};
+use crate::node::probe::Verdict;
+use crate::object::condition;
+
+/// Whole seconds.
+pub fn time(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
+
+/// The status to store, given the node's own address.
+pub fn pod_status(view: &View<'_>, plan: &PodPlan, host_ip: Ipv4Addr) -> PodStatus {
+    let pod = view.pod;
+    let spec = pod.spec.clone().unwrap_or_default();
+    let stored = pod.status.clone().unwrap_or_default();
+    let init = statuses(view, plan, &spec.init_containers.clone().unwrap_or_default(), Role::Init);
+    let containers = statuses(view, plan, &spec.containers, Role::Container);
+    let phase = phase(view, &spec, &init, &containers);
+    let sandbox = pod_plan::running_sandbox(view.instances);
+    let ip = if is_host_network(pod) {
+        sandbox.map(|_| host_ip.to_string())
+    } else {
+        sandbox.and_then(|sandbox| sandbox.ip).map(|ip| ip.to_string())
+    };
+    // A finished or ending pod keeps the address it had: its endpoints are told by it.
+    let keeps =
+        matches!(phase, "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some();
+    let ip = if keeps { ip.or_else(|| stored.pod_ip.clone()) } else { ip };
+    let conditions = conditions(view, &spec, &stored, phase, &init, &containers, ip.is_some());
+    PodStatus {
+        phase: Some(phase.to_owned()),
+        conditions: Some(conditions),
+        host_ip: Some(host_ip.to_string()),
+        host_ips: Some(vec![HostIP { ip: host_ip.to_string() }]),
+        pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
+        pod_ip: ip,
+        start_time: stored.start_time.clone().or_else(|| Some(time(view.now))),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        container_statuses: Some(containers),
+        qos_class: Some(qos_class(pod).to_owned()),
+        observed_generation: stored.observed_generation.and(pod.metadata.generation),
+        ..stored
+    }
+}
+
+fn statuses(
+    view: &View<'_>,
+    plan: &PodPlan,
+    containers: &[Container],
+    role: Role,
+) -> Vec<ContainerStatus> {
+    containers.iter().map(|container| container_status(view, plan, container, role)).collect()
+}
+
+fn running(instance: &Instance) -> ContainerState {
+    let started_at = instance.started_at.map(time);
+    ContainerState {
+        running: Some(ContainerStateRunning { started_at }),
+        ..ContainerState::default()
+    }
+}
+
+fn waiting(waiting: &Waiting) -> ContainerState {
+    ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(waiting.reason.to_owned()),
+            message: waiting.message.clone(),
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn terminated(instance: &Instance) -> Option<ContainerState> {
+    let ended = instance.ended()?;
+    Some(ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            container_id: Some(container_id(instance)),
+            exit_code: ended.exit_code,
+            finished_at: Some(time(ended.finished_at)),
+            started_at: instance.started_at.map(time),
+            reason: Some(ended.reason.to_owned()),
+            message: ended.message,
+            signal: None,
+        }),
+        ..ContainerState::default()
+    })
+}
+
+fn container_id(instance: &Instance) -> String {
+    format!("docker://{}", instance.id)
+}
+
+fn container_status(
+    view: &View<'_>,
+    plan: &PodPlan,
+    container: &Container,
+    role: Role,
+) -> ContainerStatus {
+    let name = &container.name;
+    let stored = stored_status(view.pod, role, name);
+    let mut attempts: Vec<&Instance> = view
+        .instances
+        .iter()
+        .filter(|i| i.identity.role == role && i.identity.container == *name)
+        .collect();
+    attempts.sort_by_key(|instance| std::cmp::Reverse(instance.identity.attempt));
+    let current = attempts.first().copied();
+    // What is not started yet has no place of its own: the one before is what `lastState` tells.
+    let before = attempts.iter().skip(1).find_map(|instance| terminated(instance));
+    let stored_last = || {
+        let status = stored?;
+        let last = status.last_state.clone().filter(|state| state.terminated.is_some());
+        let ended = status.state.clone().filter(|state| state.terminated.is_some());
+        last.or(ended.filter(|_| current.is_none()))
+    };
+    let default_wait = Waiting::creating();
+    let wait = plan.waiting.get(name);
+    let (state, last) = match current {
+        Some(instance) if instance.is_running() => (running(instance), before.or_else(stored_last)),
+        Some(instance) => match (terminated(instance), wait) {
+            (Some(end), Some(wait)) => (waiting(wait), Some(end)),
+            (Some(end), None) => (end, before.or_else(stored_last)),
+            (None, wait) => (waiting(wait.unwrap_or(&default_wait)), before.or_else(stored_last)),
+        },
+        None => (waiting(wait.unwrap_or(&default_wait)), stored_last()),
+    };
+    let counted = current.map_or(0, |i| i32::try_from(i.identity.attempt).unwrap_or(i32::MAX));
+    let restart_count = counted.max(stored.map_or(0, |status| status.restart_count));
+    let started = current.is_some_and(|instance| is_started(instance, container, view.memory));
+    let ready = match role {
+        Role::Init => state.terminated.as_ref().is_some_and(|end| end.exit_code == 0),
+        _ => started && current.is_some_and(|i| is_ready(i, container, view.memory)),
+    };
+    ContainerStatus {
+        name: name.clone(),
+        state: Some(state),
+        last_state: Some(last.unwrap_or_default()),
+        ready,
+        restart_count,
+        image: container.image.clone().unwrap_or_default(),
+        image_id: current.map_or_else(
+            || stored.map(|status| status.image_id.clone()).unwrap_or_default(),
+            |instance| instance.image_id.clone(),
+        ),
+        container_id: current
+            .filter(|instance| instance.life != Life::Created || instance.ended().is_some())
+            .map(container_id)
+            .or_else(|| stored.and_then(|status| status.container_id.clone())),
+        started: Some(started),
+        ..ContainerStatus::default()
+    }
+}
+
+fn verdicts<'a>(instance: &Instance, memory: &'a Memory) -> Option<&'a Verdicts> {
+    memory.probes.get(&instance.id)
+}
+
+/// Running, and past its startup probe if it has one.
+pub fn is_started(instance: &Instance, container: &Container, memory: &Memory) -> bool {
+    let passed =
+        || verdicts(instance, memory).and_then(|v| v.startup.as_ref()) == Some(&Verdict::Passed);
+    instance.life == Life::Running && (container.startup_probe.is_none() || passed())
+}
+
+fn is_ready(instance: &Instance, container: &Container, memory: &Memory) -> bool {
+    container.readiness_probe.is_none()
+        || verdicts(instance, memory).and_then(|v| v.readiness.as_ref()) == Some(&Verdict::Passed)
+}
+
+fn phase(
+    view: &View<'_>,
+    spec: &PodSpec,
+    init: &[ContainerStatus],
+    containers: &[ContainerStatus],
+) -> &'static str {
+    let stored = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    match stored {
+        Some("Succeeded") => return "Succeeded",
+        Some("Failed") => return "Failed",
+        _ => {}
+    }
+    let terminated =
+        |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
+    let never = spec.restart_policy.as_deref() == Some("Never");
+    let init_failed =
+        never && init.iter().any(|s| terminated(s).is_some_and(|end| end.exit_code != 0));
+    if init_failed {
+        return "Failed";
+    }
+    let began = containers.iter().any(|status| {
+        let state = status.state.as_ref();
+        state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+            || status.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
+    });
+    if !began && init.iter().any(|status| !status.ready) {
+        return "Pending";
+    }
+    let never_ran = |status: &ContainerStatus| {
+        status.state.as_ref().is_some_and(|state| state.waiting.is_some())
+            && status.last_state.as_ref().is_none_or(|state| state.terminated.is_none())
+    };
+    if containers.iter().any(never_ran) {
+        return "Pending";
+    }
+    let always = !matches!(spec.restart_policy.as_deref(), Some("Never" | "OnFailure"));
+    let ends: Vec<_> = containers.iter().filter_map(terminated).collect();
+    if always || ends.len() < containers.len() {
+        return "Running";
+    }
+    if ends.iter().all(|end| end.exit_code == 0) {
+        "Succeeded"
+    } else if never {
+        "Failed"
+    } else {
+        "Running"
+    }
+}
+
+/// A condition's status with its reason and message.
+struct Verdict3(bool, Option<&'static str>, Option<String>);
+
+fn unready(
+    phase: &str,
+    statuses: &[ContainerStatus],
+    reason: &'static str,
+    word: &str,
+) -> Verdict3 {
+    match phase {
+        "Succeeded" => return Verdict3(false, Some("PodCompleted"), None),
+        "Failed" => return Verdict3(false, Some("PodFailed"), None),
+        _ => {}
+    }
+    let names: Vec<&str> =
+        statuses.iter().filter(|status| !status.ready).map(|status| &*status.name).collect();
+    if names.is_empty() {
+        return Verdict3(true, None, None);
+    }
+    let message = format!("containers with {word} status: [{}]", names.join(" "));
+    Verdict3(false, Some(reason), Some(message))
+}
+
+fn conditions(
+    view: &View<'_>,
+    spec: &PodSpec,
+    stored: &PodStatus,
+    phase: &str,
+    init: &[ContainerStatus],
+    containers: &[ContainerStatus],
+    has_address: bool,
+) -> Vec<PodCondition> {
+    let before = stored.conditions.clone().unwrap_or_default();
+    let containers_ready = unready(phase, containers, "ContainersNotReady", "unready");
+    let mut initialized = unready("", init, "ContainersNotInitialized", "incomplete");
+    let app_began = containers.iter().any(|status| status.container_id.is_some());
+    if phase == "Succeeded" {
+        initialized = Verdict3(true, Some("PodCompleted"), None);
+    } else if app_began {
+        initialized = Verdict3(true, None, None);
+    }
+    let missing_gates: Vec<&str> = spec
+        .readiness_gates
+        .iter()
+        .flatten()
+        .map(|gate| gate.condition_type.as_str())
+        .filter(|gate| !condition::is_true(&before, gate))
+        .collect();
+    let ready = if containers_ready.0 && !missing_gates.is_empty() {
+        let message = format!(
+            "corresponding condition of pod readiness gate \"{}\" does not exist.",
+            missing_gates[0]
+        );
+        Verdict3(false, Some("ReadinessGatesNotReady"), Some(message))
+    } else {
+        Verdict3(containers_ready.0, containers_ready.1, containers_ready.2.clone())
+    };
+    let has_sandbox = pod_plan::running_sandbox(view.instances).is_some() && has_address;
+    let scheduled = condition::find(&before, "PodScheduled").cloned();
+    let mut list = Vec::new();
+    for (name, Verdict3(holds, reason, message)) in [
+        ("PodReadyToStartContainers", Verdict3(has_sandbox, None, None)),
+        ("Initialized", initialized),
+        ("Ready", ready),
+        ("ContainersReady", containers_ready),
+        ("PodScheduled", Verdict3(true, None, None)),
+    ] {
+        let old = condition::find(&before, name);
+        let status = if holds { "True" } else { "False" };
+        let new = PodCondition {
+            type_: name.to_owned(),
+            status: status.to_owned(),
+            reason: reason.map(str::to_owned),
+            message,
+            last_transition_time: Some(time(view.now)),
+            observed_generation: old.and_then(|old| old.observed_generation),
+            ..PodCondition::default()
+        };
+        match (name, &scheduled) {
+            ("PodScheduled", Some(scheduled)) => list.push(scheduled.clone()),
+            _ => {
+                // With the old one in place the transition time moves only with the status.
+                list.extend(old.cloned());
+                condition::set(&mut list, new);
+            }
+        }
+    }
+    let others = before.into_iter().filter(|old| condition::find(&list, &old.type_).is_none());
+    let others: Vec<PodCondition> = others.collect();
+    list.extend(others);
+    list
+}
+
+/// The pod's address, as far as it is known.
+pub fn pod_ip(pod: &Pod, instances: &[Instance], host_ip: Ipv4Addr) -> Option<Ipv4Addr> {
+    let sandbox = pod_plan::running_sandbox(instances)?;
+    if is_host_network(pod) { Some(host_ip) } else { sandbox.ip }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::capacity::Limits;
+    use crate::node::pod_plan::plan;
+    use crate::node::pod_plan::tests::{at, ended, instance, pod, with_image};
+    use crate::node::restart::BackOff;
+    use serde_json::json;
+
+    const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+    fn status(pod: &Pod, instances: &[Instance], memory: &Memory, second: i64) -> PodStatus {
+        let limits = Limits::default();
+        let view = View { pod, instances, memory, limits, now: at(second) };
+        pod_status(&view, &plan(&view), HOST)
+    }
+
+    fn truth(status: &PodStatus, name: &str) -> String {
+        let list = status.conditions.clone().unwrap_or_default();
+        let found = condition::find(&list, name).expect("the condition");
+        format!("{} {}", found.status, found.reason.clone().unwrap_or_default()).trim().to_owned()
+    }
+
+    #[test]
+    fn a_running_pod_looks_as_a_real_kubelet_writes_it() {
+        let pod = pod(json!({}));
+        let instances =
+            [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        let status = status(&pod, &instances, &with_image(), 9);
+        let types: Vec<_> = status.conditions.iter().flatten().map(|c| &*c.type_).collect();
+        assert_eq!(
+            types,
+            [
+                "PodReadyToStartContainers",
+                "Initialized",
+                "Ready",
+                "ContainersReady",
+                "PodScheduled"
+            ]
+        );
+        assert!(status.conditions.iter().flatten().all(|c| c.status == "True"));
+        assert_eq!(
+            serde_json::to_value(&status.container_statuses).expect("JSON"),
+            json!([{"name": "web", "state": {"running": {"startedAt": "1970-01-12T13:46:40Z"}},
+            "lastState": {}, "ready": true, "restartCount": 0, "image": "web:1",
+            "imageID": "sha256:1", "containerID": "docker://web-0", "started": true}])
+        );
+        assert_eq!(status.phase.as_deref(), Some("Running"));
+        assert_eq!(
+            (status.pod_ip.as_deref(), status.host_ip.as_deref()),
+            (Some("10.42.0.2"), Some("192.0.2.2"))
+        );
+        assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
+    }
+
+    #[test]
+    fn readiness_and_startup_probes_gate_ready() {
+        let pod = pod(json!({"spec": {"containers": [{"name": "web", "image": "web:1",
+        "readinessProbe": {"tcpSocket": {"port": 1}}, "startupProbe": {"tcpSocket": {"port": 1}}}]}}));
+        let instances =
+            [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        let mut memory = with_image();
+        let now = status(&pod, &instances, &memory, 1);
+        assert_eq!(truth(&now, "Ready"), "False ContainersNotReady");
+        assert_eq!(now.container_statuses.expect("one")[0].started, Some(false));
+        let both = Verdicts {
+            startup: Some(Verdict::Passed),
+            readiness: Some(Verdict::Passed),
+            liveness: None,
+        };
+        memory.probes.insert("web-0".into(), both);
+        assert_eq!(truth(&status(&pod, &instances, &memory, 2), "Ready"), "True");
+    }
+
+    #[test]
+    fn a_crash_loop_is_told_in_the_reference_words() {
+        let pod = pod(json!({}));
+        let mut memory = with_image();
+        memory.back_offs.insert("web".into(), BackOff::grown(None, "web:1", at(5), at(5)));
+        let dead = ended(instance(&pod, Role::Container, "web", 1), 1, 6);
+        let status = status(&pod, &[instance(&pod, Role::Sandbox, "", 0), dead], &memory, 7);
+        let web = &status.container_statuses.as_ref().expect("one")[0];
+        let waiting = web.state.as_ref().and_then(|s| s.waiting.clone()).expect("waiting");
+        assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
+        assert_eq!(
+            waiting.message.as_deref(),
+            Some("back-off 10s restarting failed container=web pod=p_n(u)")
+        );
+        assert_eq!(web.restart_count, 1);
+        let last = web.last_state.as_ref().and_then(|s| s.terminated.clone()).expect("the end");
+        assert_eq!((last.exit_code, last.reason.as_deref()), (1, Some("Error")));
+        assert_eq!(status.phase.as_deref(), Some("Running"));
+    }
+
+    #[test]
+    fn ends_become_phases() {
+        let run = |policy: &str, code: i32| {
+            let pod = pod(json!({"spec": {"restartPolicy": policy}}));
+            let dead = ended(instance(&pod, Role::Container, "web", 0), code, 1);
+            let status =
+                status(&pod, &[instance(&pod, Role::Sandbox, "", 0), dead], &with_image(), 2);
+            format!("{} {}", status.phase.clone().expect("a phase"), truth(&status, "Ready"))
+        };
+        assert_eq!(run("Never", 0), "Succeeded False PodCompleted");
+        assert_eq!(run("Never", 3), "Failed False PodFailed");
+        assert_eq!(run("OnFailure", 0), "Succeeded False PodCompleted");
+    }
+
+    #[test]
+    fn an_init_container_keeps_the_pod_pending() {
+        let pod = pod(json!({"spec": {"initContainers": [{"name": "one", "image": "web:1"}]}}));
+        let instances =
+            [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Init, "one", 0)];
+        let status = status(&pod, &instances, &with_image(), 1);
+        assert_eq!(status.phase.as_deref(), Some("Pending"));
+        assert_eq!(truth(&status, "Initialized"), "False ContainersNotInitialized");
+        let web = &status.container_statuses.as_ref().expect("one")[0];
+        let reason = web.state.as_ref().and_then(|s| s.waiting.as_ref()?.reason.clone());
+        assert_eq!(reason.as_deref(), Some("PodInitializing"));
+    }
+
+    #[test]
+    fn restart_counts_and_transition_times_never_go_back() {
+        let pod = pod(
+            json!({"status": {"containerStatuses": [{"name": "web", "image": "", "imageID": "",
+        "ready": true, "restartCount": 4, "containerID": "docker://x"}],
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "1970-01-02T00:00:00Z"}]}}),
+        );
+        let instances =
+            [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        let status = status(&pod, &instances, &with_image(), 1);
+        assert_eq!(status.container_statuses.as_ref().expect("one")[0].restart_count, 4);
+        let list = status.conditions.unwrap_or_default();
+        let ready = condition::find(&list, "Ready").and_then(|c| c.last_transition_time.clone());
+        assert_eq!(ready.map(|t| t.0.to_string()).as_deref(), Some("1970-01-02T00:00:00Z"));
+    }
+}

@@ -1,0 +1,207 @@
+//! Pure: what a probe's answers mean.
+//!
+//! Kubernetes' numbers: period 10 s, timeout 1 s, success 1, failure 3, no initial delay. Until the
+//! first verdict a readiness probe counts as failed, a liveness probe as passed; a startup probe
+//! gates the other two. The asking itself is in `prober.rs`.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    Startup,
+    Liveness,
+    Readiness,
+}
+
+impl ProbeKind {
+    /// `Readiness`, as Events name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+        }
+    }
+}
+
+/// What the thresholds made of the answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Passed,
+    /// With the last answer's sentence.
+    Failed(String),
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Success,
+    Failure(String),
+}
+
+/// Counts answers against the thresholds.
+#[derive(Clone, Debug, Default)]
+pub struct Counter {
+    last: Option<bool>,
+    run: i32,
+}
+
+impl Counter {
+    /// The verdict that this answer completes, if it does: enough of the same kind in a row.
+    pub fn hear(&mut self, answer: &Answer, probe: &Probe) -> Option<Verdict> {
+        let success = *answer == Answer::Success;
+        self.run = if self.last == Some(success) { self.run.saturating_add(1) } else { 1 };
+        self.last = Some(success);
+        let threshold = if success { probe.success_threshold } else { probe.failure_threshold };
+        let threshold = threshold.unwrap_or(if success { 1 } else { 3 }).max(1);
+        (self.run >= threshold).then(|| match answer {
+            Answer::Success => Verdict::Passed,
+            Answer::Failure(why) => Verdict::Failed(why.clone()),
+        })
+    }
+}
+
+/// The probes of a container, in the order they gate each other.
+pub fn probes(container: &Container) -> Vec<(ProbeKind, &Probe)> {
+    [
+        (ProbeKind::Startup, &container.startup_probe),
+        (ProbeKind::Liveness, &container.liveness_probe),
+        (ProbeKind::Readiness, &container.readiness_probe),
+    ]
+    .into_iter()
+    .filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)))
+    .collect()
+}
+
+fn seconds(written: Option<i32>, default: u64) -> Duration {
+    Duration::from_secs(written.and_then(|s| u64::try_from(s).ok()).unwrap_or(default))
+}
+
+pub fn period(probe: &Probe) -> Duration {
+    seconds(probe.period_seconds, 10).max(Duration::from_secs(1))
+}
+
+pub fn time_limit(probe: &Probe) -> Duration {
+    seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1))
+}
+
+pub fn initial_delay(probe: &Probe) -> Duration {
+    seconds(probe.initial_delay_seconds, 0)
+}
+
+/// What to ask, resolved against the container's named ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    Http {
+        https: bool,
+        host: Option<String>,
+        port: u16,
+        path: String,
+        headers: Vec<(String, String)>,
+    },
+    Tcp {
+        host: Option<String>,
+        port: u16,
+    },
+    Exec(Vec<String>),
+}
+
+/// # Errors
+/// A sentence, where a named port does not exist or the probe asks nothing.
+pub fn question(probe: &Probe, container: &Container) -> Result<Question, String> {
+    let port = |written: &IntOrString| match written {
+        IntOrString::Int(number) => {
+            u16::try_from(*number).map_err(|_| format!("{number} is not a port"))
+        }
+        IntOrString::String(name) => container
+            .ports
+            .iter()
+            .flatten()
+            .find(|port| port.name.as_ref() == Some(name))
+            .and_then(|port| u16::try_from(port.container_port).ok())
+            .or_else(|| name.parse().ok())
+            .ok_or_else(|| format!("the container has no port named {name:?}")),
+    };
+    if let Some(http) = &probe.http_get {
+        let headers = http.http_headers.iter().flatten();
+        return Ok(Question::Http {
+            https: http.scheme.as_deref() == Some("HTTPS"),
+            host: http.host.clone().filter(|host| !host.is_empty()),
+            port: port(&http.port)?,
+            path: match http.path.as_deref().unwrap_or("/") {
+                path if path.starts_with('/') => path.to_owned(),
+                path => format!("/{path}"),
+            },
+            headers: headers.map(|header| (header.name.clone(), header.value.clone())).collect(),
+        });
+    }
+    if let Some(tcp) = &probe.tcp_socket {
+        let host = tcp.host.clone().filter(|host| !host.is_empty());
+        return Ok(Question::Tcp { host, port: port(&tcp.port)? });
+    }
+    match &probe.exec {
+        Some(exec) => Ok(Question::Exec(exec.command.clone().unwrap_or_default())),
+        None => Err("the probe names no httpGet, tcpSocket or exec".to_owned()),
+    }
+}
+
+/// What an HTTP status means: 200 to 399 is success.
+pub fn judge_http(status: u16, body: &str) -> Answer {
+    if (200..400).contains(&status) {
+        Answer::Success
+    } else {
+        let head: String = body.chars().take(200).collect();
+        Answer::Failure(
+            format!("HTTP probe failed with statuscode: {status} {head}").trim_end().to_owned(),
+        )
+    }
+}
+
+/// Where a redirect leads: `None` for another host (it counts as success, as in Kubernetes) and for
+/// what cannot be read.
+pub fn redirect(location: &str, authority: &str) -> Option<String> {
+    if location.starts_with('/') && !location.starts_with("//") {
+        return Some(location.to_owned());
+    }
+    let rest = location.strip_prefix("http://").or_else(|| location.strip_prefix("https://"))?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let same = host == authority || Some(host) == authority.strip_suffix(":80");
+    same.then(|| if path.is_empty() { "/".to_owned() } else { path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_count_answers_in_a_row() {
+        let probe =
+            Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
+        let mut counter = Counter::default();
+        let bad = Answer::Failure("no".into());
+        let mut hear = |answer: &Answer| counter.hear(answer, &probe);
+        assert_eq!(hear(&Answer::Success), None);
+        assert_eq!(hear(&bad), None);
+        assert_eq!(hear(&Answer::Success), None);
+        assert_eq!(hear(&Answer::Success), Some(Verdict::Passed));
+        assert_eq!((hear(&bad), hear(&bad)), (None, None));
+        assert_eq!(hear(&bad), Some(Verdict::Failed("no".into())));
+        assert_eq!(hear(&bad), Some(Verdict::Failed("no".into())));
+    }
+
+    #[test]
+    fn only_redirects_to_the_same_host_are_followed() {
+        assert_eq!(redirect("/ok", "10.0.0.1:80"), Some("/ok".into()));
+        assert_eq!(redirect("http://10.0.0.1:80/x?y", "10.0.0.1:80"), Some("/x?y".into()));
+        assert_eq!(redirect("http://elsewhere/x", "10.0.0.1:80"), None);
+        assert_eq!(redirect("//elsewhere/x", "10.0.0.1:80"), None);
+        assert_eq!(judge_http(399, ""), Answer::Success);
+        assert_eq!(
+            judge_http(500, ""),
+            Answer::Failure("HTTP probe failed with statuscode: 500".into())
+        );
+    }
+}

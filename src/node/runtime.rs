@@ -1,0 +1,193 @@
+//! The trait behind which a container engine stands. `docker.rs` implements it over the Engine API;
+//! the simulation implements it in memory.
+//!
+//! Every call has a time of its own after which it fails as [`RuntimeError::Unreachable`]: an engine
+//! that does not answer is unknown, not empty. No call decides anything.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+
+use crate::node::capacity::Engine;
+use crate::node::container_spec::ContainerSpec;
+use crate::node::instance::Instance;
+
+/// Creating a container; the engine unpacks nothing, but its disk may be slow.
+pub const CREATE_TIME: Duration = Duration::from_secs(30);
+/// Starting one: network set-up and the first process.
+pub const START_TIME: Duration = Duration::from_secs(60);
+pub const INSPECT_TIME: Duration = Duration::from_secs(5);
+pub const LIST_TIME: Duration = Duration::from_secs(10);
+pub const PING_TIME: Duration = Duration::from_secs(2);
+/// A pull of a large image over a slow line; its progress is the engine's matter.
+pub const PULL_TIME: Duration = Duration::from_secs(3600);
+/// Added to a stop's grace: the engine sends SIGKILL at the grace's end and then answers.
+pub const STOP_MARGIN: Duration = Duration::from_secs(15);
+pub const REMOVE_TIME: Duration = Duration::from_secs(30);
+
+/// Why the engine did not do it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RuntimeError {
+    /// No answer, or none in time: nothing is known about what happened.
+    #[error("the container engine is unreachable: {0}")]
+    Unreachable(String),
+    #[error("{0}")]
+    NotFound(String),
+    /// A create was refused because the name is taken.
+    #[error("{0}")]
+    NameConflict(String),
+    /// The engine or a registry refuses us.
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The bridge network that pods live on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkSpec {
+    pub name: String,
+    /// The kernel's interface, at most 15 bytes.
+    pub bridge: String,
+    pub subnet: Ipv4Net,
+    pub installation: String,
+}
+
+/// What an image is, as far as it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// `sha256:…`
+    pub id: String,
+}
+
+/// What a command inside a container did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOutcome {
+    pub exit_code: i64,
+    /// Standard output and error, at most 10 KiB.
+    pub output: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    pub follow: bool,
+    pub timestamps: bool,
+    /// Lines from the end; `None` is all.
+    pub tail: Option<i64>,
+    pub since: Option<Timestamp>,
+}
+
+/// One thing the engine says happened to a container of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuntimeEvent {
+    pub container_id: String,
+    pub pod_uid: String,
+    pub action: EventAction,
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventAction {
+    Started,
+    /// The process ended.
+    Died {
+        exit_code: i32,
+    },
+    /// Somebody sent this signal through the engine.
+    Killed {
+        signal: String,
+    },
+    OutOfMemory,
+    Removed,
+    /// Anything else that changes what an inspect tells: update, pause, rename.
+    Changed,
+}
+
+/// A container engine. Cheap to clone.
+pub trait Runtime: Clone + Send + Sync + 'static {
+    fn ping(&self) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    fn engine(&self) -> impl Future<Output = Result<Engine, RuntimeError>> + Send;
+
+    /// Every container with this installation's label, running or not. Those whose other labels are
+    /// not whole are left out: we did not make them.
+    fn list(
+        &self,
+        installation: &str,
+    ) -> impl Future<Output = Result<Vec<Instance>, RuntimeError>> + Send;
+
+    /// By id or name.
+    ///
+    /// # Errors
+    /// `NotFound` also where the container is not one of ours.
+    fn inspect(&self, id: &str) -> impl Future<Output = Result<Instance, RuntimeError>> + Send;
+
+    /// Answers the id.
+    fn create(
+        &self,
+        spec: &ContainerSpec,
+    ) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
+    /// Also fine where it runs already.
+    fn start(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// SIGTERM (or the image's stop signal), SIGKILL after the grace. Answers when it has ended.
+    fn stop(
+        &self,
+        id: &str,
+        grace: Duration,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Kills it if it runs, and removes it with its anonymous volumes. Fine where it is gone.
+    fn remove(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Creates the network, or checks that the one with this name is ours and has this subnet.
+    /// Answers the gateway's address: the host, as pods see it.
+    fn ensure_network(
+        &self,
+        network: &NetworkSpec,
+    ) -> impl Future<Output = Result<Ipv4Addr, RuntimeError>> + Send;
+
+    /// Fine where it is gone.
+    fn remove_network(&self, name: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// `None`: the engine does not have it.
+    fn image(
+        &self,
+        reference: &str,
+    ) -> impl Future<Output = Result<Option<ImageFacts>, RuntimeError>> + Send;
+
+    fn pull(&self, reference: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Loads a docker-archive.
+    fn load(&self, archive: Bytes) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Standard output and error, interleaved as they came.
+    fn logs(
+        &self,
+        id: &str,
+        options: &LogOptions,
+    ) -> impl Future<Output = Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError>> + Send;
+
+    /// Runs a command to its end; `Unreachable` after `limit`.
+    fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> impl Future<Output = Result<ExecOutcome, RuntimeError>> + Send;
+
+    /// What happens to this installation's containers from now on. The stream ends with an error
+    /// when the engine is gone.
+    fn events(
+        &self,
+        installation: &str,
+    ) -> impl Future<
+        Output = Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError>,
+    > + Send;
+}
