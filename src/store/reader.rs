@@ -1,6 +1,7 @@
 //! What callers hold: reads answered from the published state, writes handed to the writer.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -159,7 +160,6 @@ impl Sqlite {
                 }
             }
         }
-        self.shared.close();
     }
 
     /// Objects on disk that could not be read when the store was opened. Each is in the log, with
@@ -262,15 +262,19 @@ impl Shared {
     pub fn publish(&self, index: Index, events: Vec<Arc<Event>>, floor: u64) {
         let index = Arc::new(index);
         let mut kinds = vec![false; self.kind_changed.len()];
+        // What falls out is freed after the readers are let in again.
+        let mut fallen = Vec::new();
+        let replaced;
         {
             let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
                 kinds[event.record.kind as usize] = true;
-                published.ring.push(event);
+                published.ring.push(event, &mut fallen);
             }
-            published.index = index;
+            replaced = mem::replace(&mut published.index, index);
             published.floor = floor;
         }
+        drop((replaced, fallen));
         self.pins.lock().unwrap_or_else(PoisonError::into_inner).forget_expired(Instant::now());
         for (sender, _) in self.kind_changed.iter().zip(kinds).filter(|(_, changed)| *changed) {
             sender.send_replace(());
@@ -278,7 +282,8 @@ impl Shared {
         self.any_changed.send_replace(());
     }
 
-    fn close(&self) {
+    /// Ends all watches once they have delivered what there is.
+    pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         for sender in &self.kind_changed {
             sender.send_replace(());

@@ -48,28 +48,28 @@ impl Ring {
         Self { kinds, bytes: 0 }
     }
 
-    /// Adds the next event; revisions ascend.
-    pub fn push(&mut self, event: Arc<Event>) {
+    /// Adds the next event; revisions ascend. What has to make room goes to `fallen`.
+    pub fn push(&mut self, event: Arc<Event>, fallen: &mut Vec<Arc<Event>>) {
         let kind = event.record.kind as usize;
         self.bytes += weight(&event);
         self.kinds[kind].events.push_back(event);
         if self.kinds[kind].events.len() > MOST_EVENTS {
-            self.drop_oldest_of(kind);
+            fallen.extend(self.take_oldest_of(kind));
         }
         while self.bytes > MOST_BYTES {
             let oldest = (0..self.kinds.len())
                 .filter_map(|kind| Some((self.kinds[kind].events.front()?.record.revision, kind)))
                 .min();
             let Some((_, kind)) = oldest else { break };
-            self.drop_oldest_of(kind);
+            fallen.extend(self.take_oldest_of(kind));
         }
     }
 
-    fn drop_oldest_of(&mut self, kind: usize) {
-        if let Some(event) = self.kinds[kind].events.pop_front() {
-            self.kinds[kind].dropped = event.record.revision;
-            self.bytes -= weight(&event);
-        }
+    fn take_oldest_of(&mut self, kind: usize) -> Option<Arc<Event>> {
+        let event = self.kinds[kind].events.pop_front()?;
+        self.kinds[kind].dropped = event.record.revision;
+        self.bytes -= weight(&event);
+        Some(event)
     }
 
     /// At most `limit` events of the kind after the revision.
@@ -87,4 +87,69 @@ impl Ring {
 
 fn weight(event: &Event) -> usize {
     EVENT_BYTES + event.record.body.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::object::Key;
+    use crate::store::{ChangeType, Header, Record};
+
+    fn event(kind: Kind, revision: u64, bytes: usize) -> Arc<Event> {
+        let header = Arc::new(Header::default());
+        let body = Bytes::from(vec![b' '; bytes]);
+        let record = Record::new(kind, Key::new("default", "a"), revision, body, header);
+        let change = ChangeType::Updated;
+        Arc::new(Event { change, record: Arc::new(record), previous: None, ends_transaction: true })
+    }
+
+    fn revisions(found: Found) -> Option<(Vec<u64>, bool)> {
+        match found {
+            Found::Events { events, more } => {
+                Some((events.iter().map(|event| event.record.revision).collect(), more))
+            }
+            Found::OlderThanRing => None,
+        }
+    }
+
+    #[test]
+    fn a_position_before_the_ring_is_told_so() {
+        let mut ring = Ring::new(10);
+        assert_eq!(revisions(ring.after(Kind::Pod, 9, 5)), None);
+        assert_eq!(revisions(ring.after(Kind::Pod, 10, 5)), Some((vec![], false)));
+        for revision in 11..15 {
+            ring.push(event(Kind::Pod, revision, 1), &mut Vec::new());
+        }
+        assert_eq!(revisions(ring.after(Kind::Pod, 11, 2)), Some((vec![12, 13], true)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 12, 2)), Some((vec![13, 14], false)));
+        assert_eq!(revisions(ring.after(Kind::Node, 11, 2)), Some((vec![], false)));
+    }
+
+    #[test]
+    fn too_many_events_push_out_the_oldest_of_their_kind() {
+        let mut ring = Ring::new(0);
+        let mut fallen = Vec::new();
+        ring.push(event(Kind::Pod, 1, 1), &mut fallen);
+        for revision in 2..=MOST_EVENTS as u64 + 3 {
+            ring.push(event(Kind::Lease, revision, 1), &mut fallen);
+        }
+        assert_eq!(fallen.iter().map(|e| e.record.revision).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(revisions(ring.after(Kind::Lease, 2, 1)), None);
+        assert_eq!(revisions(ring.after(Kind::Lease, 3, 1)), Some((vec![4], true)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 0, 1)), Some((vec![1], false)));
+    }
+
+    #[test]
+    fn too_many_bytes_push_out_the_oldest_of_all() {
+        let mut ring = Ring::new(0);
+        let mut fallen = Vec::new();
+        ring.push(event(Kind::Lease, 1, 1), &mut fallen);
+        ring.push(event(Kind::Pod, 2, MOST_BYTES / 2), &mut fallen);
+        ring.push(event(Kind::Pod, 3, MOST_BYTES / 2), &mut fallen);
+        assert_eq!(fallen.iter().map(|e| e.record.revision).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(revisions(ring.after(Kind::Lease, 1, 1)), Some((vec![], false)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 1, 1)), None);
+    }
 }

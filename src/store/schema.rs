@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
@@ -81,10 +82,10 @@ fn new_enough(number: i32, version: &str) -> Result<(), OpenError> {
 /// A store's file, opened for writing and migrated, and the lock that keeps it ours.
 pub(super) fn open(path: &Path) -> Result<(Connection, File), OpenError> {
     sqlite_version_ok()?;
-    refuse_what_is_not_ours(path)?;
+    // First the lock: who holds it may be a newer version that is about to migrate.
     let lock = lock(path)?;
-    // Once more under the lock: whoever held it before may have been a newer version.
     refuse_what_is_not_ours(path)?;
+    create_private(path)?;
     let failed =
         |operation| move |source| OpenError::Sqlite { operation, path: path.to_owned(), source };
     let mut connection = Connection::open(path).map_err(failed("open"))?;
@@ -107,6 +108,20 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Secrets stand in the file, so nobody else may read it; SQLite gives its other files the same
+/// mode. The folder is synced: a store whose name is lost with the power is lost whole.
+fn create_private(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io { operation: "create", path: path.to_owned(), source };
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    folder.sync_all().map_err(failed)
+}
+
 /// An advisory lock on a file beside the store: two daemons on one store would each answer from an
 /// index of its own. Not on the store itself: closing any descriptor of that would drop SQLite's
 /// own locks.
@@ -119,6 +134,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(0o600)
         .open(&lock_path)
         .map_err(failed)?;
     match file.try_lock() {

@@ -106,6 +106,8 @@ impl Disk {
                 continue;
             }
             match read_record(row, revision) {
+                // Newest first: an older row of the same key is what an unreadable one left over.
+                Ok(record) if loaded.index.get(record.kind, &record.key).is_some() => {}
                 Ok(record) => {
                     loaded.index.put(Arc::new(record));
                 }

@@ -228,6 +228,13 @@ impl Writer {
     }
 }
 
+/// However the writer ends, watches end with it: nothing can come any more.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
 /// Checkpoints beside the writer: `fsync` of the database file takes milliseconds that no write
 /// should wait for.
 struct Checkpoints {

@@ -1,15 +1,20 @@
 //! The store through its public door: what holds for one write, one list, one watch, one file.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ballast::object::{Key, Kind};
 use ballast::store::{
-    ChangeType, Draft, Event, Expect, Header, ListPage, ListRequest, Record, Sqlite, SqliteOptions,
-    Store, StoreError, Transaction, WatchItem, Write, WriterMode,
+    ChangeType, Draft, Event, Expect, Header, ListPage, ListRequest, OpenError, Record, Sqlite,
+    SqliteOptions, Store, StoreError, Transaction, WatchItem, Write, WriterMode,
 };
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use tempfile::TempDir;
 
 fn inline(keep_changes: u64) -> SqliteOptions {
@@ -213,4 +218,436 @@ async fn a_store_keeps_what_it_was_told() {
     assert_eq!(page.items[0].header, a.header);
     assert_eq!(page.items[0].revision, a.revision);
     assert_eq!(store.quarantined(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_continued_list_stays_at_its_revision_for_five_minutes() {
+    let folder = folder();
+    let store = open(&folder, inline(1000));
+    for number in 0..10 {
+        let key = Key::new(format!("ns-{}", number % 2), format!("p{number}"));
+        write(&store, put(Kind::Pod, &key, Expect::Absent, "old")).await.expect("ok");
+    }
+    let all = |_: &Record| true;
+    let page = |namespace, after: Option<&Key>, at| {
+        let request = ListRequest { namespace, limit: 2, after, at, select: &all };
+        store.list(Kind::Pod, &request)
+    };
+    let first = page(Some("ns-1"), None, None).expect("lists");
+    assert_eq!((first.items.len(), first.remaining), (2, 3));
+    let mut names: Vec<String> = first.items.iter().map(|r| r.key.name.clone()).collect();
+    let mut after = first.items.last().map(|record| record.key.clone());
+    while let Some(last) = after {
+        let gone = Key::new("ns-1", "p9");
+        write(&store, put(Kind::Pod, &gone, Expect::Present, "new")).await.expect("ok");
+        let next = page(Some("ns-1"), Some(&last), Some(first.revision)).expect("goes on");
+        assert_eq!(next.revision, first.revision);
+        assert!(next.items.iter().all(|r| String::from_utf8_lossy(&r.body).contains("old")));
+        names.extend(next.items.iter().map(|record| record.key.name.clone()));
+        after = next.items.last().filter(|_| next.remaining > 0).map(|r| r.key.clone());
+    }
+    assert_eq!(names, ["p1", "p3", "p5", "p7", "p9"]);
+
+    let last = key("p1");
+    tokio::time::advance(Duration::from_secs(299)).await;
+    assert!(page(None, Some(&last), Some(first.revision)).is_ok());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let expired = page(None, Some(&last), Some(first.revision));
+    assert!(matches!(expired, Err(StoreError::Compacted { asked, .. }) if asked == first.revision));
+    let future = page(None, None, Some(store.revision() + 1));
+    assert!(matches!(future, Err(StoreError::Future { .. })));
+}
+
+#[tokio::test]
+async fn below_the_floor_a_watch_is_refused_and_above_it_nothing_is_missing() {
+    let folder = folder();
+    let mut store = open(&folder, inline(64));
+    for round in 0..100 {
+        for name in ["a", "b", "c"] {
+            let key = key(name);
+            let text = format!("{round}");
+            let expect = if round == 0 { Expect::Absent } else { Expect::Present };
+            write(&store, put(Kind::Pod, &key, expect, &text)).await.expect("ok");
+        }
+        write(&store, put(Kind::Node, &Key::cluster("n"), Expect::Absent, "x")).await.expect("ok");
+        write(&store, delete(Kind::Node, &Key::cluster("n"), Expect::Present)).await.expect("ok");
+    }
+    for _ in 0..2 {
+        let (floor, revision) = (store.floor(), store.revision());
+        assert!(revision - floor >= 64 && revision - floor <= 64 + 64 / 8);
+        let refused = store.watch(Kind::Pod, Some(floor - 1)).err();
+        assert!(matches!(refused, Some(StoreError::Compacted { asked, floor: told })
+            if asked == floor - 1 && told == floor));
+        assert!(matches!(
+            store.watch(Kind::Pod, Some(revision + 1)).err(),
+            Some(StoreError::Future { .. })
+        ));
+        let (mut pods, mut nodes) = (
+            store.watch(Kind::Pod, Some(floor)).expect("watches"),
+            store.watch(Kind::Node, Some(floor)).expect("watches"),
+        );
+        let pods = drain(&mut pods);
+        let nodes = drain(&mut nodes);
+        let mut seen: Vec<u64> =
+            pods.iter().chain(&nodes).map(|event| event.record.revision).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (floor + 1..=revision).collect::<Vec<_>>());
+        drop(store);
+        store = open(&folder, inline(64));
+        assert_eq!((store.floor(), store.revision()), (floor, revision));
+    }
+    drop(store);
+    let file = rusqlite::Connection::open(folder.path().join("store.db")).expect("opens");
+    let rows: u64 = file
+        .query_row("SELECT count(*) FROM log", (), |row| row.get::<_, i64>(0))
+        .expect("counts") as u64;
+    assert!(rows <= 64 + 64 / 8 + 3, "{rows} rows: what was superseded is gone from disk");
+}
+
+/// Everything that is there without waiting; fails on `Lost`.
+fn drain(watch: &mut BoxStream<'static, WatchItem>) -> Vec<Arc<Event>> {
+    let mut seen = Vec::new();
+    while let Some(item) = watch.next().now_or_never() {
+        match item {
+            Some(WatchItem::Event(event)) => seen.push(event),
+            Some(WatchItem::Progress(_)) => {}
+            Some(WatchItem::Lost) | None => panic!("the watch ended after {} events", seen.len()),
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn an_object_that_leaves_a_selector_is_known_also_after_a_restart() {
+    let folder = folder();
+    for options in [inline(100), thread(100)] {
+        let name = key(&format!("{:?}", options.writer).to_lowercase());
+        let store = open(&folder, options);
+        let start = store.revision();
+        write(&store, put(Kind::Pod, &name, Expect::Absent, "red")).await.expect("ok");
+        write(&store, put(Kind::Pod, &name, Expect::Present, "blue")).await.expect("ok");
+        write(&store, delete(Kind::Pod, &name, Expect::Present)).await.expect("ok");
+        let app = |header: Option<&Arc<Header>>| header.map(|h| h.labels["app"].clone());
+        let mut store = Some(store);
+        for _ in 0..2 {
+            let open_store = store.take().unwrap_or_else(|| open(&folder, options));
+            let mut watch = open_store.watch(Kind::Pod, Some(start)).expect("watches");
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                if let WatchItem::Event(event) = next(&mut watch).await {
+                    let record = &event.record;
+                    seen.push((
+                        event.change,
+                        app(Some(&record.header)),
+                        app(event.previous.as_ref()),
+                    ));
+                    let text = format!("\"resourceVersion\":\"{}\"", record.revision);
+                    assert!(String::from_utf8_lossy(&record.body).contains(&text));
+                }
+            }
+            let (red, blue) = (Some("red".to_owned()), Some("blue".to_owned()));
+            assert_eq!(
+                seen,
+                [
+                    (ChangeType::Created, red.clone(), None),
+                    (ChangeType::Updated, blue.clone(), red),
+                    (ChangeType::Deleted, blue.clone(), blue),
+                ]
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_names_ends_of_transactions_at_most_once_a_second() {
+    let folder = folder();
+    let store = open(&folder, inline(1000));
+    let mut watch = store.watch(Kind::Pod, None).expect("watches");
+    let started = tokio::time::Instant::now();
+    let mut ends = Vec::new();
+    let mut progress = Vec::new();
+    for number in 0..40 {
+        let writes = vec![
+            put(Kind::Pod, &key(&format!("p{number}")), Expect::Absent, "x"),
+            put(Kind::Service, &key(&format!("s{number}")), Expect::Absent, "x"),
+        ];
+        ends.push(transact(&store, writes).await.expect("ok")[1].revision);
+        let until = tokio::time::Instant::now() + Duration::from_millis(100);
+        while let Ok(item) = tokio::time::timeout_at(until, watch.next()).await {
+            match item.expect("goes on") {
+                WatchItem::Event(event) => assert!(!event.ends_transaction),
+                WatchItem::Progress(revision) => progress.push(revision),
+                WatchItem::Lost => panic!("nobody is slow here"),
+            }
+        }
+    }
+    let seconds = started.elapsed().as_secs() as usize;
+    assert!(progress.len() >= seconds && progress.len() <= seconds + 1, "{progress:?}");
+    assert!(progress.iter().all(|revision| ends.contains(revision)), "{progress:?} of {ends:?}");
+    assert!(progress.is_sorted());
+    while progress.last() != ends.last() {
+        let WatchItem::Progress(revision) = next(&mut watch).await else { panic!("all was told") };
+        progress.push(revision);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_watch_is_served_from_disk_and_lost_only_to_compaction() {
+    let folder = folder();
+    let store = open(&folder, inline(6000));
+    let start = store.revision();
+    let mut slow = store.watch(Kind::Pod, None).expect("watches");
+    let mut slower = store.watch(Kind::Pod, None).expect("watches");
+    let name = key("a");
+    write(&store, put(Kind::Pod, &name, Expect::Absent, "x")).await.expect("ok");
+    let many = |count| {
+        let writes = (0..count).map(|_| put(Kind::Pod, &name, Expect::Present, "x")).collect();
+        transact(&store, writes)
+    };
+    many(5500).await.expect("ok");
+    let seen: Vec<u64> = drain(&mut slow).iter().map(|event| event.record.revision).collect();
+    assert_eq!(seen, (start + 1..=start + 5501).collect::<Vec<_>>());
+    for _ in 0..20 {
+        many(500).await.expect("ok");
+    }
+    assert!(matches!(next(&mut slower).await, WatchItem::Lost));
+    assert!(slower.next().await.is_none());
+}
+
+#[tokio::test]
+async fn closing_ends_watches_and_refuses_writes() {
+    for options in [inline(100), thread(100)] {
+        let folder = folder();
+        let store = open(&folder, options);
+        let other = store.clone();
+        let mut watch = store.watch(Kind::Pod, None).expect("watches");
+        write(&store, put(Kind::Pod, &key("a"), Expect::Absent, "x")).await.expect("ok");
+        store.close().await;
+        assert_eq!(events(&mut watch, 1).await.len(), 1, "what happened is still told");
+        assert!(watch.next().await.is_none());
+        let refused = write(&other, put(Kind::Pod, &key("b"), Expect::Absent, "x")).await;
+        assert!(matches!(refused, Err(StoreError::Closed)));
+        assert!(other.get(Kind::Pod, &key("a")).is_some());
+        open(&folder, options).close().await;
+    }
+}
+
+#[tokio::test]
+async fn claims_are_exclusive_also_after_a_restart() {
+    let folder = folder();
+    let claiming = |name: &str, expect, claims: &[&str]| {
+        let claims = claims.iter().map(|&claim| claim.to_owned()).collect();
+        let header = Header { claims, ..Header::default() };
+        let key = key(name);
+        let draft = draft(&key, "x");
+        Write::Put { kind: Kind::Service, key, expect, draft, header }
+    };
+    let (ip, port) = ("clusterip/10.43.0.5", "nodeport/tcp/30080");
+    let store = open(&folder, thread(100));
+    write(&store, claiming("a", Expect::Absent, &[ip, port])).await.expect("free");
+    drop(store);
+    let store = open(&folder, thread(100));
+    let refused = write(&store, claiming("b", Expect::Absent, &[port])).await;
+    assert!(matches!(refused, Err(StoreError::Claimed { holder, .. }) if holder == key("a")));
+    write(&store, claiming("a", Expect::Present, &[ip])).await.expect("keeps its own");
+    write(&store, claiming("b", Expect::Absent, &[port])).await.expect("given up by a");
+    write(&store, delete(Kind::Service, &key("a"), Expect::Present)).await.expect("ok");
+    write(&store, claiming("c", Expect::Absent, &[ip])).await.expect("free after the deletion");
+}
+
+#[tokio::test]
+async fn a_newer_store_is_refused_and_not_touched() {
+    let folder = folder();
+    let path = folder.path().join("store.db");
+    let store = open(&folder, inline(100));
+    write(&store, put(Kind::Pod, &key("a"), Expect::Absent, "x")).await.expect("ok");
+    store.close().await;
+    // Once with the newer number in the file, once with it in the log that a crash left behind.
+    for in_log in [false, true] {
+        let newer = rusqlite::Connection::open(&path).expect("opens");
+        newer.pragma_update(None, "wal_autocheckpoint", 0).expect("set");
+        newer.pragma_update(None, "user_version", 1000 + i32::from(in_log)).expect("set");
+        let crashed = tempfile::tempdir().expect("a folder");
+        let kept = if in_log {
+            copy_as_after_a_crash(folder.path(), crashed.path());
+            assert!(crashed.path().join("store.db-wal").exists());
+            crashed.path()
+        } else {
+            newer.close().expect("closes");
+            folder.path()
+        };
+        let bytes = |name: &str| fs::read(kept.join(name)).ok();
+        let before = (bytes("store.db"), bytes("store.db-wal"));
+        let refused = Sqlite::open(&kept.join("store.db"), thread(100)).err().expect("refused");
+        assert!(matches!(refused, OpenError::Newer { known: 1, .. }), "{refused}");
+        assert!(refused.to_string().contains("was written by a newer version"));
+        assert!(before == (bytes("store.db"), bytes("store.db-wal")), "it was touched");
+    }
+}
+
+#[test]
+fn another_programs_file_is_refused_and_not_touched() {
+    let folder = folder();
+    let path = folder.path().join("store.db");
+    let other = rusqlite::Connection::open(&path).expect("opens");
+    other.execute_batch("CREATE TABLE theirs (a); PRAGMA user_version = 7").expect("creates");
+    other.close().expect("closes");
+    let text = folder.path().join("notes.txt");
+    fs::write(&text, "x".repeat(4096)).expect("writes");
+    for path in [path, text] {
+        let before = fs::read(&path).expect("reads");
+        let refused = Sqlite::open(&path, thread(100)).err().expect("refused");
+        assert!(matches!(refused, OpenError::Foreign { .. }), "{refused}");
+        assert_eq!(before, fs::read(&path).expect("reads"));
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_object_is_left_out_and_gives_way_to_a_new_one() {
+    let folder = folder();
+    let path = folder.path().join("store.db");
+    let store = open(&folder, thread(100));
+    for name in ["fine", "header", "body", "kind"] {
+        write(&store, put(Kind::Pod, &key(name), Expect::Absent, "x")).await.expect("ok");
+    }
+    let revision = store.revision();
+    store.close().await;
+    let damage = rusqlite::Connection::open(&path).expect("opens");
+    damage
+        .execute_batch(
+            "UPDATE log SET header = '{\"uid\":' WHERE name = 'header';
+             UPDATE log SET body = x'ff00' WHERE name = 'body';
+             UPDATE log SET kind = 200 WHERE name = 'kind';",
+        )
+        .expect("damages");
+    damage.close().expect("closes");
+
+    let store = open(&folder, thread(100));
+    assert_eq!((store.quarantined(), store.revision()), (3, revision));
+    let names: Vec<String> =
+        list(&store, Kind::Pod).items.iter().map(|record| record.key.name.clone()).collect();
+    assert_eq!(names, ["fine"]);
+    let mut watch = store.watch(Kind::Pod, Some(revision - 4)).expect("above the floor");
+    assert!(matches!(next(&mut watch).await, WatchItem::Lost), "a gap is never silent");
+    for name in ["header", "body"] {
+        write(&store, put(Kind::Pod, &key(name), Expect::Absent, "y")).await.expect("ok");
+    }
+    store.close().await;
+    let store = open(&folder, thread(100));
+    assert_eq!((store.quarantined(), list(&store, Kind::Pod).items.len()), (1, 3));
+}
+
+#[tokio::test]
+async fn after_a_crash_at_any_write_everything_answered_is_there() {
+    let (folder, crashed) = (folder(), folder());
+    let store = open(&folder, thread(20));
+    let mut expected = BTreeMap::new();
+    for number in 0..120_u32 {
+        let name = key(&format!("p{}", number % 7));
+        if expected.contains_key(&name) && number % 5 == 0 {
+            write(&store, delete(Kind::Pod, &name, Expect::Present)).await.expect("ok");
+            expected.remove(&name);
+        } else {
+            let expect =
+                if expected.contains_key(&name) { Expect::Present } else { Expect::Absent };
+            let text = format!("{number}");
+            let record = write(&store, put(Kind::Pod, &name, expect, &text)).await.expect("ok");
+            expected.insert(name, (record.revision, record.body.clone()));
+        }
+        copy_as_after_a_crash(folder.path(), crashed.path());
+        let again = open(&crashed, inline(20));
+        assert_eq!((again.revision(), again.floor()), (store.revision(), store.floor()));
+        let found: BTreeMap<_, _> = list(&again, Kind::Pod)
+            .items
+            .iter()
+            .map(|record| (record.key.clone(), (record.revision, record.body.clone())))
+            .collect();
+        assert_eq!(found, expected);
+        let next = write(&again, put(Kind::Node, &key("n"), Expect::Absent, "x")).await;
+        assert_eq!(next.expect("ok").revision, store.revision() + 1);
+        drop(again);
+        for name in ["store.db", "store.db-wal", "store.db-shm"] {
+            let _ = fs::remove_file(crashed.path().join(name));
+        }
+    }
+}
+
+/// What a crash leaves: the two files as they are while the store is open.
+fn copy_as_after_a_crash(from: &Path, to: &Path) {
+    for name in ["store.db", "store.db-wal"] {
+        if let Ok(bytes) = fs::read(from.join(name)) {
+            fs::write(to.join(name), bytes).expect("is copied");
+        }
+    }
+}
+
+/// Set for the process that is going to be killed: the folder to write to.
+const KILLED_IN: &str = "BALLAST_TEST_KILLED_IN";
+
+/// Four writers, each answered write a line. In the process that is going to be killed without end.
+#[test]
+fn writers_tell_every_answered_write() {
+    let killed_in = std::env::var_os(KILLED_IN);
+    let own = folder();
+    let path = killed_in.as_deref().map_or(own.path(), Path::new).join("store.db");
+    let rounds = if killed_in.is_some() { u32::MAX } else { 20 };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let store = Sqlite::open(&path, thread(100)).expect("opens");
+    let told = runtime.block_on(async {
+        let writers = (0..4).map(|writer| {
+            let store = store.clone();
+            async move {
+                let mut told = 0;
+                for round in 0..rounds {
+                    let name = key(&format!("w{writer}-{round}"));
+                    let record = write(&store, put(Kind::Pod, &name, Expect::Absent, "x")).await;
+                    println!("answered {} {}", name.name, record.expect("ok").revision);
+                    told += 1;
+                }
+                told
+            }
+        });
+        futures::future::join_all(writers).await
+    });
+    assert_eq!(told, [20; 4]);
+    assert_eq!(list(&store, Kind::Pod).items.len(), 80);
+}
+
+/// Name and revision of a whole line; the kill may cut the last one.
+fn answered(line: &str) -> Option<(String, u64)> {
+    let mut words = line.strip_suffix('\n')?.split("answered ").nth(1)?.split(' ');
+    Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_it_answered() {
+    let folder = folder();
+    for round in 1..=3 {
+        let inside = folder.path().join(format!("{round}"));
+        fs::create_dir(&inside).expect("a folder");
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "store::writers_tell_every_answered_write", "--nocapture"])
+            .env(KILLED_IN, &inside)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut told = BTreeMap::new();
+        while told.len() < 150 * round {
+            let mut line = String::new();
+            assert!(output.read_line(&mut line).expect("text") > 0, "it writes until it is killed");
+            told.extend(answered(&line));
+        }
+        child.kill().expect("is killed");
+        child.wait().expect("is gone");
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).expect("text");
+        told.extend(rest.split_inclusive('\n').filter_map(answered));
+        let store = Sqlite::open(&inside.join("store.db"), thread(100)).expect("opens");
+        for (name, revision) in &told {
+            let record = store.get(Kind::Pod, &key(name)).expect("was answered");
+            assert_eq!(record.revision, *revision);
+        }
+        assert!(Some(&store.revision()) >= told.values().max());
+    }
 }
