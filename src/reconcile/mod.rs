@@ -33,7 +33,10 @@ pub mod owner;
 pub mod pod_state;
 
 pub mod replica_set;
+
 pub mod scheduler;
+
+pub mod garbage;
 
 mod run;
 

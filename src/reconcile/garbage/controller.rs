@@ -1,0 +1,343 @@
+//! The loop: metadata of all kinds in, steps performed. It decides nothing.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::ObjectReference;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::object::{
+    ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch, Scope, Severity,
+};
+use crate::reconcile::engine::Beat;
+use crate::reconcile::garbage::collection::{Action, Owner, Sight, Step, plan, sight};
+use crate::reconcile::garbage::graph::{Graph, Vertex};
+use crate::reconcile::retry;
+use crate::task::Tasks;
+use crate::with_kind;
+
+const LOOP: &str = "garbage collector";
+/// Objects looked at at the same time; they mostly wait for durable writes
+/// (kube-controller-manager `concurrent-gc-syncs`: 20).
+const IN_FLIGHT: usize = 32;
+/// Everything that is owned is looked at again this often, whatever the watches say.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// How often an idle collector says that it is alive.
+const BEAT: Duration = Duration::from_secs(2);
+/// Changes taken from the watches before the next objects are looked at.
+const CHANGES: usize = 1024;
+
+/// Starts the collector, until the stop signal.
+pub fn run<C: Cluster>(cluster: C, beat: Beat, tasks: &Tasks) {
+    let stop = tasks.stop().clone();
+    let collector = Collector {
+        cluster,
+        graph: Graph::default(),
+        unknown: followed().collect(),
+        dirty: BTreeSet::new(),
+        looking: HashSet::new(),
+        failures: HashMap::new(),
+        later: BTreeSet::new(),
+    };
+    tasks.spawn(LOOP, async move {
+        // Cancel safe: every write carries its preconditions and the next start looks anew.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = collector.follow(beat) => {}
+        }
+    });
+}
+
+/// Events are nobody's and many.
+fn followed() -> impl Iterator<Item = Kind> {
+    Kind::all().filter(|kind| *kind != Kind::Event)
+}
+
+enum Seen {
+    Reset(Kind, Vec<Vertex>),
+    Applied(Vertex),
+    Deleted(String),
+}
+
+struct Collector<C> {
+    cluster: C,
+    graph: Graph,
+    /// Kinds whose first whole state has not arrived: until then nobody is judged.
+    unknown: HashSet<Kind>,
+    dirty: BTreeSet<String>,
+    looking: HashSet<String>,
+    /// How often in a row a look failed.
+    failures: HashMap<String, u32>,
+    later: BTreeSet<(Instant, String)>,
+}
+
+/// The end of one look: the uid, and `None` when it panicked.
+type Looked = (String, Option<Result<(), ApiError>>);
+
+impl<C: Cluster> Collector<C> {
+    async fn follow(mut self, beat: Beat) {
+        let mut seen: SelectAll<BoxStream<'static, Seen>> =
+            followed().map(|kind| watch(&self.cluster, kind)).collect();
+        let mut looks: FuturesUnordered<BoxFuture<'static, Looked>> = FuturesUnordered::new();
+        let mut everything_at = Instant::now() + LOOK_AGAIN;
+        loop {
+            let wake_at = self.later.first().map_or(everything_at, |(due, _)| *due);
+            let wake_at = wake_at.min(everything_at).min(Instant::now() + BEAT);
+            // All cancel safe: a stream's next takes nothing before it is ready.
+            tokio::select! {
+                Some(change) = seen.next() => self.see(change),
+                Some(looked) = looks.next() => self.settle(looked),
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+            for _ in 0..CHANGES {
+                let Some(Some(change)) = seen.next().now_or_never() else { break };
+                self.see(change);
+            }
+            let now = Instant::now();
+            if everything_at <= now {
+                self.dirty.extend(self.graph.all().map(str::to_owned));
+                everything_at = now + LOOK_AGAIN;
+            }
+            while self.later.first().is_some_and(|(due, _)| *due <= now) {
+                self.dirty.extend(self.later.pop_first().map(|(_, uid)| uid));
+            }
+            while looks.len() < IN_FLIGHT {
+                let Some(look) = self.next_look() else { break };
+                looks.push(look);
+            }
+            beat(LOOP);
+        }
+    }
+
+    fn see(&mut self, seen: Seen) {
+        match seen {
+            Seen::Reset(kind, vertices) => {
+                let here: HashSet<&str> = vertices.iter().map(|v| v.uid.as_str()).collect();
+                let gone: Vec<String> = self
+                    .graph
+                    .of_kind(kind)
+                    .filter(|uid| !here.contains(uid))
+                    .map(str::to_owned)
+                    .collect();
+                for uid in gone {
+                    self.dirty.extend(self.graph.remove(&uid));
+                }
+                for vertex in vertices {
+                    self.dirty.extend(self.graph.apply(vertex));
+                }
+                self.unknown.remove(&kind);
+            }
+            Seen::Applied(vertex) => self.dirty.extend(self.graph.apply(vertex)),
+            Seen::Deleted(uid) => {
+                self.dirty.extend(self.graph.remove(&uid));
+                self.failures.remove(&uid);
+            }
+        }
+    }
+
+    /// The next object that something may have to be done about.
+    fn next_look(&mut self) -> Option<BoxFuture<'static, Looked>> {
+        if !self.unknown.is_empty() {
+            return None;
+        }
+        let candidates = self.dirty.iter().filter(|uid| !self.looking.contains(*uid));
+        let (mut idle, mut found) = (Vec::new(), None);
+        for uid in candidates {
+            match sight(&self.graph, uid) {
+                None => idle.push(uid.clone()),
+                Some(sight) => {
+                    found = Some(sight);
+                    break;
+                }
+            }
+        }
+        for uid in idle {
+            self.dirty.remove(&uid);
+        }
+        let sight = found?;
+        let uid = sight.uid.clone();
+        self.dirty.remove(&uid);
+        self.looking.insert(uid.clone());
+        let cluster = self.cluster.clone();
+        Some(
+            async move {
+                let looked = AssertUnwindSafe(look(&cluster, &sight)).catch_unwind().await;
+                (uid, looked.ok())
+            }
+            .boxed(),
+        )
+    }
+
+    fn settle(&mut self, (uid, looked): Looked) {
+        self.looking.remove(&uid);
+        let delay = match looked {
+            Some(Ok(())) => {
+                self.failures.remove(&uid);
+                return;
+            }
+            Some(Err(failure)) => {
+                let failures = self.count_failure(&uid);
+                if failure.is_conflict() {
+                    debug!(uid, error = %failure, "object changed meanwhile");
+                } else {
+                    warn!(uid, error = %failure, "collecting an object failed");
+                }
+                retry::after_failures(failures)
+            }
+            None => {
+                error!(uid, "collecting an object panicked: it is quarantined");
+                retry::after_panics(self.count_failure(&uid))
+            }
+        };
+        self.later.insert((Instant::now() + delay, uid));
+    }
+
+    fn count_failure(&mut self, uid: &str) -> u32 {
+        let failures = self.failures.entry(uid.to_owned()).or_insert(0);
+        *failures = failures.saturating_add(1);
+        *failures
+    }
+}
+
+fn watch<C: Cluster>(cluster: &C, kind: Kind) -> BoxStream<'static, Seen> {
+    with_kind!(kind, K => {
+        let vertex = move |object: &K| Vertex::of(kind, &object.metadata);
+        cluster
+            .watch::<K>(Scope::all())
+            .map(move |change| match change {
+                Change::Reset(objects) => {
+                    Seen::Reset(kind, objects.iter().map(|object| vertex(object)).collect())
+                }
+                Change::Applied(object) => Seen::Applied(vertex(&object)),
+                Change::Deleted(object) => Seen::Deleted(object.uid().to_owned()),
+            })
+            .boxed()
+    })
+}
+
+/// Asks what must be asked, decides, performs.
+async fn look<C: Cluster>(cluster: &C, sight: &Sight) -> Result<(), ApiError> {
+    for sentence in &sight.invalid {
+        cluster.note(invalid_owner(sight, sentence));
+    }
+    let Some(item) = read(cluster, sight.kind, &sight.key).await? else { return Ok(()) };
+    if item.uid != sight.uid {
+        return Ok(());
+    }
+    let mut owners = sight.owners.clone();
+    for question in &sight.questions {
+        let answer = match read(cluster, question.kind, &question.key).await? {
+            Some(owner) if owner.uid == question.uid && owner.awaits_dependents() => Owner::Waiting,
+            Some(owner) if owner.uid == question.uid => Owner::Present,
+            _ => Owner::Absent,
+        };
+        owners.insert(question.uid.clone(), answer);
+    }
+    let dependents =
+        if sight.list_dependents { list_dependents(cluster, sight).await? } else { Vec::new() };
+    for step in plan(&item, &owners, sight, &dependents) {
+        perform(cluster, &step).await?;
+    }
+    Ok(())
+}
+
+async fn read<C: Cluster>(cluster: &C, kind: Kind, key: &Key) -> Result<Option<Vertex>, ApiError> {
+    with_kind!(kind, K => match cluster.get::<K>(key).await {
+        Ok(object) => Ok(Some(Vertex::of(kind, &object.metadata))),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    })
+}
+
+/// Every object that names the one in sight as owner, read uncached.
+async fn list_dependents<C: Cluster>(cluster: &C, sight: &Sight) -> Result<Vec<Vertex>, ApiError> {
+    let mut dependents = Vec::new();
+    for kind in followed() {
+        let scope = match sight.key.namespace.as_str() {
+            "" => Scope::all(),
+            namespace if kind.row().namespaced => Scope::namespace(namespace),
+            // A cluster-scoped object cannot have a namespaced owner.
+            _ => continue,
+        };
+        with_kind!(kind, K => {
+            let listing = cluster.list::<K>(&scope).await?;
+            let vertices = listing.items.iter().map(|object| Vertex::of(kind, &object.metadata));
+            dependents
+                .extend(vertices.filter(|v| v.owners.iter().any(|owner| owner.uid == sight.uid)));
+        });
+    }
+    Ok(dependents)
+}
+
+async fn perform<C: Cluster>(cluster: &C, step: &Step) -> Result<(), ApiError> {
+    let (kind, key) = (step.kind, &step.key);
+    let done = match &step.action {
+        Action::Delete(propagation) => {
+            let options = DeleteOptions {
+                uid: Some(step.uid.clone()),
+                resource_version: step.resource_version.clone(),
+                propagation: Some(*propagation),
+                grace_seconds: None,
+            };
+            with_kind!(kind, K => cluster.delete::<K>(key, &options).await)
+        }
+        Action::SetOwners(owners) => {
+            patch(cluster, step, json!({"ownerReferences": or_null(json!(owners))})).await
+        }
+        Action::SetFinalizers(finalizers) => {
+            patch(cluster, step, json!({"finalizers": or_null(json!(finalizers))})).await
+        }
+    };
+    match done {
+        Ok(()) => {
+            let what = match &step.action {
+                Action::Delete(_) => "delete",
+                Action::SetOwners(_) => "set owners",
+                Action::SetFinalizers(_) => "set finalizers",
+            };
+            info!(%kind, object = %key, step = what, reason = step.reason, "object collected");
+            Ok(())
+        }
+        // Somebody was faster: what was wanted is so.
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// An empty list is an absent field.
+fn or_null(list: Value) -> Value {
+    if list.as_array().is_some_and(Vec::is_empty) { Value::Null } else { list }
+}
+
+async fn patch<C: Cluster>(cluster: &C, step: &Step, mut metadata: Value) -> Result<(), ApiError> {
+    metadata["uid"] = json!(step.uid);
+    if let Some(version) = &step.resource_version {
+        metadata["resourceVersion"] = json!(version);
+    }
+    let patch = Patch::Merge(json!({"metadata": metadata}));
+    with_kind!(step.kind, K => cluster.patch::<K>(&step.key, &patch).await.map(|_| ()))
+}
+
+fn invalid_owner(sight: &Sight, sentence: &str) -> Note {
+    let about = ObjectReference {
+        api_version: Some(sight.kind.api_version()),
+        kind: Some(sight.kind.row().name.to_owned()),
+        namespace: Some(sight.key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        name: Some(sight.key.name.clone()),
+        uid: Some(sight.uid.clone()),
+        ..ObjectReference::default()
+    };
+    Note {
+        about,
+        severity: Severity::Warning,
+        reason: "OwnerRefInvalidNamespace",
+        message: sentence.to_owned(),
+        component: "garbage-collector",
+    }
+}
