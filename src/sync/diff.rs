@@ -252,8 +252,11 @@ mod tests {
 
     fn set(names: &[&str]) -> ObjectSet {
         let text: String = names.iter().map(|name| config(name)).collect();
-        let file =
-            SourceFile { path: "a.yaml".into(), blob: String::new(), bytes: text.as_bytes().into() };
+        let file = SourceFile {
+            path: "a.yaml".into(),
+            blob: String::new(),
+            bytes: text.as_bytes().into(),
+        };
         let (set, problems) = render(&[Arc::new(parse(&file))], None);
         assert_eq!(problems, vec![]);
         set
@@ -261,10 +264,14 @@ mod tests {
 
     fn config(name: &str) -> String {
         match name.strip_prefix("ns:") {
-            Some(name) => format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n"),
+            Some(name) => {
+                format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
+            }
             None => {
                 let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
-                format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\n")
+                format!(
+                    "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\n"
+                )
             }
         }
     }
@@ -314,7 +321,9 @@ mod tests {
             ("another object has its name now", |observed| {
                 live_mut(observed, "b").uid = "other".into();
             }),
-            ("belongs to source t now", |observed| live_mut(observed, "b").source = Some("t".into())),
+            ("belongs to source t now", |observed| {
+                live_mut(observed, "b").source = Some("t".into())
+            }),
             ("is being deleted already", |observed| live_mut(observed, "b").deleting = true),
             ("is gone already", |observed| {
                 observed.live.remove(&(Kind::ConfigMap, Key::new("default", "b")));

@@ -71,9 +71,8 @@ fn text_of(bytes: &[u8]) -> Result<&str, TextFault> {
         let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
         Place { line: number(line), column: number(column) }
     };
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        fault(place_at(error.valid_up_to()), "a byte here is not UTF-8 text")
-    })?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| fault(place_at(error.valid_up_to()), "a byte here is not UTF-8 text"))?;
     match text.find('\0') {
         Some(at) => Err(fault(place_at(at), "a NUL byte stands in the text")),
         None => Ok(text),
@@ -197,12 +196,7 @@ enum Node {
     Mapping(Vec<(Spanned<String>, Spanned<Node>)>),
 }
 
-fn flatten(
-    node: Spanned<Node>,
-    key: Place,
-    path: &mut String,
-    positions: &mut Positions,
-) -> Value {
+fn flatten(node: Spanned<Node>, key: Place, path: &mut String, positions: &mut Positions) -> Value {
     positions.record(path, key, place(node.referenced));
     let length = path.len();
     match node.value {

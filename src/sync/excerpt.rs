@@ -25,7 +25,8 @@ pub fn excerpt(problem: &Problem, source: Option<&str>) -> String {
         .filter(|line| !line.trim().is_empty());
     if let (Some(line), Some(text)) = (line, source) {
         let column = (problem.column.max(1) as usize - 1).min(line.chars().count());
-        let first = column.saturating_sub(WIDTH / 2).min(line.chars().count().saturating_sub(WIDTH));
+        let first =
+            column.saturating_sub(WIDTH / 2).min(line.chars().count().saturating_sub(WIDTH));
         let first = if line.chars().count() <= WIDTH { 0 } else { first };
         let width = word_width(line, column);
         let shown = if holds_secrets(text) { hide_value(line) } else { line.to_owned() };
@@ -42,8 +43,7 @@ pub fn excerpt(problem: &Problem, source: Option<&str>) -> String {
 
 fn push_notes(out: &mut String, problem: &Problem, gutter: usize) {
     let pad = " ".repeat(gutter);
-    let notes =
-        [("object", &problem.object), ("field", &problem.field), ("help", &problem.hint)];
+    let notes = [("object", &problem.object), ("field", &problem.field), ("help", &problem.hint)];
     for (name, text) in notes.into_iter().filter(|(_, text)| !text.is_empty()) {
         out.push_str(&format!("\n{pad} = {name}: {text}"));
     }
@@ -70,7 +70,8 @@ fn holds_secrets(text: &str) -> bool {
 
 /// Keeps the key, hides what follows it; a line without a key is hidden whole.
 fn hide_value(line: &str) -> String {
-    let harmless = ["apiVersion", "kind", "metadata", "name", "namespace", "type", "data", "stringData"];
+    let harmless =
+        ["apiVersion", "kind", "metadata", "name", "namespace", "type", "data", "stringData"];
     let trimmed = line.trim_start_matches([' ', '-']);
     let key = trimmed.split(':').next().unwrap_or_default();
     if harmless.contains(&key) && !trimmed.contains('{') {

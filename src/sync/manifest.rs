@@ -162,9 +162,8 @@ fn kind_of(value: &Value) -> &'static str {
 }
 
 fn key_of(value: &Value) -> Key {
-    let word = |field: &str| {
-        value["metadata"][field].as_str().map(str::to_owned).unwrap_or_default()
-    };
+    let word =
+        |field: &str| value["metadata"][field].as_str().map(str::to_owned).unwrap_or_default();
     Key { namespace: word("namespace"), name: word("name") }
 }
 
@@ -288,8 +287,11 @@ fn names(manifest: &Manifest, problems: &mut Vec<Problem>) {
 fn cluster_fields(manifest: &Manifest, problems: &mut Vec<Problem>) {
     let empty = |value: &Value| match value {
         Value::Null => true,
-        Value::Object(map) => map.values().all(|value| value.is_null() || value == &Value::Array(vec![])
-            || value.as_object().is_some_and(serde_json::Map::is_empty)),
+        Value::Object(map) => map.values().all(|value| {
+            value.is_null()
+                || value == &Value::Array(vec![])
+                || value.as_object().is_some_and(serde_json::Map::is_empty)
+        }),
         Value::Array(items) => items.is_empty(),
         _ => false,
     };
@@ -335,8 +337,12 @@ fn unrendered(path: &str, value: &Value, found: &mut impl FnMut(&str, &str)) {
                     || path.ends_with("abels")
                     || path.ends_with("elector");
                 match value.as_str() {
-                    Some(text) if exposed && text.contains("{{") => found(&inner, "the template {{ … }}"),
-                    Some(text) if exposed && text.contains("${") => found(&inner, "the variable ${…}"),
+                    Some(text) if exposed && text.contains("{{") => {
+                        found(&inner, "the template {{ … }}")
+                    }
+                    Some(text) if exposed && text.contains("${") => {
+                        found(&inner, "the variable ${…}")
+                    }
                     Some(_) => {}
                     None => unrendered(&inner, value, found),
                 }
@@ -432,30 +438,102 @@ mod tests {
     #[test]
     fn every_problem_stands_at_its_place() {
         let rows: &[(&str, &[&str])] = &[
-            ("just text", &["1:1 : the document is a text, not an object (an object has apiVersion, kind and metadata)"]),
-            ("kind: Pod\n", &["1:1 apiVersion: apiVersion is missing (keep files that are no manifests outside the path, or give them another ending)"]),
-            ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a}\n", &["2:7 kind: this version of Ballast does not run StatefulSet (apps/v1) (it runs Namespace, Pod, ConfigMap, Secret, Service, ReplicaSet, Deployment, EndpointSlice)"]),
-            ("apiVersion: apps/v1\nkind: Deploymnet\n", &["2:7 kind: this version of Ballast does not run Deploymnet (apps/v1) (did you mean Deployment?)"]),
-            ("apiVersion: extensions/v1beta1\nkind: Deployment\n", &["1:13 apiVersion: Deployment is not served as extensions/v1beta1 (write apiVersion: apps/v1)"]),
-            ("apiVersion: v1\nkind: Node\nmetadata: {name: a}\n", &["2:7 kind: Node objects are written by Ballast itself, not by a commit (remove the document)"]),
-            ("apiVersion: v1\nkind: ConfigMap\nmetadata: {}\n", &["3:1 metadata.name: metadata.name is missing ()"]),
-            ("apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: a-\n", &["4:3 metadata.generateName: generateName would make a new object at every commit (write metadata.name)"]),
-            ("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  namespace: b\n", &["5:3 metadata.namespace: a Namespace belongs to no namespace (remove metadata.namespace)"]),
-            ("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  uid: x\n  resourceVersion: '1'\n  finalizers: [x]\n  ownerReferences: [{apiVersion: v1, kind: Pod, name: a, uid: b}]\n", &[
-                "5:3 metadata.uid: metadata.uid cannot be committed: the cluster gives every object its own (remove the field)",
-                "6:3 metadata.resourceVersion: metadata.resourceVersion cannot be committed: the cluster counts versions itself (remove the field)",
-                "8:3 metadata.ownerReferences: metadata.ownerReferences cannot be committed: owners are set by controllers; a committed object is owned by its commit (remove the field)",
-                "7:3 metadata.finalizers: metadata.finalizers cannot be committed: a finalizer that nobody removes would keep the object for ever (remove the field)",
-            ]),
-            ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {phase: Running}\n", &["4:1 status: status is written by the cluster, not by a commit (remove the block)"]),
-            ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  replicas: 'two'\n", &["5:13 spec.replicas: invalid type: string \"two\", expected i32 (remove the quotes)"]),
-            ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: a\n    imagee: b\n    image: c:${TAG}\n", &[
-                "8:12 spec.containers[0].image: the variable ${…} is not rendered (render templates and variables before committing: Ballast reads plain manifests)",
-                "7:5 spec.containers[0].imagee: unknown field \"imagee\" (did you mean image?)",
-            ]),
-            ("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata:\n  key: 'not base64!'\n", &["5:8 data.key: the value has the wrong form (values of Secrets are not shown) (values of data are base64; plain text belongs into stringData)"]),
-            ("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData:\n  key: ENC[AES256_GCM,data:x]\nsops: {mac: x}\n", &["6:1 sops: the document is still encrypted (SOPS) (Ballast does not decrypt: commit it decrypted to a private repository, or keep it outside the path)"]),
-            ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {a: 5}\n", &["4:11 data.a: invalid type: integer `5`, expected a string (quote the value)"]),
+            (
+                "just text",
+                &[
+                    "1:1 : the document is a text, not an object (an object has apiVersion, kind and metadata)",
+                ],
+            ),
+            (
+                "kind: Pod\n",
+                &[
+                    "1:1 apiVersion: apiVersion is missing (keep files that are no manifests outside the path, or give them another ending)",
+                ],
+            ),
+            (
+                "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a}\n",
+                &[
+                    "2:7 kind: this version of Ballast does not run StatefulSet (apps/v1) (it runs Namespace, Pod, ConfigMap, Secret, Service, ReplicaSet, Deployment, EndpointSlice)",
+                ],
+            ),
+            (
+                "apiVersion: apps/v1\nkind: Deploymnet\n",
+                &[
+                    "2:7 kind: this version of Ballast does not run Deploymnet (apps/v1) (did you mean Deployment?)",
+                ],
+            ),
+            (
+                "apiVersion: extensions/v1beta1\nkind: Deployment\n",
+                &[
+                    "1:13 apiVersion: Deployment is not served as extensions/v1beta1 (write apiVersion: apps/v1)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: Node\nmetadata: {name: a}\n",
+                &[
+                    "2:7 kind: Node objects are written by Ballast itself, not by a commit (remove the document)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {}\n",
+                &["3:1 metadata.name: metadata.name is missing ()"],
+            ),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata:\n  generateName: a-\n",
+                &[
+                    "4:3 metadata.generateName: generateName would make a new object at every commit (write metadata.name)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  namespace: b\n",
+                &[
+                    "5:3 metadata.namespace: a Namespace belongs to no namespace (remove metadata.namespace)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  uid: x\n  resourceVersion: '1'\n  finalizers: [x]\n  ownerReferences: [{apiVersion: v1, kind: Pod, name: a, uid: b}]\n",
+                &[
+                    "5:3 metadata.uid: metadata.uid cannot be committed: the cluster gives every object its own (remove the field)",
+                    "6:3 metadata.resourceVersion: metadata.resourceVersion cannot be committed: the cluster counts versions itself (remove the field)",
+                    "8:3 metadata.ownerReferences: metadata.ownerReferences cannot be committed: owners are set by controllers; a committed object is owned by its commit (remove the field)",
+                    "7:3 metadata.finalizers: metadata.finalizers cannot be committed: a finalizer that nobody removes would keep the object for ever (remove the field)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {phase: Running}\n",
+                &[
+                    "4:1 status: status is written by the cluster, not by a commit (remove the block)",
+                ],
+            ),
+            (
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  replicas: 'two'\n",
+                &[
+                    "5:13 spec.replicas: invalid type: string \"two\", expected i32 (remove the quotes)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: a\n    imagee: b\n    image: c:${TAG}\n",
+                &[
+                    "8:12 spec.containers[0].image: the variable ${…} is not rendered (render templates and variables before committing: Ballast reads plain manifests)",
+                    "7:5 spec.containers[0].imagee: unknown field \"imagee\" (did you mean image?)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata:\n  key: 'not base64!'\n",
+                &[
+                    "5:8 data.key: the value has the wrong form (values of Secrets are not shown) (values of data are base64; plain text belongs into stringData)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData:\n  key: ENC[AES256_GCM,data:x]\nsops: {mac: x}\n",
+                &[
+                    "6:1 sops: the document is still encrypted (SOPS) (Ballast does not decrypt: commit it decrypted to a private repository, or keep it outside the path)",
+                ],
+            ),
+            (
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {a: 5}\n",
+                &["4:11 data.a: invalid type: integer `5`, expected a string (quote the value)"],
+            ),
         ];
         for (text, expected) in rows {
             assert_eq!(&problems(text), expected, "{text}");

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn an_object_declared_twice_names_both_places() {
-        let explicit = "# x\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: default}\n";
+        let explicit =
+            "# x\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: default}\n";
         let (_, problems) = render(&[parsed("a.yaml", CONFIG), parsed("b.yaml", explicit)], None);
         assert_eq!(problems.len(), 1);
         assert_eq!((problems[0].file.as_str(), problems[0].line), ("b.yaml", 4));

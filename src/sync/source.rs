@@ -68,7 +68,9 @@ pub enum UrlError {
     Option,
     #[error("{0}:// is not followed: use a local path, file://, https:// or ssh://")]
     Transport(String),
-    #[error("'{0}::' starts a program, it is not followed: use a local path, file://, https:// or ssh://")]
+    #[error(
+        "'{0}::' starts a program, it is not followed: use a local path, file://, https:// or ssh://"
+    )]
     Program(String),
     #[error(
         "the repository's address contains credentials: remove them from the URL and give them as a token or key in the configuration, where they are never shown"
@@ -287,6 +289,16 @@ pub fn branch_fault(branch: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// A commit as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitFacts {
+    /// The full hex id.
+    pub id: String,
+    /// Printable, at most 200 characters.
+    pub subject: String,
+    pub author: String,
 }
 
 /// One file of a commit that may hold manifests.

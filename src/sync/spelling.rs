@@ -4,7 +4,9 @@
 use std::cell::Cell;
 
 use serde::de::value::{Error, StrDeserializer};
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor,
+};
 
 /// The field of `T` most like the last part of `path`, if one is close enough.
 pub fn suggest<T: DeserializeOwned>(path: &str) -> Option<&'static str> {
@@ -28,7 +30,8 @@ pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<
 
 /// Optimal string alignment: insert, delete, replace, swap of neighbours.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(64).collect(), b.chars().take(64).collect());
     let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
     for (i, row) in table.iter_mut().enumerate() {
         row[0] = i;
@@ -120,7 +123,10 @@ struct Step<'a>(Option<Walk<'a>>);
 impl<'de> MapAccess<'de> for Step<'_> {
     type Error = Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
         match &self.0 {
             Some(walk) => {
                 let name = walk.way.first().copied().unwrap_or_default();
