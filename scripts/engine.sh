@@ -5,7 +5,7 @@
 #   engine.sh start NAME DIR   start containerd and dockerd in the namespace NAME, state below DIR
 #   engine.sh stop NAME DIR    stop both, remove the namespace and DIR
 #
-# The socket is DIR/docker.sock. The namespace is joined with nsenter, not `ip netns exec`, which
+# ENGINE_LIVE_RESTORE= (empty) leaves live-restore off, as Swarm demands. The socket is DIR/docker.sock. The namespace is joined with nsenter, not `ip netns exec`, which
 # would hide the cgroup mounts that runc needs. A veth pair `NAME-h` (host, 198.18.N.1) to `eth0`
 # (namespace, 198.18.N.2) gives the namespace a node address and a default route.
 set -euo pipefail
@@ -50,7 +50,7 @@ TOML
   echo "{}" > "$dir/daemon.json"
   inside setsid dockerd --config-file "$dir/daemon.json" --data-root "$dir/docker" --exec-root "$dir/exec" -H "unix://$dir/docker.sock" \
     -p "$dir/dockerd.pid" --containerd "$dir/containerd.sock" --containerd-namespace "$name" \
-    --containerd-plugins-namespace "$name-plugins" --live-restore --bip 172.30.0.1/24 \
+    --containerd-plugins-namespace "$name-plugins" ${ENGINE_LIVE_RESTORE---live-restore} --bip 172.30.0.1/24 \
     ${ENGINE_FLAGS:-} >"$dir/dockerd.log" 2>&1 < /dev/null &
   wait_for 40 docker -H "unix://$dir/docker.sock" version
 }
