@@ -1,12 +1,9 @@
-//! Logging, the one printer of error chains, and the beats behind `/readyz`.
+//! Logging, and the one printer of error chains.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 
 /// How log lines are written.
@@ -51,67 +48,4 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         cause = next.source();
     }
     text
-}
-
-/// Called by a loop after each completed pass, with the loop's name.
-pub type Beat = Arc<dyn Fn(&'static str) + Send + Sync>;
-
-/// Which loops have completed a pass lately: *reconciling*, not merely alive. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Beats(Arc<Mutex<BTreeMap<&'static str, Loop>>>);
-
-#[derive(Debug)]
-struct Loop {
-    last: Option<Instant>,
-    /// A loop that has not completed a pass for this long is not reconciling.
-    patience: Duration,
-}
-
-impl Beats {
-    /// From now on the loop is expected to beat.
-    pub fn expect(&self, name: &'static str, patience: Duration) {
-        self.lock().insert(name, Loop { last: None, patience });
-    }
-
-    /// The callback that a loop gets.
-    pub fn beat(&self) -> Beat {
-        let beats = self.clone();
-        Arc::new(move |name| {
-            if let Some(known) = beats.lock().get_mut(name) {
-                known.last = Some(Instant::now());
-            }
-        })
-    }
-
-    /// Every loop with what is wrong with it; `None` is fine.
-    pub fn verdicts(&self) -> Vec<(&'static str, Option<String>)> {
-        let judge = |state: &Loop| match state.last {
-            None => Some("has not completed its first pass".to_owned()),
-            Some(last) if last.elapsed() > state.patience => {
-                Some(format!("last completed a pass {} s ago", last.elapsed().as_secs()))
-            }
-            Some(_) => None,
-        };
-        self.lock().iter().map(|(name, state)| (*name, judge(state))).collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Loop>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_loop_is_ready_after_its_first_pass_and_until_its_patience_ends() {
-        let beats = Beats::default();
-        beats.expect("sync", Duration::from_secs(10));
-        assert!(beats.verdicts()[0].1.is_some());
-        beats.beat()("sync");
-        assert_eq!(beats.verdicts(), [("sync", None)]);
-        tokio::time::advance(Duration::from_secs(11)).await;
-        assert!(beats.verdicts()[0].1.as_deref().is_some_and(|fault| fault.contains("11 s")));
-    }
 }
