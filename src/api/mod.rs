@@ -1,6 +1,7 @@
 //! The room `api`.
 
 pub mod admission;
+pub(crate) mod discovery;
 pub(crate) mod table;
 pub(crate) mod table_cells;
 mod table_columns;
