@@ -3,7 +3,48 @@
 //! Two steps. First Kubernetes' own: defaults, validation, the life cycle of metadata. Golden
 //! answers of a real API server are compared with this step. Then [`Admit::unsupported`]: a table
 //! of every field that says whether this version runs it, finds it harmless, or refuses it by name.
+//!
+//! Comes in: a body as JSON or an object of a room, and what the world gives it (time, a uid, random
+//! numbers, what is taken). Goes out: the object as it is to be stored, or one error with every field
+//! at fault. Nothing here knows the store, and nothing here waits.
+//!
+//! Invariants: defaults are idempotent; an update that changes nothing equals the stored object; a
+//! fault's words are the reference server's wherever it has words.
+//!
+//! Deliberately absent: authorisation, resourceVersions (the store's), server-side apply's field
+//! managers, quotas and webhooks.
+//!
+//! Reading order: [`sequence`] is the order of a write, [`body`] what comes before it, [`kinds`] who
+//! judges which kind, then the rules.
 
 mod admit;
+pub mod body;
+pub mod sequence;
+
+mod kinds;
+pub mod lifecycle;
+
+mod defaults;
+mod pod_defaults;
+mod quantities;
+
+mod field_path;
+mod metadata_validation;
+
+mod cluster_validation;
+mod container_validation;
+mod data_validation;
+mod difference;
+mod pod_validation;
+mod service_validation;
+mod volume_validation;
+mod workload_validation;
+
+pub mod addresses;
+
+pub mod supported;
+mod supported_table;
 
 pub use admit::{Admit, Fault, FaultType, Faults};
+pub use body::{Body, FieldValidation, decode_body};
+pub use sequence::{CreateContext, admit_create, admit_status_update, admit_update, refuse};
