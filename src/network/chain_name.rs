@@ -13,6 +13,8 @@ use super::rule::Protocol;
 
 /// The longest chain name of the kernel, in bytes (`XT_EXTENSION_MAXNAMELEN` less its NUL).
 pub const MAX_NAME: usize = 28;
+/// Leaves nine letters of hash for a service port.
+const ID_LENGTH: usize = 6;
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 const FIXED: [&str; 7] =
     ["SERVICES", "NODEPORTS", "POSTROUTING", "MASQUERADE", "HAIRPIN", "FORWARD", "REJECT"];
@@ -23,28 +25,25 @@ pub struct ChainNames {
     prefix: String,
 }
 
-/// An id that cannot be part of a chain's name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("installation id {0:?} is not six lower-case letters or digits")]
-pub struct BadInstallation(pub String);
-
 impl ChainNames {
     /// `BALLAST-…`, the installation without an id.
     pub fn default_installation() -> Self {
         Self { prefix: "BALLAST-".to_owned() }
     }
 
-    /// `BALLAST-<id>-…`
-    ///
-    /// # Errors
-    /// The id is not six lower-case letters or digits; lower case keeps it apart from `SVC`.
-    pub fn installation(id: &str) -> Result<Self, BadInstallation> {
-        let valid = id.len() == 6
-            && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        if valid {
-            Ok(Self { prefix: format!("BALLAST-{id}-") })
+    /// The names of an installation: `default` is the one without an id; six lower-case letters or
+    /// digits are the id itself (lower case keeps it apart from `SVC`); of any other name the id is
+    /// the beginning of its hash.
+    pub fn of_installation(name: &str) -> Self {
+        let is_id = name.len() == ID_LENGTH
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if name == "default" {
+            Self::default_installation()
+        } else if is_id {
+            Self { prefix: format!("BALLAST-{name}-") }
         } else {
-            Err(BadInstallation(id.to_owned()))
+            let hash = hex::encode(Sha256::digest(name));
+            Self { prefix: format!("BALLAST-{}-", &hash[..ID_LENGTH]) }
         }
     }
 
@@ -137,7 +136,7 @@ mod tests {
             ours.service(&key, "http", Protocol::Tcp),
             ours.service(&key, "http", Protocol::Udp)
         );
-        for names in [ours, ChainNames::installation("d3m0aa").expect("six letters")] {
+        for names in [ours, ChainNames::of_installation("d3m0aa")] {
             let all = FIXED.iter().map(|name| names.fixed(name));
             for name in all.chain([names.service(&key, "http", Protocol::Tcp)]) {
                 assert!(name.len() <= MAX_NAME && names.owns(&name), "{name}");
@@ -147,13 +146,13 @@ mod tests {
 
     #[test]
     fn installations_do_not_own_each_others_chains() {
-        let (ours, demo) = (
-            ChainNames::default_installation(),
-            ChainNames::installation("d3m0aa").expect("six letters"),
-        );
+        let (ours, demo) =
+            (ChainNames::default_installation(), ChainNames::of_installation("d3m0aa"));
         assert!(!ours.owns(&demo.services()) && !demo.owns(&ours.services()));
         assert!(!ours.owns(&demo.service(&Key::new("a", "b"), "", Protocol::Tcp)));
         assert!(!ours.owns("BALLAST-SVC-lower") && !ours.owns("DOCKER"));
-        assert!(ChainNames::installation("../..").is_err());
+        assert_eq!(ChainNames::of_installation("default"), ours);
+        assert_eq!(demo.prefix(), "BALLAST-d3m0aa-");
+        assert_eq!(ChainNames::of_installation("the tour; -j DROP").prefix().len(), 15);
     }
 }

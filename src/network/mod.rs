@@ -28,7 +28,21 @@ pub mod restore_text;
 pub mod ruleset_check;
 pub mod tables;
 
+pub mod drift;
 pub mod packet;
+pub mod reset;
+pub mod trace;
+
+mod bridge;
+pub mod iptables;
+pub mod kernel;
+mod programmed;
+pub mod programmer;
+mod run;
 
 #[cfg(test)]
 mod scene;
+
+pub use kernel::Kernel;
+pub use programmed::{NetworkHandle, NetworkStatus, Programmed};
+pub use run::{NetworkOptions, run};

@@ -56,6 +56,15 @@ pub enum JumpStep {
     Delete(Jump),
 }
 
+impl JumpStep {
+    /// The chain that it changes.
+    pub fn place(&self) -> &ChainId {
+        match self {
+            Self::Insert(jump) | Self::MoveToFront(jump) | Self::Delete(jump) => &jump.from,
+        }
+    }
+}
+
 /// UDP has no end of a connection: conntrack would send a busy client's packets to where they went
 /// before, for as long as the client keeps sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,10 +282,9 @@ mod tests {
         assert!(steps.iter().all(|step| matches!(step, JumpStep::Insert(_))));
         let stale =
             Tables::parse_save("*filter\n:FORWARD DROP [0:0]\n-A FORWARD -j BALLAST-FORWARD\n");
-        let docker = Ruleset { jumps: Vec::new(), ..wanted };
-        assert!(matches!(
-            plan_jumps(&names, &docker.jumps, &stale).as_slice(),
-            [JumpStep::Delete(_)]
-        ));
+        let mut beside_docker = wanted.jumps.clone();
+        beside_docker[5].from.name = "DOCKER-USER".to_owned();
+        let steps = plan_jumps(&names, &beside_docker, &stale);
+        assert!(matches!(&steps[5..], [JumpStep::Insert(_), JumpStep::Delete(_)]), "{steps:?}");
     }
 }

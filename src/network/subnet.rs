@@ -99,6 +99,22 @@ fn parse_route(line: &str) -> Option<Route> {
     Some(Route { interface: (*columns.first()?).to_owned(), network: network.trunc() })
 }
 
+/// The host's own addresses, out of `/proc/net/fib_trie`: leaves that a line `/32 host LOCAL`
+/// follows. Loopback is left out.
+pub fn parse_local_addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
+    let mut found = std::collections::BTreeSet::new();
+    let mut leaf = None;
+    for line in fib_trie.lines() {
+        let line = line.trim_start();
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.parse::<Ipv4Addr>().ok();
+        } else if line.starts_with("/32 host LOCAL") {
+            found.extend(leaf.filter(|address| !address.is_loopback()));
+        }
+    }
+    found.into_iter().collect()
+}
+
 fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
     one.contains(&other) || other.contains(&one)
 }
@@ -131,6 +147,14 @@ mod tests {
         );
         assert_eq!(range_faults(net("10.42.0.0/16"), net("10.43.0.0/16"), &routes, "wg0"), []);
         assert_eq!(range_faults(net("10.42.0.0/25"), net("10.42.0.0/24"), &[], "x").len(), 2);
+    }
+
+    #[test]
+    fn own_addresses_are_the_local_leaves() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n\
+            Local:\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 172.16.0.2\n\
+            \x20       /32 host LOCAL\n     |-- 172.16.0.255\n        /32 link BROADCAST\n";
+        assert_eq!(parse_local_addresses(trie), [Ipv4Addr::new(172, 16, 0, 2)]);
     }
 
     #[test]

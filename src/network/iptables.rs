@@ -1,0 +1,282 @@
+//! The iptables programs, the one place that runs them. Bulk goes through `iptables-restore
+//! --noflush`; the `iptables` crate keeps the jumps in chains that are not ours.
+//!
+//! A host has up to two packet filters behind the same name: `nf_tables` and `legacy`. Rules in the
+//! one that Docker does not use would be judged in an order nobody can see, so the variant that
+//! holds Docker's chains is taken, and where there is no Docker the host's default.
+
+use std::io::ErrorKind;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+use tracing::{info, warn};
+
+use super::bridge;
+use super::kernel::{BridgeFacts, Kernel, KernelError};
+use super::restore_text::{Flow, JumpStep};
+use super::rule::Table;
+use super::ruleset::Jump;
+use super::tables::Tables;
+
+/// 20,000 rules load in 5 s on the slowest machine measured; more than that is a hanging lock.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Seconds to wait for another program's lock, as kube-proxy does.
+const LOCK_SECONDS: &str = "5";
+/// Legacy tables that are in use; reading it loads none, unlike running `iptables-legacy`.
+const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
+
+/// The programs of this host. Cheap to clone; they are looked for once.
+#[derive(Clone, Debug, Default)]
+pub struct Iptables(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    programs: OnceCell<Programs>,
+    /// Kernel parameters are left as they are.
+    keep_sysctls: bool,
+    no_conntrack_said: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Programs {
+    variant: &'static str,
+    iptables: &'static str,
+    restore: &'static str,
+    save: &'static str,
+}
+
+const NFT: Programs = Programs {
+    variant: "nf_tables",
+    iptables: "iptables-nft",
+    restore: "iptables-nft-restore",
+    save: "iptables-nft-save",
+};
+const LEGACY: Programs = Programs {
+    variant: "legacy",
+    iptables: "iptables-legacy",
+    restore: "iptables-legacy-restore",
+    save: "iptables-legacy-save",
+};
+const PLAIN: Programs = Programs {
+    variant: "default",
+    iptables: "iptables",
+    restore: "iptables-restore",
+    save: "iptables-save",
+};
+
+impl Iptables {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Rules only: the host's kernel parameters are somebody else's business. Service traffic
+    /// between pods of one bridge is then masqueraded where the host does not filter bridges.
+    pub fn keeping_sysctls() -> Self {
+        Self(Arc::new(Inner { keep_sysctls: true, ..Inner::default() }))
+    }
+
+    async fn programs(&self) -> Result<Programs, KernelError> {
+        self.0.programs.get_or_try_init(find).await.copied()
+    }
+}
+
+impl Kernel for Iptables {
+    async fn probe(&self) -> Result<String, KernelError> {
+        let programs = self.programs().await?;
+        let arguments = ["-w", LOCK_SECONDS, "-t", "nat", "-S", "PREROUTING"];
+        run(programs.iptables, &arguments, None).await?;
+        Ok(programs.variant.to_owned())
+    }
+
+    async fn prepare(&self, name: &str) -> BridgeFacts {
+        bridge::prepare(name, self.0.keep_sysctls).await
+    }
+
+    async fn save(&self, table: Table) -> Result<Tables, KernelError> {
+        let programs = self.programs().await?;
+        let text = run(programs.save, &["-t", table.as_str()], None).await?;
+        // Parsing 25,000 rules takes tens of milliseconds: not on the loop's thread.
+        let parsed = tokio::task::spawn_blocking(move || Tables::parse_save(&text)).await;
+        Ok(parsed.expect("the parser cannot fail"))
+    }
+
+    async fn list(&self, table: Table, chains: &[String]) -> Result<Tables, KernelError> {
+        let programs = self.programs().await?;
+        let mut found = Tables::default();
+        for chain in chains {
+            let arguments = ["-w", LOCK_SECONDS, "-t", table.as_str(), "-S", chain];
+            match run(programs.iptables, &arguments, None).await {
+                Ok(text) => {
+                    let part = Tables::parse_listing(table, &text);
+                    found.chains.extend(part.chains);
+                    found.policies.extend(part.policies);
+                }
+                Err(KernelError::Failed { message, .. }) if is_no_chain(&message) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn restore(&self, text: &str) -> Result<(), KernelError> {
+        let programs = self.programs().await?;
+        run(programs.restore, &["-w", LOCK_SECONDS, "--noflush"], Some(text)).await?;
+        Ok(())
+    }
+
+    async fn jump(&self, step: &JumpStep) -> Result<(), KernelError> {
+        let programs = self.programs().await?;
+        let step = step.clone();
+        let done = tokio::task::spawn_blocking(move || jump(programs, &step)).await;
+        done.expect("the iptables crate returns its errors")
+    }
+
+    async fn forget(&self, flow: &Flow) -> Result<(), KernelError> {
+        let mut arguments: Vec<String> = ["-D", "-p", "udp"].map(str::to_owned).to_vec();
+        arguments.extend(match flow {
+            Flow::ToEndpoint(to) => {
+                vec![
+                    "--reply-src".into(),
+                    to.ip().to_string(),
+                    "--reply-port-src".into(),
+                    to.port().to_string(),
+                ]
+            }
+            Flow::ToService(to) => {
+                vec![
+                    "--orig-dst".into(),
+                    to.ip().to_string(),
+                    "--orig-port-dst".into(),
+                    to.port().to_string(),
+                ]
+            }
+            Flow::ToNodePort(port) => vec!["--orig-port-dst".into(), port.to_string()],
+        });
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        match run("conntrack", &arguments, None).await {
+            Ok(_) => Ok(()),
+            // conntrack's answer when nothing matched, with exit status 1.
+            Err(KernelError::Failed { message, .. }) if message.contains("0 flow entries") => {
+                Ok(())
+            }
+            Err(error @ KernelError::Missing { .. }) => {
+                if !self.0.no_conntrack_said.swap(true, Ordering::Relaxed) {
+                    warn!(%error, "udp clients of a removed endpoint keep sending to it");
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The variant that Docker's chains are in; else the host's default.
+async fn find() -> Result<Programs, KernelError> {
+    let legacy_in_use = tokio::fs::read_to_string(LEGACY_TABLES)
+        .await
+        .is_ok_and(|tables| !tables.trim().is_empty());
+    for (programs, in_use) in [(NFT, true), (LEGACY, legacy_in_use)] {
+        let arguments = ["-w", LOCK_SECONDS, "-t", "nat", "-S", "DOCKER"];
+        if in_use && run(programs.iptables, &arguments, None).await.is_ok() {
+            info!(variant = programs.variant, "docker's chains found");
+            return Ok(programs);
+        }
+    }
+    let version = run(PLAIN.iptables, &["--version"], None).await?;
+    let named = if version.contains("nf_tables") { NFT } else { LEGACY };
+    let programs = match run(named.iptables, &["--version"], None).await {
+        Ok(_) => named,
+        // Old packages have only the plain names.
+        Err(_) => Programs { variant: named.variant, ..PLAIN },
+    };
+    info!(variant = programs.variant, "no chains of docker's; the host's default variant is used");
+    Ok(programs)
+}
+
+/// A chain that is not there, in the words of both variants.
+fn is_no_chain(message: &str) -> bool {
+    message.contains("No chain/target/match") || message.contains("does not exist")
+}
+
+fn jump(programs: Programs, step: &JumpStep) -> Result<(), KernelError> {
+    let failed = |error: Box<dyn std::error::Error>| KernelError::Failed {
+        program: programs.iptables.to_owned(),
+        message: error.to_string().trim().to_owned(),
+    };
+    let mut filter = iptables::new(false).map_err(failed)?;
+    filter.cmd = programs.iptables;
+    let (Jump { from, rule }, insert) = match step {
+        JumpStep::Insert(jump) | JumpStep::MoveToFront(jump) => (jump, true),
+        JumpStep::Delete(jump) => (jump, false),
+    };
+    let (table, chain, rule) = (from.table.as_str(), from.name.as_str(), rule.to_string());
+    // Out first: a second copy in front would make the deletion take the wrong one. Between the
+    // two, some milliseconds of new connections miss our chains.
+    while filter.exists(table, chain, &rule).map_err(failed)? {
+        filter.delete(table, chain, &rule).map_err(failed)?;
+    }
+    if insert {
+        filter.insert(table, chain, &rule, 1).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Runs a program to its end and returns what it printed.
+async fn run(
+    program: &str,
+    arguments: &[&str],
+    input: Option<&str>,
+) -> Result<String, KernelError> {
+    let name = || program.to_owned();
+    let failed = |message: String| KernelError::Failed { program: name(), message };
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                KernelError::Missing { program: name(), package: package(program) }
+            }
+            ErrorKind::PermissionDenied => KernelError::NotPermitted { program: name() },
+            _ => failed(error.to_string()),
+        })?;
+    let pipe = child.stdin.take();
+    let feed = async {
+        if let (Some(mut pipe), Some(text)) = (pipe, input) {
+            // A program that stops reading says why on standard error; that is the error to show.
+            let _ = pipe.write_all(text.as_bytes()).await;
+        }
+    };
+    let ended = async { tokio::join!(feed, child.wait_with_output()).1 };
+    let output = tokio::time::timeout(TIMEOUT, ended)
+        .await
+        .map_err(|_| KernelError::TimedOut { program: name(), seconds: TIMEOUT.as_secs() })?
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let refused = ["Permission denied", "Operation not permitted", "you must be root"];
+    if refused.iter().any(|words| message.contains(words)) {
+        return Err(KernelError::NotPermitted { program: name() });
+    }
+    Err(failed(if message.is_empty() { output.status.to_string() } else { message }))
+}
+
+/// Debian's and Ubuntu's package of a program.
+fn package(program: &str) -> &'static str {
+    match program {
+        "conntrack" => "conntrack",
+        "ip" => "iproute2",
+        _ => "iptables",
+    }
+}
