@@ -8,6 +8,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod drift_report;
+pub mod metrics;
 pub mod task;
 pub mod telemetry;
 
