@@ -32,6 +32,7 @@ pub mod expectation;
 pub mod owner;
 pub mod pod_state;
 
+pub mod deployment;
 pub mod replica_set;
 
 pub mod scheduler;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::object::Cluster;
 use crate::reconcile::engine::Beat;
-use crate::reconcile::replica_set;
 use crate::reconcile::watches::Watches;
+use crate::reconcile::{deployment, replica_set};
 use crate::task::Tasks;
 
 /// What the composition root may want otherwise.
@@ -30,5 +30,7 @@ pub fn run<C: Cluster>(cluster: C, clock: Clock, tasks: &Tasks) {
 /// As [`run`], with options.
 pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &Tasks) {
     let watches = Watches::follow(&cluster, tasks);
-    replica_set::controller::run(cluster, &watches, options.beat, clock, tasks);
+    let beat = options.beat;
+    deployment::controller::run(cluster.clone(), &watches, beat.clone(), clock, tasks);
+    replica_set::controller::run(cluster, &watches, beat, clock, tasks);
 }

@@ -1,6 +1,6 @@
 //! Observes the caches, performs the plan, reports the status of one ReplicaSet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, stream};
@@ -90,7 +90,8 @@ impl<C: Cluster> Reconcile for ReplicaSets<C> {
             Ok(()) if waiting.is_some() => Attempt::Waited,
             Ok(()) => Attempt::Succeeded,
         };
-        let reported = report(&replica_set, &pods, &attempt, now);
+        let leaving = self.leaving(&replica_set.key());
+        let reported = report(&replica_set, &pods, &leaving, &attempt, now);
         self.report(&replica_set, &reported.status).await?;
         performed?;
         let at = |time: Option<Timestamp>| match time {
@@ -120,6 +121,13 @@ impl<C: Cluster> ReplicaSets<C> {
             return None;
         }
         Some(expected.expires())
+    }
+
+    /// The uids of pods that were deleted but may still look alive in the cache.
+    fn leaving(&self, key: &Key) -> BTreeSet<String> {
+        let expectations = self.expectations();
+        let deleted = expectations.get(key).map(|expected| expected.deleted.keys().cloned());
+        deleted.into_iter().flatten().collect()
     }
 
     /// Every pod that is the ReplicaSet's, in any state.

@@ -1,5 +1,6 @@
 //! Pure: a ReplicaSet's status, and when it will change by itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,6 +8,7 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStat
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::object::Object;
 use crate::object::selector::Selector;
 use crate::reconcile::pod_state::{
     Availability, availability, is_active, is_ready, is_terminating,
@@ -38,10 +40,13 @@ pub enum Attempt {
     Failed(ReplicaFailure),
 }
 
-/// `pods` are all that the ReplicaSet has claimed.
+/// `pods` are all that the ReplicaSet has claimed; those whose uid is in `leaving` were deleted by us
+/// but the cache does not show it yet: a status that observed a spec must not count what that spec
+/// has removed, or a rollout takes it for available.
 pub fn report(
     replica_set: &ReplicaSet,
     pods: &[Arc<Pod>],
+    leaving: &BTreeSet<String>,
     attempt: &Attempt,
     now: Timestamp,
 ) -> Reported {
@@ -52,7 +57,8 @@ pub fn report(
     let min_ready_seconds = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or_default();
     let (mut replicas, mut fully_labeled, mut ready, mut available) = (0, 0, 0, 0);
     let mut next_available: Option<Timestamp> = None;
-    for pod in pods.iter().filter(|pod| is_active(pod)) {
+    let left = |pod: &&Arc<Pod>| leaving.contains(pod.uid());
+    for pod in pods.iter().filter(|pod| is_active(pod) && !left(pod)) {
         replicas += 1;
         fully_labeled += i32::from(fully.matches_optional(pod.metadata.labels.as_ref()));
         ready += i32::from(is_ready(pod));
@@ -64,7 +70,8 @@ pub fn report(
             }
         }
     }
-    let terminating = pods.iter().filter(|pod| is_terminating(pod)).count();
+    let terminating =
+        pods.iter().filter(|pod| is_terminating(pod) || is_active(pod) && left(pod)).count();
     let status = ReplicaSetStatus {
         replicas,
         fully_labeled_replicas: nonzero(fully_labeled),
@@ -168,7 +175,7 @@ mod tests {
             pod("2", None, false),
             pod("1", Some(99), true),
         ];
-        let reported = report(&replica_set(10), &pods, &Attempt::Succeeded, NOW);
+        let reported = report(&replica_set(10), &pods, &BTreeSet::new(), &Attempt::Succeeded, NOW);
         assert_eq!(
             reported.status,
             ReplicaSetStatus {
@@ -190,11 +197,17 @@ mod tests {
             Attempt::Failed(ReplicaFailure { reason: "FailedCreate", message: message.into() })
         };
         let mut set = replica_set(0);
-        set.status = Some(report(&set, &[], &failed("no"), NOW).status);
+        set.status = Some(report(&set, &[], &BTreeSet::new(), &failed("no"), NOW).status);
         let later = NOW + SignedDuration::from_secs(60);
         for attempt in [failed("still no"), Attempt::Waited] {
-            assert_eq!(set.status.as_ref(), Some(&report(&set, &[], &attempt, later).status));
+            assert_eq!(
+                set.status.as_ref(),
+                Some(&report(&set, &[], &BTreeSet::new(), &attempt, later).status)
+            );
         }
-        assert_eq!(report(&set, &[], &Attempt::Succeeded, later).status.conditions, None);
+        assert_eq!(
+            report(&set, &[], &BTreeSet::new(), &Attempt::Succeeded, later).status.conditions,
+            None
+        );
     }
 }
