@@ -83,7 +83,11 @@ fn judge(steps: &[Step], problems: &[SetProblem]) -> ApplyError {
                 | Reason::Timeout
         )
     };
-    if problems.iter().all(|problem| passing(problem.error.reason)) {
+    // What left between the look and the removal is gone: the next look sees it so.
+    let left = |problem: &SetProblem| {
+        problem.error.is_not_found() && matches!(steps.get(problem.write), Some(Step::Prune { .. }))
+    };
+    if problems.iter().all(|problem| passing(problem.error.reason) || left(problem)) {
         let message =
             problems.first().map_or_else(String::new, |problem| problem.error.message.clone());
         return ApplyError::Later(message);

@@ -1,20 +1,52 @@
-//! The room `sync`.
+//! A commit becomes objects.
+//!
+//! Comes in: a repository, branch and path to follow (`SourceConfig`), and "look again" signals: a
+//! moved branch, a webhook, a timer. Goes out: one transaction a commit through
+//! [`Transact`](crate::object::Transact), with the Source's status and inventory in it; Drifts of the
+//! object layer; the verdict whether the world matches.
+//!
+//! The loop, one task a source ([`run`]): *observe* the branch's head, the commit's manifests and the
+//! live objects; *plan* ([`diff`]); *perform* ([`apply`]); *report* ([`source_status`]).
+//!
+//! Invariants: a commit enters whole or not at all, and every problem of it is told at once with
+//! file, line and column; the last good commit runs on while a newer one is refused or held; only
+//! what this source owns is removed (inventory and uid); removing most of it waits for a
+//! confirmation; a path that does not exist is an error, never an empty set; no credential and no
+//! value of a Secret stands in a message.
+//!
+//! Deliberately absent: a work tree (so links, hooks, filters and submodules cannot act), templates
+//! and decryption (commit what is rendered), waiting for health between objects.
 
-pub mod apply;
-pub mod convergence;
-pub mod diff;
-pub mod document;
-pub mod drift;
-pub mod excerpt;
+// What is followed, and how its files are read.
 pub mod git;
-pub mod inventory;
 mod known_hosts;
+pub mod source;
+pub mod tree;
+mod trigger;
+
+// From a file to the set of objects that a commit wants.
+pub mod commit;
+pub mod document;
+pub mod excerpt;
 pub mod manifest;
 pub mod order;
 pub mod position;
 pub mod render;
-pub mod source;
-pub mod source_status;
 mod spelling;
-pub mod tree;
-mod trigger;
+
+// From the set to the store.
+pub mod apply;
+pub mod diff;
+pub mod inventory;
+pub mod observe;
+
+// What is told.
+pub mod convergence;
+pub mod drift;
+pub mod source_status;
+pub mod verdict;
+
+mod run;
+
+pub use run::{SyncHandle, SyncOptions, run};
+pub use source::{Credentials, SourceConfig, SourceUrl};

@@ -1,0 +1,197 @@
+//! Reads what is there, as far as a plan or a verdict depends on it. It decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::object::drift::{Drift, Phase};
+use crate::object::source::{InventoryEntry, SOURCE_ANNOTATION, SourceStatus};
+use crate::object::{ApiError, Cluster, Key, Kind, Object, Scope};
+use crate::sync::convergence;
+use crate::sync::diff::{Live, Observed};
+use crate::sync::render::ObjectSet;
+use crate::with_kind;
+
+/// The kinds that a namespace takes along and a person would miss.
+const GUESTS: [Kind; 7] = [
+    Kind::Deployment,
+    Kind::ReplicaSet,
+    Kind::Pod,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::ConfigMap,
+    Kind::Secret,
+];
+
+/// Everything a plan looks at.
+///
+/// # Errors
+/// The first read that fails: half a view decides nothing.
+pub async fn observe<C: Cluster>(
+    cluster: &C,
+    status: &SourceStatus,
+    wanted: &ObjectSet,
+) -> Result<Observed, ApiError> {
+    let mut observed = Observed {
+        applied: status.applied.as_ref().map(|commit| commit.id.clone()),
+        inventory: status.inventory.clone(),
+        ..Observed::default()
+    };
+    let known = status.inventory.iter().map(|entry| (entry.kind, entry.key()));
+    let namespaces = wanted.objects.iter().filter(|manifest| manifest.kind == Kind::Namespace);
+    let wanted_namespaces = namespaces.map(|manifest| (manifest.kind, manifest.key.clone()));
+    let ids: BTreeSet<(Kind, Key)> = known.chain(wanted_namespaces).collect();
+    for (kind, key) in ids {
+        if let Some(live) = live(cluster, kind, &key).await? {
+            observed.live.insert((kind, key), live);
+        }
+    }
+    let stays: BTreeSet<&str> = wanted
+        .objects
+        .iter()
+        .filter(|manifest| manifest.kind == Kind::Namespace)
+        .map(|manifest| manifest.key.name.as_str())
+        .collect();
+    let leaving = status
+        .inventory
+        .iter()
+        .filter(|entry| entry.kind == Kind::Namespace && !stays.contains(entry.name.as_str()));
+    for namespace in leaving {
+        let guests = guests(cluster, &namespace.name, &status.inventory).await?;
+        observed.guests.insert(namespace.name.clone(), guests);
+    }
+    Ok(observed)
+}
+
+async fn live<C: Cluster>(cluster: &C, kind: Kind, key: &Key) -> Result<Option<Live>, ApiError> {
+    let found = with_kind!(kind, K => {
+        cluster.get::<K>(key).await.map(|object| live_of(k8s_openapi::Metadata::metadata(&*object)))
+    });
+    match found {
+        Ok(live) => Ok(Some(live)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn live_of(meta: &ObjectMeta) -> Live {
+    let annotations = meta.annotations.as_ref();
+    Live {
+        uid: meta.uid.clone().unwrap_or_default(),
+        source: annotations.and_then(|map| map.get(SOURCE_ANNOTATION)).cloned(),
+        deleting: meta.deletion_timestamp.is_some(),
+    }
+}
+
+/// What lives in a namespace beside the inventory; what a controller made goes with its owner.
+async fn guests<C: Cluster>(
+    cluster: &C,
+    namespace: &str,
+    inventory: &[InventoryEntry],
+) -> Result<Vec<String>, ApiError> {
+    let ours: BTreeSet<(Kind, Key)> =
+        inventory.iter().map(|entry| (entry.kind, entry.key())).collect();
+    let mut found = Vec::new();
+    for kind in GUESTS {
+        let metas: Vec<ObjectMeta> = with_kind!(kind, K => {
+            let listing = cluster.list::<K>(&Scope::namespace(namespace)).await?;
+            listing.items.iter().map(|item| k8s_openapi::Metadata::metadata(&**item).clone()).collect()
+        });
+        for meta in metas {
+            let key = Key::new(namespace, meta.name.clone().unwrap_or_default());
+            let owned = meta.owner_references.is_some_and(|owners| !owners.is_empty());
+            let managed = meta.labels.is_some_and(|labels| {
+                labels.contains_key("endpointslice.kubernetes.io/managed-by")
+            });
+            // Kubernetes puts this one into every namespace.
+            let usual = kind == Kind::ConfigMap && key.name == "kube-root-ca.crt";
+            if !owned && !managed && !usual && !ours.contains(&(kind, key.clone())) {
+                found.push(format!("{kind} {key}"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What keeps the inventory from having arrived, one sentence a workload.
+///
+/// # Errors
+/// The first read that fails.
+pub async fn waiting_for<C: Cluster>(
+    cluster: &C,
+    inventory: &[InventoryEntry],
+) -> Result<Vec<String>, ApiError> {
+    let mut sentences = Vec::new();
+    for entry in inventory {
+        let key = entry.key();
+        let sentence = match entry.kind {
+            Kind::Deployment => {
+                judge::<C, Deployment>(cluster, &key, convergence::deployment).await?
+            }
+            Kind::ReplicaSet => {
+                judge::<C, ReplicaSet>(cluster, &key, convergence::replica_set).await?
+            }
+            Kind::Pod => judge::<C, Pod>(cluster, &key, convergence::pod).await?,
+            _ => None,
+        };
+        sentences.extend(sentence);
+    }
+    Ok(sentences)
+}
+
+async fn judge<C: Cluster, K: Object>(
+    cluster: &C,
+    key: &Key,
+    verdict: fn(&K) -> Option<String>,
+) -> Result<Option<String>, ApiError> {
+    match cluster.get::<K>(key).await {
+        Ok(object) => Ok(verdict(&object)),
+        Err(error) if error.is_not_found() => {
+            Ok(Some(format!("{} {key} is not in the store", K::OBJECT_KIND)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The open drifts that concern a source: those that name it, and those of any layer about objects
+/// in the namespaces of its inventory that name no source.
+///
+/// # Errors
+/// The list that fails.
+pub async fn open_drifts<C: Cluster>(
+    cluster: &C,
+    source: &str,
+    inventory: &[InventoryEntry],
+) -> Result<u32, ApiError> {
+    let namespaces: BTreeSet<&str> =
+        inventory.iter().map(|entry| entry.namespace.as_str()).collect();
+    let listing = cluster.list::<Drift>(&Scope::all()).await?;
+    let open = listing.items.iter().filter(|drift| {
+        let is_open = drift.status.as_ref().is_some_and(|status| status.phase == Phase::Open);
+        is_open
+            && match &drift.spec.origin {
+                Some(origin) => origin.source == source,
+                None => namespaces.contains(drift.spec.object.namespace.as_str()),
+            }
+    });
+    Ok(u32::try_from(open.count()).unwrap_or(u32::MAX))
+}
+
+/// The uids that the store has for an inventory's objects, where they are live.
+pub fn known_uids(observed: &Observed, source: &str) -> BTreeMap<(Kind, Key), String> {
+    let before: BTreeMap<(Kind, Key), &str> = observed
+        .inventory
+        .iter()
+        .map(|entry| ((entry.kind, entry.key()), entry.uid.as_str()))
+        .collect();
+    observed
+        .live
+        .iter()
+        .filter(|(id, live)| {
+            live.source.as_deref() == Some(source) || before.get(id) == Some(&live.uid.as_str())
+        })
+        .map(|(id, live)| (id.clone(), live.uid.clone()))
+        .collect()
+}
