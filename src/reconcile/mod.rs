@@ -38,6 +38,8 @@ pub mod replica_set;
 pub mod scheduler;
 
 pub mod garbage;
+pub mod namespace;
+pub mod node_lifecycle;
 
 mod run;
 

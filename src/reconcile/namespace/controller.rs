@@ -1,0 +1,235 @@
+//! The loop: lists in, deletions out. It decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, stream};
+use k8s_openapi::api::core::v1::Namespace;
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::object::{
+    ApiError, Change, Cluster, DeleteOptions, Key, Kind, Object, Patch, Propagation, Scope,
+};
+use crate::reconcile::engine::Beat;
+use crate::reconcile::namespace::teardown::{Content, FINALIZER, Step, is_held, plan};
+use crate::task::Tasks;
+use crate::with_kind;
+
+const LOOP: &str = "namespace";
+/// Where objects go that name no namespace: it always exists.
+const DEFAULT: &str = "default";
+/// After a pass that did something: what comes next may be ready.
+const SOON: Duration = Duration::from_millis(100);
+/// While content ends by itself, and after a failure: pods take their grace.
+const PATIENTLY: Duration = Duration::from_secs(1);
+/// How often an idle loop says that it is alive.
+const BEAT: Duration = Duration::from_secs(2);
+/// Deletions under way at once.
+const IN_FLIGHT: usize = 32;
+
+/// Starts the loop, until the stop signal.
+pub fn run<C: Cluster>(cluster: C, beat: Beat, clock: Clock, tasks: &Tasks) {
+    let stop = tasks.stop().clone();
+    let namespaces = Namespaces {
+        cluster,
+        clock,
+        names: BTreeSet::new(),
+        known: false,
+        going: BTreeMap::new(),
+        failures: BTreeMap::new(),
+    };
+    tasks.spawn(LOOP, async move {
+        // Cancel safe: every write carries its preconditions and the next start looks anew.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = namespaces.follow(beat) => {}
+        }
+    });
+}
+
+struct Namespaces<C> {
+    cluster: C,
+    clock: Clock,
+    names: BTreeSet<String>,
+    /// Whether the first whole state has arrived.
+    known: bool,
+    /// When to look again at a namespace that is to go.
+    going: BTreeMap<String, Instant>,
+    /// What failed in a namespace's last pass.
+    failures: BTreeMap<String, Vec<String>>,
+}
+
+impl<C: Cluster> Namespaces<C> {
+    async fn follow(mut self, beat: Beat) {
+        let mut changes = pin!(self.cluster.watch::<Namespace>(Scope::all()).fuse());
+        loop {
+            let next = self.going.values().min().copied();
+            let wake_at = next.unwrap_or_else(|| Instant::now() + BEAT).min(Instant::now() + BEAT);
+            // All cancel safe: a stream's next takes nothing before it is ready.
+            tokio::select! {
+                Some(change) = changes.next() => self.see(change),
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+            while let Some(Some(change)) = changes.next().now_or_never() {
+                self.see(change);
+            }
+            if self.known && !self.names.contains(DEFAULT) {
+                self.make_default().await;
+            }
+            let now = Instant::now();
+            let due = self.going.iter().filter(|(_, at)| **at <= now);
+            for name in due.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                match self.pass(&name).await {
+                    Some(pause) => self.going.insert(name, Instant::now() + pause),
+                    None => self.going.remove(&name),
+                };
+            }
+            beat(LOOP);
+        }
+    }
+
+    fn see(&mut self, change: Change<Namespace>) {
+        match change {
+            Change::Reset(namespaces) => {
+                self.names.clear();
+                self.going.clear();
+                for namespace in &namespaces {
+                    self.take(namespace);
+                }
+                self.known = true;
+            }
+            Change::Applied(namespace) => self.take(&namespace),
+            Change::Deleted(namespace) => {
+                let name = namespace.key().name;
+                self.names.remove(&name);
+                self.going.remove(&name);
+                self.failures.remove(&name);
+            }
+        }
+    }
+
+    fn take(&mut self, namespace: &Arc<Namespace>) {
+        let name = namespace.key().name;
+        if namespace.metadata.deletion_timestamp.is_some() && is_held(namespace) {
+            // Our own writes of its conditions come by here too: they must not hurry the pass.
+            self.going.entry(name.clone()).or_insert_with(Instant::now);
+        }
+        self.names.insert(name);
+    }
+
+    async fn make_default(&mut self) {
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(DEFAULT.to_owned());
+        match self.cluster.create(&namespace).await {
+            Ok(_) => info!(namespace = DEFAULT, "namespace created"),
+            Err(error) if error.is_already_exists() => {}
+            Err(error) => {
+                warn!(namespace = DEFAULT, %error, "creating a namespace failed");
+                return;
+            }
+        }
+        self.names.insert(DEFAULT.to_owned());
+    }
+
+    /// One pass over a namespace that is to go; answers how long the next one waits, `None` when
+    /// there is none.
+    async fn pass(&mut self, name: &str) -> Option<Duration> {
+        let key = Key::cluster(name);
+        let namespace = match self.cluster.get::<Namespace>(&key).await {
+            Ok(namespace) => namespace,
+            Err(error) if error.is_not_found() => return None,
+            Err(error) => {
+                warn!(namespace = name, %error, "reading a namespace failed");
+                return Some(PATIENTLY);
+            }
+        };
+        // A failed deletion of the last pass is said, but what holds up the end is a failed list.
+        let (content, mut failures) = list(&self.cluster, name).await;
+        let unread = !failures.is_empty();
+        if !content.is_empty() {
+            failures.extend(self.failures.remove(name).unwrap_or_default());
+        }
+        let steps = plan(&namespace, &content, &failures, self.clock.now());
+        if steps.is_empty() {
+            debug!(namespace = name, left = content.len(), "namespace waits for its content");
+            return is_held(&namespace).then_some(PATIENTLY);
+        }
+        let failed = perform(&self.cluster, &namespace, steps).await;
+        let pause = if failed.is_empty() && !unread { SOON } else { PATIENTLY };
+        self.failures.insert(name.to_owned(), failed);
+        Some(pause)
+    }
+}
+
+/// Everything in a namespace, and what could not be listed.
+async fn list<C: Cluster>(cluster: &C, namespace: &str) -> (Vec<Content>, Vec<String>) {
+    let scope = Scope::namespace(namespace);
+    let (mut content, mut failures) = (Vec::new(), Vec::new());
+    for kind in Kind::all().filter(|kind| kind.row().namespaced) {
+        with_kind!(kind, K => match cluster.list::<K>(&scope).await {
+            Ok(listing) => content.extend(listing.items.iter().map(|object| Content {
+                kind,
+                key: object.key(),
+                uid: object.uid().to_owned(),
+                deleting: object.metadata.deletion_timestamp.is_some(),
+                finalizers: object.metadata.finalizers.clone().unwrap_or_default(),
+            })),
+            Err(error) => failures.push(format!("{}: {error}", kind.row().plural)),
+        });
+    }
+    (content, failures)
+}
+
+/// Carries the steps out; answers what failed.
+async fn perform<C: Cluster>(cluster: &C, namespace: &Namespace, steps: Vec<Step>) -> Vec<String> {
+    let done = stream::iter(steps).map(|step| async move {
+        let (what, done) = match &step {
+            Step::Delete { kind, key, uid } => {
+                let options = DeleteOptions {
+                    uid: Some(uid.clone()),
+                    propagation: Some(Propagation::Background),
+                    ..DeleteOptions::default()
+                };
+                let done = with_kind!(*kind, K => cluster.delete::<K>(key, &options).await);
+                (format!("{} {}", kind.row().plural, key.name), done)
+            }
+            Step::SetConditions(conditions) => {
+                let patch = json!({
+                    "metadata": {"uid": namespace.uid()},
+                    "status": {"conditions": conditions},
+                });
+                let patch = Patch::Merge(patch);
+                let done = cluster.patch_status::<Namespace>(&namespace.key(), &patch).await;
+                ("conditions".to_owned(), done.map(|_| ()))
+            }
+            Step::Finalize => ("finalizers".to_owned(), finalize(cluster, namespace).await),
+        };
+        match done {
+            Ok(()) => None,
+            // Gone already, or changed meanwhile: the next pass looks anew.
+            Err(error) if error.is_not_found() || error.is_conflict() => None,
+            Err(error) => {
+                warn!(namespace = %namespace.key(), what, %error, "emptying a namespace failed");
+                Some(format!("{what}: {error}"))
+            }
+        }
+    });
+    let failed: Vec<Option<String>> = done.buffer_unordered(IN_FLIGHT).collect().await;
+    failed.into_iter().flatten().collect()
+}
+
+/// Takes our finalizer off this very state of the namespace: it ends.
+async fn finalize<C: Cluster>(cluster: &C, namespace: &Namespace) -> Result<(), ApiError> {
+    let mut ending = namespace.clone();
+    if let Some(finalizers) = ending.spec.get_or_insert_default().finalizers.as_mut() {
+        finalizers.retain(|name| name != FINALIZER);
+    }
+    cluster.update(&ending).await?;
+    info!(namespace = %namespace.key(), "namespace ended");
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! The loop: three watches in, writes out. It decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::object::{
+    ApiError, Change, Cluster, DeleteOptions, Key, Note, Object, Patch, Scope, condition,
+};
+use crate::reconcile::engine::Beat;
+use crate::reconcile::node_lifecycle::eviction::{self, PodFacts, PodStep};
+use crate::reconcile::node_lifecycle::heartbeat::{Memory, NodeFacts, Settings};
+use crate::reconcile::node_lifecycle::pod_gc::{self, Missing, Removal};
+use crate::reconcile::node_lifecycle::verdict::{self, Health, Step};
+use crate::task::Tasks;
+
+const LOOP: &str = "node lifecycle";
+const COMPONENT: &str = "node-lifecycle";
+/// Where node agents renew their Leases.
+const LEASES: &str = "kube-node-lease";
+/// A pass at least this often (upstream 5 s; ours is a fifth, for a fifth of the grace).
+const PERIOD: Duration = Duration::from_secs(1);
+/// After a write or a refused one: look at what became of it.
+const SOON: Duration = Duration::from_millis(100);
+/// Pods are searched for leftovers this often (`podgc`: 20 s).
+const POD_GC_PERIOD: Duration = Duration::from_secs(20);
+/// Writes under way at once.
+const IN_FLIGHT: usize = 32;
+/// Changes taken from a watch before the next pass.
+const CHANGES: usize = 4096;
+
+/// Starts the loop, until the stop signal.
+pub fn run<C: Cluster>(cluster: C, settings: Settings, beat: Beat, clock: Clock, tasks: &Tasks) {
+    let stop = tasks.stop().clone();
+    let lifecycle = Lifecycle {
+        cluster,
+        settings,
+        clock,
+        nodes: BTreeMap::new(),
+        leases: HashMap::new(),
+        pods: HashMap::new(),
+        known: Known::default(),
+        memory: Memory::default(),
+        missing: Missing::new(),
+        pod_gc_at: Instant::now(),
+    };
+    tasks.spawn(LOOP, async move {
+        // Cancel safe: every write carries its preconditions and the next start looks anew.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = lifecycle.follow(beat) => {}
+        }
+    });
+}
+
+/// Which watches have told their first whole state: before, nobody is judged.
+#[derive(Default)]
+struct Known {
+    nodes: bool,
+    leases: bool,
+    pods: bool,
+}
+
+struct Lifecycle<C> {
+    cluster: C,
+    settings: Settings,
+    clock: Clock,
+    nodes: BTreeMap<String, NodeFacts>,
+    /// Node name to the Lease's renewTime.
+    leases: HashMap<String, Option<Timestamp>>,
+    /// By node name, then by uid; the empty name holds pods without a node.
+    pods: HashMap<String, HashMap<String, PodFacts>>,
+    known: Known,
+    memory: Memory,
+    missing: Missing,
+    pod_gc_at: Instant,
+}
+
+impl<C: Cluster> Lifecycle<C> {
+    async fn follow(mut self, beat: Beat) {
+        let mut nodes = pin!(self.cluster.watch::<Node>(Scope::all()).fuse());
+        let mut leases = pin!(self.cluster.watch::<Lease>(Scope::namespace(LEASES)).fuse());
+        let mut pods = pin!(self.cluster.watch::<Pod>(Scope::all()).fuse());
+        let mut pass_at = Instant::now();
+        loop {
+            // All cancel safe: a stream's next takes nothing before it is ready.
+            tokio::select! {
+                Some(change) = nodes.next() => {
+                    self.see_nodes(change);
+                    pass_at = pass_at.min(Instant::now() + SOON);
+                }
+                Some(change) = leases.next() => self.see_leases(change),
+                Some(change) = pods.next() => self.see_pods(change),
+                () = tokio::time::sleep_until(pass_at) => {}
+            }
+            for _ in 0..CHANGES {
+                let Some(Some(change)) = pods.next().now_or_never() else { break };
+                self.see_pods(change);
+            }
+            if !(self.known.nodes && self.known.leases && self.known.pods) {
+                pass_at = Instant::now() + PERIOD;
+                continue;
+            }
+            if pass_at <= Instant::now() {
+                let pause = self.pass().await;
+                beat(LOOP);
+                pass_at = Instant::now() + pause;
+            }
+        }
+    }
+
+    fn see_nodes(&mut self, change: Change<Node>) {
+        match change {
+            Change::Reset(nodes) => {
+                self.nodes = nodes.iter().map(|node| (node.key().name, facts(node))).collect();
+                self.known.nodes = true;
+            }
+            Change::Applied(node) => {
+                self.nodes.insert(node.key().name, facts(&node));
+            }
+            Change::Deleted(node) => {
+                self.nodes.remove(&node.key().name);
+            }
+        }
+    }
+
+    fn see_leases(&mut self, change: Change<Lease>) {
+        let renewed = |lease: &Lease| {
+            lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0)
+        };
+        match change {
+            Change::Reset(leases) => {
+                self.leases =
+                    leases.iter().map(|lease| (lease.key().name, renewed(lease))).collect();
+                self.known.leases = true;
+            }
+            Change::Applied(lease) => {
+                self.leases.insert(lease.key().name, renewed(&lease));
+            }
+            Change::Deleted(lease) => {
+                self.leases.remove(&lease.key().name);
+            }
+        }
+    }
+
+    fn see_pods(&mut self, change: Change<Pod>) {
+        match change {
+            Change::Reset(pods) => {
+                self.pods.clear();
+                for pod in &pods {
+                    self.take_pod(PodFacts::of(pod));
+                }
+                self.known.pods = true;
+            }
+            Change::Applied(pod) => self.take_pod(PodFacts::of(&pod)),
+            Change::Deleted(pod) => {
+                let pod = PodFacts::of(&pod);
+                self.drop_pod(&pod.node, &pod.uid);
+            }
+        }
+    }
+
+    fn take_pod(&mut self, pod: PodFacts) {
+        if !pod.node.is_empty() {
+            // It may have been without a node until now; from one node to another none goes.
+            self.drop_pod("", &pod.uid);
+        }
+        self.pods.entry(pod.node.clone()).or_default().insert(pod.uid.clone(), pod);
+    }
+
+    fn drop_pod(&mut self, node: &str, uid: &str) {
+        if let Some(pods) = self.pods.get_mut(node) {
+            pods.remove(uid);
+            if pods.is_empty() {
+                self.pods.remove(node);
+            }
+        }
+    }
+
+    /// One pass; answers how long the next one may wait.
+    async fn pass(&mut self) -> Duration {
+        let now = self.clock.now();
+        for node in self.nodes.values_mut() {
+            node.lease_renewed = self.leases.get(&node.name).copied().flatten();
+        }
+        let nodes: Vec<NodeFacts> = self.nodes.values().cloned().collect();
+        self.memory = std::mem::take(&mut self.memory).listen(&nodes, &self.settings, now);
+        let healths: Vec<Health> = nodes
+            .iter()
+            .map(|node| verdict::health(node, &self.memory, &self.settings, now))
+            .collect();
+        let disrupted = verdict::is_disrupted(&healths);
+        let (mut node_steps, mut pod_steps, mut pause) = (Vec::new(), Vec::new(), PERIOD);
+        for (node, health) in nodes.iter().zip(healths) {
+            let steps = verdict::plan(node, health, disrupted, now);
+            node_steps.extend(steps.into_iter().map(|step| (node.clone(), step)));
+            let here = self.pods.get(&node.name).into_iter().flat_map(HashMap::values);
+            let (steps, again) = eviction::plan(node, health, disrupted, here, &self.memory, now);
+            pod_steps.extend(steps);
+            if let Some(again) = again {
+                let left = Duration::try_from(again.duration_since(now)).unwrap_or_default();
+                pause = pause.min(left + Duration::from_millis(1));
+            }
+        }
+        let removals = self.removals(now);
+        let idle = node_steps.is_empty() && pod_steps.is_empty() && removals.is_empty();
+        let sound = self.perform(node_steps, pod_steps, removals).await;
+        // What was written is looked at soon; what cannot be written is not hammered at.
+        match (idle, sound) {
+            (true, _) => pause,
+            (false, true) => SOON,
+            (false, false) => PERIOD,
+        }
+    }
+
+    fn removals(&mut self, now: Timestamp) -> Vec<Removal> {
+        if self.pod_gc_at > Instant::now() {
+            return Vec::new();
+        }
+        self.pod_gc_at = Instant::now() + POD_GC_PERIOD;
+        let names: BTreeSet<&str> = self.nodes.keys().map(String::as_str).collect();
+        let pods = self.pods.values().flat_map(HashMap::values);
+        let (removals, missing) = pod_gc::plan(pods, &names, &self.missing, &self.settings, now);
+        self.missing = missing;
+        removals
+    }
+
+    /// `false` when a write failed for another reason than that its object had changed.
+    async fn perform(
+        &self,
+        nodes: Vec<(NodeFacts, Step)>,
+        pods: Vec<PodStep>,
+        removals: Vec<Removal>,
+    ) -> bool {
+        let mut sound = true;
+        // Conditions and taints of one node one after the other: both carry its resourceVersion,
+        // so the second is refused and comes with the next pass.
+        for (node, step) in &nodes {
+            sound &= report("node", &node.name, change_node(&self.cluster, node, step).await);
+        }
+        let changes = stream::iter(pods).map(|step| async move {
+            let (PodStep::MarkNotReady { key, .. } | PodStep::Evict { key, .. }) = &step;
+            report("pod", key, change_pod(&self.cluster, &step, self.clock).await)
+        });
+        let all = |sound: bool, done: bool| std::future::ready(sound & done);
+        sound = changes.buffer_unordered(IN_FLIGHT).fold(sound, all).await;
+        let removals = stream::iter(removals).map(|removal| async move {
+            report("pod", &removal.key, remove(&self.cluster, &removal).await)
+        });
+        removals.buffer_unordered(IN_FLIGHT).fold(sound, all).await
+    }
+}
+
+fn facts(node: &Node) -> NodeFacts {
+    let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
+    NodeFacts {
+        name: node.key().name,
+        uid: node.uid().to_owned(),
+        resource_version: node.metadata.resource_version.clone(),
+        unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+        taints: spec.and_then(|spec| spec.taints.clone()).unwrap_or_default(),
+        conditions: status.and_then(|status| status.conditions.clone()).unwrap_or_default(),
+        lease_renewed: None,
+    }
+}
+
+/// A write refused because its object changed needs nothing: the next pass decides anew.
+fn report(kind: &'static str, name: impl std::fmt::Display, done: Result<(), ApiError>) -> bool {
+    match done {
+        Ok(()) => true,
+        Err(error) if error.is_conflict() || error.is_not_found() => {
+            debug!(kind, %name, %error, "object changed meanwhile");
+            true
+        }
+        Err(error) => {
+            warn!(kind, %name, %error, "changing an object failed");
+            false
+        }
+    }
+}
+
+async fn change_node<C: Cluster>(
+    cluster: &C,
+    node: &NodeFacts,
+    step: &Step,
+) -> Result<(), ApiError> {
+    let key = Key::cluster(node.name.clone());
+    let metadata = json!({"uid": node.uid, "resourceVersion": node.resource_version});
+    match step {
+        Step::SetConditions { conditions, reason } => {
+            let patch = json!({"metadata": metadata, "status": {"conditions": conditions}});
+            let node = cluster.patch_status::<Node>(&key, &Patch::Merge(patch)).await?;
+            info!(node = %key, reason, "node is lost");
+            let message = format!("Node {key} status is now: NodeNotReady");
+            cluster.note(Note::warning(&*node, COMPONENT, "NodeNotReady", message));
+        }
+        Step::SetTaints { taints, reason } => {
+            let patch = json!({"metadata": metadata, "spec": {"taints": taints}});
+            cluster.patch::<Node>(&key, &Patch::Merge(patch)).await?;
+            let shown = taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect));
+            let taints = shown.collect::<Vec<_>>().join(", ");
+            info!(node = %key, reason, taints, "node's taints changed");
+        }
+    }
+    Ok(())
+}
+
+async fn change_pod<C: Cluster>(cluster: &C, step: &PodStep, clock: Clock) -> Result<(), ApiError> {
+    match step {
+        PodStep::MarkNotReady { key, uid } => {
+            let mut pod = Pod::clone(&*cluster.get::<Pod>(key).await?);
+            let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+            if pod.metadata.uid.as_deref() != Some(uid) || !condition::is_true(conditions, "Ready")
+            {
+                return Ok(());
+            }
+            let not_ready = PodCondition {
+                type_: "Ready".to_owned(),
+                status: "False".to_owned(),
+                last_transition_time: Some(Time(clock.now())),
+                reason: Some("NodeNotReady".to_owned()),
+                ..PodCondition::default()
+            };
+            condition::set(conditions, not_ready);
+            let pod = cluster.update_status(&pod).await?;
+            info!(pod = %key, "pod is not ready: its node is lost");
+            let message = "Node is not ready";
+            cluster.note(Note::warning(&*pod, COMPONENT, "NodeNotReady", message));
+        }
+        PodStep::Evict { key, uid, taint } => {
+            let pod = cluster.get::<Pod>(key).await?;
+            let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
+            cluster.delete::<Pod>(key, &options).await?;
+            info!(pod = %key, taint, "pod evicted");
+            let message = format!("Marking for deletion Pod {key}");
+            cluster.note(Note::normal(&*pod, COMPONENT, "TaintManagerEviction", message));
+        }
+    }
+    Ok(())
+}
+
+async fn remove<C: Cluster>(cluster: &C, removal: &Removal) -> Result<(), ApiError> {
+    if let Some(node) = &removal.unless_node {
+        match cluster.get::<Node>(&Key::cluster(node.clone())).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let options = DeleteOptions {
+        uid: Some(removal.uid.clone()),
+        grace_seconds: Some(0),
+        ..DeleteOptions::default()
+    };
+    cluster.delete::<Pod>(&removal.key, &options).await?;
+    info!(pod = %removal.key, reason = removal.reason, "pod removed");
+    Ok(())
+}
