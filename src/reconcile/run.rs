@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::object::Cluster;
 use crate::reconcile::engine::Beat;
 use crate::reconcile::watches::Watches;
-use crate::reconcile::{deployment, replica_set};
+use crate::reconcile::{deployment, garbage, namespace, node_lifecycle, replica_set};
 use crate::task::Tasks;
 
 /// What the composition root may want otherwise.
@@ -14,11 +14,13 @@ use crate::task::Tasks;
 pub struct Options {
     /// "I completed a pass", called with the loop's name after every pass and every few seconds when idle.
     pub beat: Beat,
+    /// When a node is lost, and what becomes of its pods.
+    pub nodes: node_lifecycle::Settings,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { beat: Arc::new(|_| {}) }
+        Self { beat: Arc::new(|_| {}), nodes: node_lifecycle::Settings::default() }
     }
 }
 
@@ -31,6 +33,9 @@ pub fn run<C: Cluster>(cluster: C, clock: Clock, tasks: &Tasks) {
 pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &Tasks) {
     let watches = Watches::follow(&cluster, tasks);
     let beat = options.beat;
+    namespace::controller::run(cluster.clone(), beat.clone(), clock, tasks);
+    node_lifecycle::run(cluster.clone(), options.nodes, beat.clone(), clock, tasks);
+    garbage::controller::run(cluster.clone(), beat.clone(), tasks);
     deployment::controller::run(cluster.clone(), &watches, beat.clone(), clock, tasks);
     replica_set::controller::run(cluster, &watches, beat, clock, tasks);
 }
