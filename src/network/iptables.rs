@@ -36,6 +36,7 @@ pub struct Iptables(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Filled at the start where the variant was chosen by hand.
     programs: OnceCell<Programs>,
     /// Kernel parameters are left as they are.
     keep_sysctls: bool,
@@ -78,6 +79,15 @@ impl Iptables {
     /// between pods of one bridge is then masqueraded where the host does not filter bridges.
     pub fn keeping_sysctls() -> Self {
         Self(Arc::new(Inner { keep_sysctls: true, ..Inner::default() }))
+    }
+
+    /// `nf_tables` or `legacy`, whatever Docker uses; `None` for any other word.
+    pub fn of_variant(variant: &str) -> Option<Self> {
+        let programs = [NFT, LEGACY].into_iter().find(|programs| programs.variant == variant)?;
+        Some(Self(Arc::new(Inner {
+            programs: OnceCell::new_with(Some(programs)),
+            ..Inner::default()
+        })))
     }
 
     async fn programs(&self) -> Result<Programs, KernelError> {
@@ -198,9 +208,12 @@ async fn find() -> Result<Programs, KernelError> {
     Ok(programs)
 }
 
-/// A chain that is not there, in the words of both variants.
+/// A chain that is not there, in the words of both variants. iptables-nft 1.8.9 calls a chain that
+/// does not exist "incompatible".
 fn is_no_chain(message: &str) -> bool {
-    message.contains("No chain/target/match") || message.contains("does not exist")
+    ["No chain/target/match", "does not exist", "is incompatible"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 fn jump(programs: Programs, step: &JumpStep) -> Result<(), KernelError> {
