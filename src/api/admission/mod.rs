@@ -42,6 +42,11 @@ mod workload_validation;
 
 pub mod addresses;
 
+pub mod apply_merge;
+pub mod patch;
+mod patch_keys;
+mod strategic;
+
 pub mod supported;
 mod supported_table;
 

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use super::admit::{Admit, Fault, Faults};
 use super::lifecycle::{self, Birth};
 use super::quantities;
-use crate::object::ApiError;
+use crate::object::{ApiError, Reason};
 
 /// What the world gives a create: all of it drawn by the caller.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,7 @@ pub fn admit_update<K: Admit>(object: K, old: &K) -> Result<K, ApiError> {
 /// As [`admit_update`], but for Invalid.
 pub fn kubernetes_update<K: Admit>(mut object: K, old: &K) -> Result<(K, Faults), ApiError> {
     read_quantities(&mut object)?;
+    match_uid(&object, old)?;
     let namespace = old.metadata().namespace.clone().unwrap_or_default();
     match_namespace(&mut object, &namespace)?;
     lifecycle::carry_over(object.metadata_mut(), old.metadata());
@@ -123,6 +124,20 @@ fn bump_generation<K: Admit>(object: &mut K, old: &K) {
         let generation = old.metadata().generation.unwrap_or(0) + 1;
         object.metadata_mut().generation = Some(generation);
     }
+}
+
+/// A uid in an update is a precondition: the name may have been taken again.
+fn match_uid<K: Admit>(object: &K, old: &K) -> Result<(), ApiError> {
+    let (said, stored) = (object.uid(), old.uid());
+    if said.is_empty() || said == stored {
+        return Ok(());
+    }
+    let message = format!(
+        "Operation cannot be fulfilled on {} \"{}\": Precondition failed: UID in precondition: {said}, UID in object meta: {stored}",
+        K::OBJECT_KIND.qualified_resource(),
+        old.metadata().name.as_deref().unwrap_or_default()
+    );
+    Err(ApiError::new(Reason::Conflict, message))
 }
 
 fn match_namespace<K: Admit>(object: &mut K, namespace: &str) -> Result<(), ApiError> {
