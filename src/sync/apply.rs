@@ -7,7 +7,8 @@ use crate::object::source::Problem;
 use crate::object::{
     ApplySet, Key, Kind, Reason, SetAction, SetOutcome, SetProblem, SetWrite, Transact,
 };
-use crate::sync::diff::Step;
+use crate::sync::commit::{self, Read};
+use crate::sync::diff::{self, Observed, Step};
 use crate::sync::manifest::Manifest;
 
 /// Why a commit did not enter the store. Nothing of it did.
@@ -71,13 +72,35 @@ pub async fn perform<C: Transact>(
     }
 }
 
-/// A stale view, a full queue or a failing disk is not the commit's fault.
+/// Every problem of a commit that has some: those of reading it, and what admission says to the
+/// objects that could be read. What those miss because a file with problems holds it (their
+/// namespace) is no problem of its own.
+pub async fn every_problem<C: Transact>(
+    cluster: &C,
+    source: &str,
+    read: &Read,
+    observed: &Observed,
+) -> Vec<Problem> {
+    let plan = diff::plan(source, &read.set, observed);
+    let entering: Vec<Step> =
+        plan.steps.into_iter().filter(|step| matches!(step, Step::Apply { .. })).collect();
+    let set = set_of(source, &entering, None);
+    let mut problems = read.problems.clone();
+    if let Err(found) = cluster.apply_set(&set, true).await {
+        let own = found.iter().filter(|problem| !problem.error.is_not_found());
+        problems.extend(own.flat_map(|problem| locate(&entering, problem)));
+    }
+    commit::sort(&mut problems);
+    problems
+}
+
+/// A full queue or a failing disk is not the commit's fault. A conflict is: it is the API's word for
+/// an object that belongs to another source or to none; lost races it has settled itself.
 fn judge(steps: &[Step], problems: &[SetProblem]) -> ApplyError {
     let passing = |reason: Reason| {
         matches!(
             reason,
-            Reason::Conflict
-                | Reason::TooManyRequests
+            Reason::TooManyRequests
                 | Reason::ServiceUnavailable
                 | Reason::InternalError
                 | Reason::Timeout

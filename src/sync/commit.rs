@@ -76,6 +76,11 @@ pub fn join(
 ) -> Read {
     let (set, rendering) = render::render(files, settings);
     problems.extend(rendering);
-    problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    sort(&mut problems);
     Read { set, problems, files: files.len() }
+}
+
+/// By file, line and column: the order in which a person reads.
+pub fn sort(problems: &mut [Problem]) {
+    problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
 }

@@ -5,6 +5,9 @@
 //!
 //! Status, Events and Leases are no part of a manifest and never drift.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -150,15 +153,20 @@ fn shown(wish: Wish<'_>, manifest: &Manifest, path: &str, value: &Value) -> Stri
     };
     if manifest.kind == Kind::Secret && (path.starts_with("data") || path.starts_with("stringData"))
     {
-        let mut hash = Sha256::new();
-        hash.update(wish.secret_key);
-        hash.update(format!("{}\n{path}\n{text}", manifest.key));
-        return format!("hash:{}", hex::encode(&hash.finalize()[..8]));
+        return keyed_hash(wish.secret_key, &text);
     }
     match text.char_indices().nth(SHOWN) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,
     }
+}
+
+/// As every reply of the API shows a value, so that both can be compared by eye.
+fn keyed_hash(key: &[u8; 32], encoded: &str) -> String {
+    let value = STANDARD.decode(encoded).unwrap_or_else(|_| encoded.as_bytes().to_vec());
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(&value);
+    format!("hmac-sha256:{}", &hex::encode(mac.finalize().into_bytes())[..16])
 }
 
 /// Walks both objects down to the values that differ; `actual` is stored, `wanted` is to be.
@@ -289,7 +297,7 @@ mod tests {
             "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {key: hunter2}\n";
         let seen =
             seen(text, Some(json!({"data": {"key": "b2xk"}})), json!({"data": {"key": "bmV3"}}));
-        assert!(seen[0].starts_with("Changed data.key wanted hash:"), "{seen:?}");
+        assert!(seen[0].starts_with("Changed data.key wanted hmac-sha256:"), "{seen:?}");
         assert!(!seen[0].contains("bmV3") && !seen[0].contains("b2xk"));
     }
 

@@ -338,10 +338,13 @@ impl<C: Transact> Follower<C> {
             }
             Err(error) => return Err(Failure(error.to_string())),
         };
-        if !read.problems.is_empty() {
-            return Ok(self.refuse(&head, read.problems));
+        if read.problems.is_empty() {
+            return self.enter(&head, &read, is_applied).await;
         }
-        self.enter(&head, &read, is_applied).await
+        let observed = observe::observe(&self.cluster, &self.status, &read.set).await?;
+        let problems =
+            apply::every_problem(&self.cluster, &self.config.name, &read, &observed).await;
+        Ok(self.refuse(&head, problems))
     }
 
     /// Plans and applies what was read.

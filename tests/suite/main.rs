@@ -1,5 +1,7 @@
 //! The hermetic tests: parallel, without Docker, without root.
 
 mod admission;
+mod repository;
 mod store;
+mod sync_git;
 mod tidy;
