@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -218,6 +218,19 @@ pub fn pod_terms(pod: &Pod) -> Vec<String> {
 /// A ReplicaSet by owner.
 pub fn replica_set_terms(replica_set: &ReplicaSet) -> Vec<String> {
     vec![ownership(&replica_set.metadata)]
+}
+
+/// The term of the Services that select a label in a namespace, by their first selector entry.
+pub fn selecting(namespace: &str, label: &str, value: &str) -> String {
+    format!("selects/{namespace}/{label}={value}")
+}
+
+/// A Service by the first entry of its selector: a pod's labels find the Services that may select it.
+pub fn service_terms(service: &Service) -> Vec<String> {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let first = selector.and_then(|selector| selector.first_key_value());
+    first.map(|(label, value)| selecting(namespace, label, value)).into_iter().collect()
 }
 
 /// A slice by the label that names its Service.

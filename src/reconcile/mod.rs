@@ -33,6 +33,7 @@ pub mod owner;
 pub mod pod_state;
 
 pub mod deployment;
+pub mod endpoint_slice;
 pub mod replica_set;
 
 pub mod scheduler;

@@ -6,7 +6,9 @@ use crate::clock::Clock;
 use crate::object::Cluster;
 use crate::reconcile::engine::Beat;
 use crate::reconcile::watches::Watches;
-use crate::reconcile::{deployment, garbage, namespace, node_lifecycle, replica_set};
+use crate::reconcile::{
+    deployment, endpoint_slice, garbage, namespace, node_lifecycle, replica_set,
+};
 use crate::task::Tasks;
 
 /// What the composition root may want otherwise.
@@ -37,5 +39,6 @@ pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &
     node_lifecycle::run(cluster.clone(), options.nodes, beat.clone(), clock, tasks);
     garbage::controller::run(cluster.clone(), beat.clone(), tasks);
     deployment::controller::run(cluster.clone(), &watches, beat.clone(), clock, tasks);
-    replica_set::controller::run(cluster, &watches, beat, clock, tasks);
+    replica_set::controller::run(cluster.clone(), &watches, beat.clone(), clock, tasks);
+    endpoint_slice::controller::run(cluster, &watches, beat, clock, tasks);
 }

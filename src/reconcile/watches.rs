@@ -6,7 +6,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::object::Cluster;
 use crate::reconcile::cache::Cache;
-use crate::reconcile::indexed::{no_terms, pod_terms, replica_set_terms, slice_terms};
+use crate::reconcile::indexed::{
+    no_terms, pod_terms, replica_set_terms, service_terms, slice_terms,
+};
 use crate::task::Tasks;
 
 /// Every cache of the room. Cheap to clone.
@@ -17,6 +19,7 @@ pub struct Watches {
     /// By owner and orphanhood.
     pub replica_sets: Cache<ReplicaSet>,
     pub deployments: Cache<Deployment>,
+    /// By the first entry of the selector.
     pub services: Cache<Service>,
     /// By the label that names the Service.
     pub endpoint_slices: Cache<EndpointSlice>,
@@ -29,7 +32,7 @@ impl Watches {
             pods: Cache::follow(cluster, pod_terms, tasks),
             replica_sets: Cache::follow(cluster, replica_set_terms, tasks),
             deployments: Cache::follow(cluster, no_terms, tasks),
-            services: Cache::follow(cluster, no_terms, tasks),
+            services: Cache::follow(cluster, service_terms, tasks),
             endpoint_slices: Cache::follow(cluster, slice_terms, tasks),
         }
     }
