@@ -26,6 +26,9 @@ mod writer;
 
 mod reader;
 
+#[cfg(test)]
+mod model;
+
 pub use draft::{Draft, Header};
 pub use reader::{Sqlite, SqliteOptions, WriterMode};
 pub use record::Record;

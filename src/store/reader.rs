@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::object::{Key, Kind};
 use crate::store::index::Index;
-use crate::store::ring::{Found, Ring};
+use crate::store::ring::{Found, Ring, RingSize};
 use crate::store::sqlite::{ChangeLog, Disk, DiskError, Replayed};
 use crate::store::watch::Watcher;
 use crate::store::writer::{Answer, Message, QUEUE, Writer};
@@ -110,13 +110,22 @@ impl Sqlite {
     /// A file that is not ours, is newer, is in use or cannot be read; see [`OpenError`]. A single
     /// unreadable object is no error: it is left out, logged and counted.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        Self::open_with(path, options, RingSize::USUAL)
+    }
+
+    /// With a ring so small that watches have to read from disk.
+    pub(super) fn open_with(
+        path: &Path,
+        options: SqliteOptions,
+        ring: RingSize,
+    ) -> Result<Self, OpenError> {
         let inline = options.writer == WriterMode::Inline;
         let disk = Disk::open(path, !inline)?;
         let loaded = disk.load(path)?;
         let shared = Arc::new(Shared {
             published: RwLock::new(Published {
                 index: Arc::new(loaded.index.clone()),
-                ring: Ring::new(loaded.index.revision),
+                ring: Ring::new(loaded.index.revision, ring),
                 floor: loaded.floor,
             }),
             pins: Mutex::default(),

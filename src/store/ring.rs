@@ -9,11 +9,22 @@ use std::sync::Arc;
 use crate::object::Kind;
 use crate::store::Event;
 
-/// Bodies in the ring, all kinds together: 24 MiB are 5,000 pods of 5 kB. Most are shared with the
-/// index, so that the memory that comes on top is less.
-const MOST_BYTES: usize = 24 << 20;
-/// Events of one kind: small objects (Leases, Events) must not fill the budget with allocations.
-const MOST_EVENTS: usize = 4096;
+/// How much of the history stays in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RingSize {
+    /// Bodies of all kinds together, with [`EVENT_BYTES`] each.
+    pub bytes: usize,
+    /// Events of one kind: small objects (Leases, Events) must not fill the budget with
+    /// allocations.
+    pub events: usize,
+}
+
+impl RingSize {
+    /// 24 MiB are 4,500 pods of 5 kB, half a second of the fastest rollout. Most bodies are shared
+    /// with the index, so that the memory that comes on top is less.
+    pub const USUAL: Self = Self { bytes: 24 << 20, events: 4096 };
+}
+
 /// What an event costs beside its body: record, header, key and pointers, measured roughly.
 const EVENT_BYTES: usize = 600;
 
@@ -22,6 +33,7 @@ const EVENT_BYTES: usize = 600;
 pub(super) struct Ring {
     kinds: Vec<Changes>,
     bytes: usize,
+    size: RingSize,
 }
 
 #[derive(Debug, Default)]
@@ -42,10 +54,10 @@ pub(super) enum Found {
 
 impl Ring {
     /// An empty ring of a store at `revision`: everything before is only on disk.
-    pub fn new(revision: u64) -> Self {
+    pub fn new(revision: u64, size: RingSize) -> Self {
         let kinds =
             Kind::all().map(|_| Changes { events: VecDeque::new(), dropped: revision }).collect();
-        Self { kinds, bytes: 0 }
+        Self { kinds, bytes: 0, size }
     }
 
     /// Adds the next event; revisions ascend. What has to make room goes to `fallen`.
@@ -53,10 +65,10 @@ impl Ring {
         let kind = event.record.kind as usize;
         self.bytes += weight(&event);
         self.kinds[kind].events.push_back(event);
-        if self.kinds[kind].events.len() > MOST_EVENTS {
+        if self.kinds[kind].events.len() > self.size.events {
             fallen.extend(self.take_oldest_of(kind));
         }
-        while self.bytes > MOST_BYTES {
+        while self.bytes > self.size.bytes {
             let oldest = (0..self.kinds.len())
                 .filter_map(|kind| Some((self.kinds[kind].events.front()?.record.revision, kind)))
                 .min();
@@ -97,6 +109,8 @@ mod tests {
     use crate::object::Key;
     use crate::store::{ChangeType, Header, Record};
 
+    const SMALL: RingSize = RingSize { bytes: 100_000, events: 10 };
+
     fn event(kind: Kind, revision: u64, bytes: usize) -> Arc<Event> {
         let header = Arc::new(Header::default());
         let body = Bytes::from(vec![b' '; bytes]);
@@ -116,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_position_before_the_ring_is_told_so() {
-        let mut ring = Ring::new(10);
+        let mut ring = Ring::new(10, SMALL);
         assert_eq!(revisions(ring.after(Kind::Pod, 9, 5)), None);
         assert_eq!(revisions(ring.after(Kind::Pod, 10, 5)), Some((vec![], false)));
         for revision in 11..15 {
@@ -129,10 +143,10 @@ mod tests {
 
     #[test]
     fn too_many_events_push_out_the_oldest_of_their_kind() {
-        let mut ring = Ring::new(0);
+        let mut ring = Ring::new(0, SMALL);
         let mut fallen = Vec::new();
         ring.push(event(Kind::Pod, 1, 1), &mut fallen);
-        for revision in 2..=MOST_EVENTS as u64 + 3 {
+        for revision in 2..=SMALL.events as u64 + 3 {
             ring.push(event(Kind::Lease, revision, 1), &mut fallen);
         }
         assert_eq!(fallen.iter().map(|e| e.record.revision).collect::<Vec<_>>(), [2, 3]);
@@ -143,11 +157,11 @@ mod tests {
 
     #[test]
     fn too_many_bytes_push_out_the_oldest_of_all() {
-        let mut ring = Ring::new(0);
+        let mut ring = Ring::new(0, SMALL);
         let mut fallen = Vec::new();
         ring.push(event(Kind::Lease, 1, 1), &mut fallen);
-        ring.push(event(Kind::Pod, 2, MOST_BYTES / 2), &mut fallen);
-        ring.push(event(Kind::Pod, 3, MOST_BYTES / 2), &mut fallen);
+        ring.push(event(Kind::Pod, 2, SMALL.bytes / 2), &mut fallen);
+        ring.push(event(Kind::Pod, 3, SMALL.bytes / 2), &mut fallen);
         assert_eq!(fallen.iter().map(|e| e.record.revision).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(revisions(ring.after(Kind::Lease, 1, 1)), Some((vec![], false)));
         assert_eq!(revisions(ring.after(Kind::Pod, 1, 1)), None);
