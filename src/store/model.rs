@@ -14,14 +14,14 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::object::{Key, Kind};
-use crate::store::ring::RingSize;
+use crate::store::ring::Window;
 use crate::store::{
     ChangeType, Draft, Event, Expect, Header, ListRequest, Record, Sqlite, SqliteOptions, Store,
     StoreError, Transaction, WatchItem, Write, WriterMode,
 };
 
 const KINDS: [Kind; 2] = [Kind::Pod, Kind::Service];
-const TINY: RingSize = RingSize { bytes: 5000, events: 4 };
+const TINY: Window = Window { bytes: 5000, events: 4, look: 2, page: 3 };
 
 #[derive(Clone, Debug)]
 enum Op {

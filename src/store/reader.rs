@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::object::{Key, Kind};
 use crate::store::index::Index;
-use crate::store::ring::{Found, Ring, RingSize};
+use crate::store::ring::{Found, Ring, Window};
 use crate::store::sqlite::{ChangeLog, Disk, DiskError, Replayed};
 use crate::store::watch::Watcher;
 use crate::store::writer::{Answer, Message, QUEUE, Writer};
@@ -85,6 +85,7 @@ pub(super) struct Shared {
     closed: AtomicBool,
     /// Disk reads of watches leave the runtime's threads; in a simulation nothing does.
     inline: bool,
+    window: Window,
     quarantined: usize,
 }
 
@@ -99,8 +100,8 @@ struct Published {
 pub(super) enum Look {
     /// Everything up to `upto`; the store is at `revision`.
     Found { events: Vec<Arc<Event>>, upto: u64, revision: u64 },
-    /// Only the change log knows.
-    OnDisk { revision: u64 },
+    /// Only the change log knows; its next page ends at `upto`.
+    OnDisk { upto: u64 },
 }
 
 impl Sqlite {
@@ -110,14 +111,14 @@ impl Sqlite {
     /// A file that is not ours, is newer, is in use or cannot be read; see [`OpenError`]. A single
     /// unreadable object is no error: it is left out, logged and counted.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
-        Self::open_with(path, options, RingSize::USUAL)
+        Self::open_with(path, options, Window::USUAL)
     }
 
     /// With a ring so small that watches have to read from disk.
     pub(super) fn open_with(
         path: &Path,
         options: SqliteOptions,
-        ring: RingSize,
+        window: Window,
     ) -> Result<Self, OpenError> {
         let inline = options.writer == WriterMode::Inline;
         let disk = Disk::open(path, !inline)?;
@@ -125,7 +126,7 @@ impl Sqlite {
         let shared = Arc::new(Shared {
             published: RwLock::new(Published {
                 index: Arc::new(loaded.index.clone()),
-                ring: Ring::new(loaded.index.revision, ring),
+                ring: Ring::new(loaded.index.revision, window),
                 floor: loaded.floor,
             }),
             pins: Mutex::default(),
@@ -134,6 +135,7 @@ impl Sqlite {
             any_changed: watch::Sender::new(()),
             closed: AtomicBool::new(false),
             inline,
+            window,
             quarantined: loaded.quarantined,
         });
         let keep = options.keep_changes.max(1);
@@ -307,12 +309,15 @@ impl Shared {
         (self.kind_changed[kind as usize].subscribe(), self.any_changed.subscribe())
     }
 
-    /// At most `limit` events of a kind behind a position.
-    pub fn look(&self, kind: Kind, position: u64, limit: usize) -> Look {
+    /// The next events of a kind behind a position.
+    pub fn look(&self, kind: Kind, position: u64) -> Look {
         self.read(|published| {
             let revision = published.index.revision;
-            match published.ring.after(kind, position, limit) {
-                Found::OlderThanRing => Look::OnDisk { revision },
+            match published.ring.after(kind, position) {
+                Found::OlderThanRing => {
+                    let upto = revision.min(position.saturating_add(self.window.page));
+                    Look::OnDisk { upto }
+                }
                 Found::Events { events, more } => {
                     let upto = match events.last() {
                         Some(last) if more => last.record.revision,

@@ -9,20 +9,25 @@ use std::sync::Arc;
 use crate::object::Kind;
 use crate::store::Event;
 
-/// How much of the history stays in memory.
+/// How much of the history stays in memory, and how much of it a watch takes at once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RingSize {
+pub(super) struct Window {
     /// Bodies of all kinds together, with [`EVENT_BYTES`] each.
     pub bytes: usize,
     /// Events of one kind: small objects (Leases, Events) must not fill the budget with
     /// allocations.
     pub events: usize,
+    /// Events taken at one look: a bound for the time that the ring stays locked.
+    pub look: usize,
+    /// Revisions replayed at one read from disk: a bound for the memory of a replaying watch.
+    pub page: u64,
 }
 
-impl RingSize {
+impl Window {
     /// 24 MiB are 4,500 pods of 5 kB, half a second of the fastest rollout. Most bodies are shared
     /// with the index, so that the memory that comes on top is less.
-    pub const USUAL: Self = Self { bytes: 24 << 20, events: 4096 };
+    /// 512 such bodies are 2.5 MB.
+    pub const USUAL: Self = Self { bytes: 24 << 20, events: 4096, look: 256, page: 512 };
 }
 
 /// What an event costs beside its body: record, header, key and pointers, measured roughly.
@@ -33,7 +38,7 @@ const EVENT_BYTES: usize = 600;
 pub(super) struct Ring {
     kinds: Vec<Changes>,
     bytes: usize,
-    size: RingSize,
+    window: Window,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +51,7 @@ struct Changes {
 /// What a look into the ring finds.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Everything of the kind after the asked revision, up to [`Ring::after`]'s limit.
+    /// Everything of the kind after the asked revision, at most a look.
     Events { events: Vec<Arc<Event>>, more: bool },
     /// The ring does not reach back so far.
     OlderThanRing,
@@ -54,10 +59,10 @@ pub(super) enum Found {
 
 impl Ring {
     /// An empty ring of a store at `revision`: everything before is only on disk.
-    pub fn new(revision: u64, size: RingSize) -> Self {
+    pub fn new(revision: u64, window: Window) -> Self {
         let kinds =
             Kind::all().map(|_| Changes { events: VecDeque::new(), dropped: revision }).collect();
-        Self { kinds, bytes: 0, size }
+        Self { kinds, bytes: 0, window }
     }
 
     /// Adds the next event; revisions ascend. What has to make room goes to `fallen`.
@@ -65,10 +70,10 @@ impl Ring {
         let kind = event.record.kind as usize;
         self.bytes += weight(&event);
         self.kinds[kind].events.push_back(event);
-        if self.kinds[kind].events.len() > self.size.events {
+        if self.kinds[kind].events.len() > self.window.events {
             fallen.extend(self.take_oldest_of(kind));
         }
-        while self.bytes > self.size.bytes {
+        while self.bytes > self.window.bytes {
             let oldest = (0..self.kinds.len())
                 .filter_map(|kind| Some((self.kinds[kind].events.front()?.record.revision, kind)))
                 .min();
@@ -84,14 +89,15 @@ impl Ring {
         Some(event)
     }
 
-    /// At most `limit` events of the kind after the revision.
-    pub fn after(&self, kind: Kind, revision: u64, limit: usize) -> Found {
+    /// The next events of the kind after the revision.
+    pub fn after(&self, kind: Kind, revision: u64) -> Found {
         let changes = &self.kinds[kind as usize];
         if revision < changes.dropped {
             return Found::OlderThanRing;
         }
         let start = changes.events.partition_point(|event| event.record.revision <= revision);
-        let events: Vec<_> = changes.events.range(start..).take(limit).cloned().collect();
+        let events: Vec<_> =
+            changes.events.range(start..).take(self.window.look).cloned().collect();
         let more = start + events.len() < changes.events.len();
         Found::Events { events, more }
     }
@@ -109,7 +115,7 @@ mod tests {
     use crate::object::Key;
     use crate::store::{ChangeType, Header, Record};
 
-    const SMALL: RingSize = RingSize { bytes: 100_000, events: 10 };
+    const SMALL: Window = Window { bytes: 100_000, events: 10, look: 2, page: 1 };
 
     fn event(kind: Kind, revision: u64, bytes: usize) -> Arc<Event> {
         let header = Arc::new(Header::default());
@@ -131,14 +137,14 @@ mod tests {
     #[test]
     fn a_position_before_the_ring_is_told_so() {
         let mut ring = Ring::new(10, SMALL);
-        assert_eq!(revisions(ring.after(Kind::Pod, 9, 5)), None);
-        assert_eq!(revisions(ring.after(Kind::Pod, 10, 5)), Some((vec![], false)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 9)), None);
+        assert_eq!(revisions(ring.after(Kind::Pod, 10)), Some((vec![], false)));
         for revision in 11..15 {
             ring.push(event(Kind::Pod, revision, 1), &mut Vec::new());
         }
-        assert_eq!(revisions(ring.after(Kind::Pod, 11, 2)), Some((vec![12, 13], true)));
-        assert_eq!(revisions(ring.after(Kind::Pod, 12, 2)), Some((vec![13, 14], false)));
-        assert_eq!(revisions(ring.after(Kind::Node, 11, 2)), Some((vec![], false)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 11)), Some((vec![12, 13], true)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 12)), Some((vec![13, 14], false)));
+        assert_eq!(revisions(ring.after(Kind::Node, 11)), Some((vec![], false)));
     }
 
     #[test]
@@ -150,9 +156,9 @@ mod tests {
             ring.push(event(Kind::Lease, revision, 1), &mut fallen);
         }
         assert_eq!(fallen.iter().map(|e| e.record.revision).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(revisions(ring.after(Kind::Lease, 2, 1)), None);
-        assert_eq!(revisions(ring.after(Kind::Lease, 3, 1)), Some((vec![4], true)));
-        assert_eq!(revisions(ring.after(Kind::Pod, 0, 1)), Some((vec![1], false)));
+        assert_eq!(revisions(ring.after(Kind::Lease, 2)), None);
+        assert_eq!(revisions(ring.after(Kind::Lease, 3)), Some((vec![4, 5], true)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 0)), Some((vec![1], false)));
     }
 
     #[test]
@@ -163,7 +169,7 @@ mod tests {
         ring.push(event(Kind::Pod, 2, SMALL.bytes / 2), &mut fallen);
         ring.push(event(Kind::Pod, 3, SMALL.bytes / 2), &mut fallen);
         assert_eq!(fallen.iter().map(|e| e.record.revision).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(revisions(ring.after(Kind::Lease, 1, 1)), Some((vec![], false)));
-        assert_eq!(revisions(ring.after(Kind::Pod, 1, 1)), None);
+        assert_eq!(revisions(ring.after(Kind::Lease, 1)), Some((vec![], false)));
+        assert_eq!(revisions(ring.after(Kind::Pod, 1)), None);
     }
 }

@@ -19,10 +19,6 @@ use crate::store::reader::{Look, Shared};
 use crate::store::sqlite::Replayed;
 use crate::store::{Event, WatchItem};
 
-/// Events taken at one look: a bound for the time that the ring stays locked.
-const LOOK: usize = 256;
-/// Revisions replayed at one read: 512 bodies of 5 kB are 2.5 MB a replaying watcher.
-const PAGE: u64 = 512;
 /// Between two progress reports, for bookmarks.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -76,7 +72,7 @@ impl Watcher {
             // Before the look: a change after it wakes the wait below.
             self.kind_changed.borrow_and_update();
             self.any_changed.borrow_and_update();
-            match self.shared.look(self.kind, self.position, LOOK) {
+            match self.shared.look(self.kind, self.position) {
                 Look::Found { events, upto, revision } => {
                     self.take(events, upto);
                     if self.ready.is_empty() && !self.report_progress(revision) {
@@ -86,10 +82,7 @@ impl Watcher {
                         self.wait(revision).await;
                     }
                 }
-                Look::OnDisk { revision } => {
-                    let upto = revision.min(self.position.saturating_add(PAGE));
-                    self.replay(upto).await;
-                }
+                Look::OnDisk { upto } => self.replay(upto).await,
             }
         }
     }

@@ -651,3 +651,56 @@ fn a_killed_process_loses_nothing_that_it_answered() {
         assert!(Some(&store.revision()) >= told.values().max());
     }
 }
+
+#[tokio::test]
+async fn a_batch_that_the_disk_refuses_changes_nothing() {
+    for options in [inline(100), thread(100)] {
+        let folder = folder();
+        let store = open(&folder, options);
+        write(&store, put(Kind::Pod, &key("a"), Expect::Absent, "x")).await.expect("ok");
+        let before = store.revision();
+        let mut watch = store.watch(Kind::Pod, None).expect("watches");
+        // Another connection makes SQLite refuse rows as a full disk would.
+        let disk = rusqlite::Connection::open(folder.path().join("store.db")).expect("opens");
+        let full = "CREATE TRIGGER full BEFORE INSERT ON log WHEN NEW.name = 'c'
+                    BEGIN SELECT RAISE(ABORT, 'no space left'); END";
+        disk.execute_batch(full).expect("creates");
+        let writes = vec![
+            put(Kind::Pod, &key("a"), Expect::Present, "y"),
+            put(Kind::Pod, &key("b"), Expect::Absent, "y"),
+            put(Kind::Pod, &key("c"), Expect::Absent, "y"),
+        ];
+        let refused = transact(&store, writes).await;
+        assert!(matches!(refused, Err(StoreError::Write(reason)) if reason == "no space left"));
+        assert_eq!(store.revision(), before);
+        let text = |store: &Sqlite| list(store, Kind::Pod).items[0].header.labels["app"].clone();
+        assert_eq!((list(&store, Kind::Pod).items.len(), text(&store)), (1, "x".to_owned()));
+        disk.execute_batch("DROP TRIGGER full").expect("drops");
+        let b = write(&store, put(Kind::Pod, &key("b"), Expect::Absent, "z")).await.expect("ok");
+        assert!(b.revision > before + 3, "no revision of a failed batch is used again");
+        let seen = events(&mut watch, 1).await;
+        assert_eq!(seen, [(ChangeType::Created, "b".to_owned(), b.revision, true)]);
+        drop(store);
+        let store = open(&folder, options);
+        assert_eq!(store.revision(), b.revision);
+        assert_eq!((list(&store, Kind::Pod).items.len(), text(&store)), (2, "x".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_draft_without_a_place_for_the_revision_is_refused() {
+    let folder = folder();
+    let store = open(&folder, thread(100));
+    let broken = |revision_at| Write::Put {
+        kind: Kind::Pod,
+        key: key("a"),
+        expect: Expect::Absent,
+        draft: Draft { json: b"{}".to_vec(), revision_at },
+        header: Header::default(),
+    };
+    for revision_at in [0, 1, 2, 3, usize::MAX] {
+        let refused = write(&store, broken(revision_at)).await;
+        assert!(matches!(refused, Err(StoreError::Write(_))));
+    }
+    write(&store, put(Kind::Pod, &key("a"), Expect::Absent, "x")).await.expect("goes on");
+}
