@@ -1,0 +1,243 @@
+//! The composition root: what starts in which order, and what stops in which.
+//!
+//! Start. The store first, because everything is read from it; the API over it; the listener as
+//! soon as the API stands, so that `/readyz` can tell what is still missing. Then the rooms, each
+//! with an identity of its own: network before node, because the node agent asks the network before
+//! it ends a container; controllers, scheduler and sync last, because they make work for the others.
+//!
+//! Stop. One signal to every task. Containers, rules and the Docker network stay: a restart or an
+//! upgrade of the daemon touches no workload. Loops end at their next wait; the listener finishes
+//! what it is answering; then the store is closed, and only then the process ends. A task that died
+//! ends the daemon in the same order, with an error: half a daemon is worse than a restart.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use jiff::SignedDuration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+use crate::api::{self, Api, ApiOptions, IdSource, Identity};
+use crate::clock::Clock;
+use crate::config::{Config, SourceSettings};
+use crate::metrics;
+use crate::network::chain_name::ChainNames;
+use crate::network::iptables::Iptables;
+use crate::network::{self, NetworkOptions, subnet};
+use crate::node::docker::Docker;
+use crate::node::{self, NodeOptions};
+use crate::reconcile::{self, scheduler};
+use crate::store::{Sqlite, SqliteOptions};
+use crate::sync::{self, Credentials, SourceConfig, SourceUrl, SyncOptions};
+use crate::task::Tasks;
+use crate::web;
+
+/// A stopping daemon that still has tasks after this long is ended: nothing it holds needs more.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// A loop that beats at least every 30 s by design and is silent for this long is not reconciling.
+const LOOP_PATIENCE: SignedDuration = SignedDuration::from_secs(120);
+
+/// The names of what one installation owns on a host.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub chains: ChainNames,
+    /// The Docker network.
+    pub network: String,
+    /// Its bridge, an interface's name of at most 15 bytes.
+    pub bridge: String,
+}
+
+impl Names {
+    /// # Errors
+    /// An installation id that cannot be part of a chain's name.
+    pub fn of(installation: &str) -> Result<Self> {
+        if installation == "default" {
+            return Ok(Self { chains: ChainNames::default_installation(), network: "ballast".into(), bridge: "ballast0".into() });
+        }
+        let bridge: String = format!("bl-{installation}").chars().take(15).collect();
+        Ok(Self { chains: ChainNames::installation(installation)?, network: format!("ballast-{installation}"), bridge })
+    }
+}
+
+/// Runs until SIGTERM, SIGINT or the death of a task.
+///
+/// # Errors
+/// What keeps the daemon from starting, with the next step; or that a task died.
+pub async fn run(config: Config) -> Result<()> {
+    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+    let names = Names::of(&config.installation)?;
+    refuse_overlaps(&config, &names)?;
+    let clock = Clock::wall();
+    let secret_key = secret_key(&config.data_dir)?;
+    let (tasks, all_done) = Tasks::new();
+
+    let store = Sqlite::open(&config.data_dir.join("store.db"), SqliteOptions::default()).with_context(|| format!("cannot open the store in {}", config.data_dir.display()))?;
+    let options = ApiOptions { service_range: config.service_cidr, node_ports: config.node_ports.clone(), clock, secret_key, ids: IdSource::random() };
+    let api = Api::new(store.clone(), options, &tasks);
+    for source in &config.sources {
+        if let Some(secret) = &source.webhook_secret {
+            api.set_webhook_secret(&source.name, secret.as_bytes())?;
+        }
+    }
+    let beat = api.beats().beat();
+    for name in ["sync", "node", "network", "scheduler"] {
+        api.beats().expect(name, LOOP_PATIENCE);
+    }
+    serve(&config, &api, clock, &tasks).await?;
+
+    let node_identity = |node: &str| node.to_owned();
+    let kernel = Iptables::new();
+    let network_options = NetworkOptions {
+        pod_range: config.pod_cidr,
+        node_range: node_range(&config),
+        service_range: config.service_cidr,
+        node_ports: config.node_ports.clone(),
+        beat: beat.clone(),
+        ..NetworkOptions::new(&config.node_name, names.chains.clone(), &names.bridge)
+    };
+    let network_identity = Identity::Network { node: node_identity(&config.node_name) };
+    let rules = network::run(api.local(network_identity), kernel, network_options, clock, &tasks);
+
+    let docker = Docker::connect(&config.docker)?;
+    let node_options = node_options(&config, &names, beat.clone());
+    let agent_identity = Identity::NodeAgent { node: node_identity(&config.node_name) };
+    let agent = node::run(api.local(agent_identity), docker, node_options, rules, clock, &tasks);
+    api.set_logs(agent);
+
+    let controllers = reconcile::Options { beat: beat.clone(), ..reconcile::Options::default() };
+    reconcile::run_with(api.local(Identity::Controllers), controllers, clock, &tasks);
+    let scheduling = scheduler::Options { beat: beat.clone(), ..scheduler::Options::default() };
+    scheduler::run_with(api.local(Identity::Scheduler), scheduling, clock, &tasks);
+
+    let sources = config.sources.iter().map(source_config).collect::<Result<Vec<_>>>()?;
+    let sync_options = SyncOptions { data_dir: config.data_dir.clone(), secret_key, beat: Some(beat) };
+    api.set_wake(sync::run(api.local(Identity::Sync), sources, sync_options, clock, &tasks));
+
+    until_stopped(&tasks).await?;
+    let died = tasks.died();
+    tasks.stop().cancel();
+    drop((api, tasks));
+    if tokio::time::timeout(STOP_PATIENCE, all_done.wait()).await.is_err() {
+        error!(seconds = STOP_PATIENCE.as_secs(), "tasks did not end in time");
+    }
+    store.close();
+    info!("stopped: containers and rules stay as they are");
+    if died > 0 {
+        bail!("{died} task(s) died, see the log above; start the daemon again: no workload is touched");
+    }
+    Ok(())
+}
+
+/// The API and the dashboard on loopback; the webhook alone on its own listener.
+async fn serve(config: &Config, api: &Api<Sqlite>, clock: Clock, tasks: &Tasks) -> Result<()> {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let figures = metrics::register(&mut registry);
+    tasks.spawn("metrics", metrics::follow(api.local(Identity::Reader), figures, tasks.stop().clone()));
+    api.set_registry(registry);
+
+    let router = api.router().merge(web::router(api.local(Identity::Web), clock));
+    let listener = bind(config.listen).await?;
+    info!(address = %config.listen, "serving the API and the dashboard");
+    tasks.spawn("listener", api::server::serve(listener, router, api::server::Limits::default(), tasks.stop().clone()));
+    if let Some(address) = config.webhook_listen {
+        let listener = bind(address).await?;
+        info!(%address, "serving webhooks alone");
+        tasks.spawn("webhooks", api::server::serve(listener, api.webhook_router(), api::server::Limits::public(), tasks.stop().clone()));
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}: is another daemon running? choose another with --listen"))
+}
+
+/// Waits for a signal or for a task's death. Every arm is cancel safe.
+async fn until_stopped(tasks: &Tasks) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => info!("stopping: SIGTERM"),
+        _ = interrupt.recv() => info!("stopping: interrupted"),
+        () = tasks.stop().cancelled() => error!("stopping: a task died"),
+    }
+    Ok(())
+}
+
+/// Address ranges that a route of this host already uses would cut the host off from it.
+fn refuse_overlaps(config: &Config, names: &Names) -> Result<()> {
+    let routes = subnet::parse_routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
+    let faults = subnet::range_faults(config.pod_cidr, config.service_cidr, &routes, &names.bridge);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = faults.iter().map(|fault| format!("  {fault}")).collect();
+    bail!("the address ranges cannot be used on this host; choose others with --pod-cidr and --service-cidr:\n{}", lines.join("\n"))
+}
+
+/// One node in this version: the first /24 of the range.
+fn node_range(config: &Config) -> ipnet::Ipv4Net {
+    subnet::node_range(config.pod_cidr, 0).expect("the config has a range of a /24 at least")
+}
+
+fn node_options(config: &Config, names: &Names, beat: Arc<dyn Fn(&'static str) + Send + Sync>) -> NodeOptions {
+    NodeOptions {
+        address: config.node_address.unwrap_or_else(own_address),
+        network: names.network.clone(),
+        bridge: names.bridge.clone(),
+        beat,
+        ..NodeOptions::new(&config.node_name, &config.installation, &config.data_dir, node_range(config))
+    }
+}
+
+/// The address this host would send from: the kernel's choice, no packet is sent.
+fn own_address() -> Ipv4Addr {
+    // 192.0.2.0/24 is for documentation: it is routed by the default route and never a neighbour.
+    let chosen = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    match chosen {
+        Ok(SocketAddr::V4(address)) if !address.ip().is_unspecified() => *address.ip(),
+        _ => Ipv4Addr::LOCALHOST,
+    }
+}
+
+fn source_config(source: &SourceSettings) -> Result<SourceConfig> {
+    let local = source.url.strip_prefix("file://").unwrap_or(&source.url);
+    let url = if Path::new(local).exists() { std::fs::canonicalize(local)?.to_string_lossy().into_owned() } else { source.url.clone() };
+    let credentials = match (&source.token, &source.ssh_key_file) {
+        (Some(token), _) => Credentials::Token { user: "git".to_owned(), token: token.clone() },
+        (None, Some(key)) => Credentials::SshKey { key: key.clone(), passphrase: None, known_hosts: source.known_hosts_file.clone() },
+        (None, None) => Credentials::None,
+    };
+    Ok(SourceConfig {
+        url: SourceUrl::parse(&url).with_context(|| format!("source {}", source.name))?,
+        name: source.name.clone(),
+        branch: source.branch.clone(),
+        path: source.path.clone(),
+        poll_seconds: u32::try_from(source.poll.as_secs()).unwrap_or(u32::MAX),
+        credentials,
+    })
+}
+
+/// The key behind the hashes that stand in for Secrets' values: made once, readable by root alone.
+fn secret_key(data_dir: &Path) -> Result<[u8; 32]> {
+    let path = data_dir.join("secret.key");
+    match std::fs::read(&path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is damaged: remove it, a new one is made", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key: [u8; 32] = rand::random();
+            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(&key)?;
+            file.sync_all()?;
+            Ok(key)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}

@@ -1,0 +1,127 @@
+//! The container engine as the simulation sees it: every change is an effect, some calls fail, and
+//! events are dropped, doubled and late.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ballast::node::runtime::{
+    ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
+};
+use ballast::node::{capacity::Engine, container_spec::ContainerSpec, instance::Instance};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use super::effects::Effects;
+
+#[derive(Clone)]
+pub struct FaultyRuntime<R> {
+    runtime: R,
+    effects: Effects,
+}
+
+impl<R: Runtime> FaultyRuntime<R> {
+    pub fn new(runtime: R, effects: Effects) -> Self {
+        Self { runtime, effects }
+    }
+
+    /// A call that changes the engine: it may fail before it does anything, and the daemon may die
+    /// right after it.
+    async fn change<T>(&self, what: String, call: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, RuntimeError> {
+        self.effects.alive().await;
+        if self.effects.fails() {
+            return Err(RuntimeError::Unreachable(format!("injected before {what}")));
+        }
+        let answer = call.await?;
+        self.effects.happened(|| format!("engine: {what}")).await;
+        Ok(answer)
+    }
+
+    async fn read<T>(&self, call: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, RuntimeError> {
+        self.effects.alive().await;
+        if self.effects.fails() {
+            return Err(RuntimeError::Unreachable("injected".to_owned()));
+        }
+        call.await
+    }
+}
+
+impl<R: Runtime> Runtime for FaultyRuntime<R> {
+    async fn ping(&self) -> Result<(), RuntimeError> {
+        self.read(self.runtime.ping()).await
+    }
+
+    async fn engine(&self) -> Result<Engine, RuntimeError> {
+        self.read(self.runtime.engine()).await
+    }
+
+    async fn list(&self, installation: &str) -> Result<Vec<Instance>, RuntimeError> {
+        self.read(self.runtime.list(installation)).await
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Instance, RuntimeError> {
+        self.read(self.runtime.inspect(id)).await
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
+        self.change(format!("create {}", spec.name), self.runtime.create(spec)).await
+    }
+
+    async fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        self.change(format!("start {id}"), self.runtime.start(id)).await
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.change(format!("stop {id}"), self.runtime.stop(id, grace)).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.change(format!("remove {id}"), self.runtime.remove(id)).await
+    }
+
+    async fn ensure_network(&self, network: &NetworkSpec) -> Result<Ipv4Addr, RuntimeError> {
+        self.read(self.runtime.ensure_network(network)).await
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), RuntimeError> {
+        self.change(format!("remove network {name}"), self.runtime.remove_network(name)).await
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
+        self.read(self.runtime.image(reference)).await
+    }
+
+    async fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
+        self.change(format!("pull {reference}"), self.runtime.pull(reference)).await
+    }
+
+    async fn load(&self, archive: Bytes) -> Result<(), RuntimeError> {
+        self.change("load".to_owned(), self.runtime.load(archive)).await
+    }
+
+    async fn logs(&self, id: &str, options: &LogOptions) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError> {
+        self.read(self.runtime.logs(id, options)).await
+    }
+
+    async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecOutcome, RuntimeError> {
+        self.read(self.runtime.exec(id, command, limit)).await
+    }
+
+    async fn events(&self, installation: &str) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
+        let effects = self.effects.clone();
+        let events = self.read(self.runtime.events(installation)).await?;
+        // Dropped, twice, or after a second: a fault each.
+        let bent = events.flat_map(move |event| {
+            let (drop, double, late) = (effects.fails(), effects.fails(), effects.fails());
+            let copies = if drop { 0 } else { 1 + usize::from(double) };
+            futures::stream::iter(vec![event.ok(); copies].into_iter().flatten().map(Ok)).then(move |event| async move {
+                if late {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                event
+            })
+        });
+        Ok(bent.boxed())
+    }
+}
