@@ -1,0 +1,16 @@
+//! The whole control plane in one simulated world: real store, API, controllers, scheduler, node
+//! agent and network loop over an engine and a kernel in memory, with a clock that the simulation
+//! turns. A *life* is one run of the daemon; the world outlives it.
+//!
+//! The reference run deploys, scales, rolls and deletes. It is repeated with a crash after the n-th
+//! effect for every n, and with random crashes and faults from many seeds: every step must end in
+//! the same state as the undisturbed one, nothing twice, nothing lost.
+
+mod effects;
+mod faulty_kernel;
+mod faulty_runtime;
+mod faulty_store;
+mod life;
+mod scenario;
+
+mod crashes;
