@@ -535,9 +535,11 @@ impl Runtime for Docker {
     async fn events(
         &self,
         installation: &str,
+        since: Timestamp,
     ) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
         let client = self.client().await?;
         let options = EventsOptions {
+            since: Some(since.as_second().to_string()),
             filters: filters(&[
                 ("type", "container"),
                 ("label", &format!("{INSTALLATION}={installation}")),

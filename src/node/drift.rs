@@ -14,7 +14,7 @@ use crate::node::capacity::Limits;
 use crate::node::container_spec::{self, spec_hash};
 use crate::node::instance::{Instance, Role, Settings};
 use crate::node::memory::Memory;
-use crate::node::pod_plan;
+use crate::node::pod_plan::{self, View};
 use crate::object::drift::{Class, DriftObject};
 use crate::object::ledger::{Difference, Examined, FIGHT_HEALS, FIGHT_SECONDS, Response};
 use crate::object::{Kind, Object};
@@ -97,20 +97,19 @@ pub fn drift_object(pod: &Pod) -> DriftObject {
     }
 }
 
-/// One pod's comparison. `causes`: what the engine's events told, by instance id.
+/// One pod's comparison. `causes`: what the engine's events told, by instance id; `by_us`: whether
+/// we ended that instance, which is no drift.
 pub fn examine(
-    pod: &Pod,
-    instances: &[Instance],
-    memory: &Memory,
-    limits: Limits,
+    view: &View<'_>,
     causes: &BTreeMap<String, String>,
-    now: Timestamp,
+    by_us: &dyn Fn(&str) -> bool,
 ) -> Examined {
+    let (pod, instances) = (view.pod, view.instances);
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     let statuses = status.container_statuses.unwrap_or_default();
     let finished = pod_plan::finished(pod, instances) || pod.metadata.deletion_timestamp.is_some();
-    let response = if memory.report_only {
+    let response = if view.memory.report_only {
         Response::Report("healing is off: annotation ballast.dev/heal is \"false\"".to_owned())
     } else {
         Response::Heal
@@ -121,20 +120,29 @@ pub fn examine(
     if !finished {
         for container in &spec.containers {
             let stored = statuses.iter().find(|status| status.name == container.name);
-            ran_before |= stored.is_some_and(has_run);
-            let compared =
-                compare(container, instances, limits, causes, &spec.restart_policy, &response);
-            differences.extend(compared.into_iter().map(|difference| {
-                // A container that never ran is progress until the pod's deadline.
-                let never_ran = difference.class == Class::Missing && !stored.is_some_and(has_run);
-                let deadline = if never_ran { deadline } else { Some(now) };
-                Difference { deadline, ..difference }
-            }));
+            let ran = stored.is_some_and(has_run);
+            ran_before |= ran;
+            let latest = pod_plan::latest(instances, Role::Container, &container.name);
+            if latest.is_some_and(|instance| by_us(&instance.id)) || (latest.is_none() && !ran) {
+                // We are at it, or it is on its first way: progress until the pod's deadline.
+                let late = deadline.is_some_and(|deadline| view.now >= deadline);
+                if !late || latest.is_some() {
+                    continue;
+                }
+            }
+            let policy = &spec.restart_policy;
+            let compared = compare(container, latest, view.limits, causes, policy, &response);
+            differences.extend(compared);
         }
         let sandbox = pod_plan::latest(instances, Role::Sandbox, "");
-        if let Some(sandbox) = sandbox.filter(|sandbox| sandbox.ended().is_some()) {
+        if let Some(sandbox) = sandbox.filter(|s| s.started_at.is_some() && !by_us(&s.id))
+            && sandbox.ended().is_some()
+        {
             differences.push(stopped("sandbox".to_owned(), sandbox, causes, &response));
         }
+    }
+    for difference in &mut differences {
+        difference.deadline = deadline;
     }
     let images = spec.containers.iter().map(|c| c.image.clone().unwrap_or_default());
     Examined {
@@ -153,7 +161,7 @@ fn has_run(status: &ContainerStatus) -> bool {
 
 fn compare(
     container: &Container,
-    instances: &[Instance],
+    latest: Option<&Instance>,
     limits: Limits,
     causes: &BTreeMap<String, String>,
     restart_policy: &Option<String>,
@@ -171,7 +179,7 @@ fn compare(
         deadline: None,
         response: response.clone(),
     };
-    let Some(instance) = pod_plan::latest(instances, Role::Container, &container.name) else {
+    let Some(instance) = latest else {
         let wanted = container.image.clone();
         return vec![difference(Class::Missing, field(""), wanted, None)];
     };

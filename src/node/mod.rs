@@ -1,18 +1,57 @@
 //! Bound pods become containers.
-pub mod capacity;
-pub mod container_spec;
-pub mod docker;
-pub mod drift;
-pub mod environment;
-pub mod image;
+//!
+//! Comes in: the pods bound to this node, the ConfigMaps, Secrets and Services they use, and what
+//! the container engine tells (events, and a relist on a timer). Goes out: containers, PodStatus,
+//! Events, the Node with its Lease, Drifts of the container layer, logs.
+//!
+//! Every pod has a worker of its own: it observes, plans ([`pod_plan`], pure), performs, reports
+//! ([`pod_status`], pure). What is known of containers is rebuilt from their labels: a restart of
+//! the daemon restarts no container and makes no duplicate, for an attempt's name is always the same.
+//!
+//! Invariants: a container without this installation's label is never touched; an engine that does
+//! not answer is unknown, not empty: nothing is done and no status changes; `restartCount` never
+//! decreases; SIGTERM follows the withdrawal of the endpoint, or 2 s; a pod's object goes after its
+//! containers.
+//!
+//! Deliberately absent: Docker's restart policies (back-off and order are ours), packet rules (room
+//! `network`), deciding where a pod runs (room `reconcile`).
+//!
+//! Reading order: [`instance`] and [`container_spec`] are the words, [`pod_plan`] decides.
+
 pub mod instance;
-pub mod leftovers;
+
+pub mod container_spec;
+pub mod environment;
+pub mod volume_plan;
+
+pub mod image;
 pub mod memory;
-pub mod pause_image;
 pub mod pod_plan;
 pub mod pod_status;
 pub mod probe;
 pub mod restart;
+
+pub mod capacity;
+pub mod drift;
+pub mod leftovers;
+
+pub mod docker;
+pub mod pause_image;
 pub mod runtime;
-pub mod volume;
-pub mod volume_plan;
+
+mod agent;
+mod config_watch;
+mod heartbeat;
+mod instances;
+mod logs;
+mod perform;
+mod pod_worker;
+mod prober;
+pub mod reset;
+mod run;
+mod volume;
+
+pub use agent::{Beat, NodeOptions};
+pub use logs::NodeHandle;
+pub use run::run;
+pub use runtime::Runtime;

@@ -182,11 +182,12 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         limit: Duration,
     ) -> impl Future<Output = Result<ExecOutcome, RuntimeError>> + Send;
 
-    /// What happens to this installation's containers from now on. The stream ends with an error
-    /// when the engine is gone.
+    /// What happened to this installation's containers since then, and what happens from now on: a
+    /// list made after `since` and this stream together miss nothing. It ends when the engine is gone.
     fn events(
         &self,
         installation: &str,
+        since: Timestamp,
     ) -> impl Future<
         Output = Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError>,
     > + Send;

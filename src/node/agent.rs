@@ -1,0 +1,332 @@
+//! What the tasks of one node share: the pods bound to it, what is known of their containers, and
+//! the signals between them. Locks are held for the length of a lookup, never across an await.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::clock::Clock;
+use crate::node::capacity::Engine;
+use crate::node::container_spec::Site;
+use crate::node::environment::{Named, Sources};
+use crate::node::image::ImageState;
+use crate::node::instances::Instances;
+use crate::node::memory::Memory;
+use crate::node::pause_image::pause_image;
+use crate::node::runtime::{Runtime, RuntimeError};
+use crate::object::drift::Layer;
+use crate::object::ledger::{Examined, Ledger, LedgerWrite};
+use crate::object::ports::Withdrawal;
+use crate::object::{Cluster, Key, Object};
+use crate::task::Tasks;
+
+/// Batches of ledger writes under way: one a pass, and a pass differs seldom.
+pub const DRIFT_QUEUE: usize = 1024;
+
+/// Called after every completed pass, with the loop's name.
+pub type Beat = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+/// What a node is told at start.
+#[derive(Clone)]
+pub struct NodeOptions {
+    pub node_name: String,
+    /// Whose containers, network and directories they are.
+    pub installation: String,
+    /// Of the engine's container names.
+    pub prefix: String,
+    /// Volumes live in `<data_dir>/pods/<uid>`.
+    pub data_dir: PathBuf,
+    /// The node's address, as other hosts reach it.
+    pub host_ip: Ipv4Addr,
+    /// The pods' addresses on this node.
+    pub pod_range: Ipv4Net,
+    /// The Docker network's name.
+    pub network: String,
+    /// The kernel interface behind it, at most 15 bytes.
+    pub bridge: String,
+    pub beat: Beat,
+}
+
+/// Whether the engine can be worked with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EngineState {
+    /// Not looked yet.
+    Unknown,
+    Ready(Arc<Engine>),
+    /// Why not: nothing is done and no status is touched meanwhile.
+    Away(String),
+}
+
+/// One pod bound to this node.
+pub struct PodCell {
+    pub uid: String,
+    pub key: Key,
+    pod: Mutex<Arc<Pod>>,
+    pub memory: Mutex<Memory>,
+    /// Look again. Carries nothing.
+    pub wake: Notify,
+    /// The object is gone from the API.
+    pub gone: AtomicBool,
+}
+
+impl PodCell {
+    pub fn new(pod: Arc<Pod>) -> Arc<Self> {
+        Arc::new(Self {
+            uid: pod.uid().to_owned(),
+            key: pod.key(),
+            pod: Mutex::new(pod),
+            memory: Mutex::default(),
+            wake: Notify::new(),
+            gone: AtomicBool::new(false),
+        })
+    }
+
+    pub fn pod(&self) -> Arc<Pod> {
+        lock(&self.pod).clone()
+    }
+
+    /// Takes a newer state; an older one (a watch behind our own write) is ignored.
+    pub fn set_pod(&self, pod: Arc<Pod>) {
+        let revision = |pod: &Pod| {
+            pod.metadata.resource_version.as_deref().and_then(|text| text.parse::<u64>().ok())
+        };
+        let mut current = lock(&self.pod);
+        if revision(&pod) >= revision(&current) {
+            *current = pod;
+        }
+    }
+
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+}
+
+/// A panic while a lock is held leaves plain values behind: they are as good as before it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// ConfigMaps, Secrets and Services as the watches told them.
+#[derive(Default)]
+pub struct Known {
+    pub sources: Sources,
+    pub services_known: bool,
+    watches: HashMap<(bool, Key), CancellationToken>,
+}
+
+/// The shared state of one node's tasks.
+pub struct Agent<C, R> {
+    pub cluster: C,
+    pub runtime: R,
+    pub options: NodeOptions,
+    pub withdrawal: Arc<dyn Withdrawal>,
+    pub clock: Clock,
+    pub tasks: Tasks,
+    pub engine: watch::Sender<EngineState>,
+    /// Wakes the engine's loop: a call found it unreachable.
+    pub engine_lost: Notify,
+    pub instances: Mutex<Instances>,
+    pub images: Mutex<HashMap<String, ImageState>>,
+    pub known: Mutex<Known>,
+    /// By uid.
+    pub pods: Mutex<HashMap<String, Arc<PodCell>>>,
+    pub pods_known: AtomicBool,
+    /// What events told of an instance's end, by id.
+    pub causes: Mutex<BTreeMap<String, String>>,
+    /// Instances that we ended ourselves: their end is no drift.
+    pub ended_by_us: Mutex<HashSet<String>>,
+    /// The host refused a negative `oom_score_adj` once.
+    pub refuses_negative_oom: AtomicBool,
+    pub ledger: Mutex<Ledger>,
+    pub drift_writes: mpsc::Sender<Vec<LedgerWrite>>,
+}
+
+impl<C: Cluster, R: Runtime> Agent<C, R> {
+    #[allow(clippy::too_many_arguments)] // the composition root's parts, once
+    pub fn new(
+        cluster: C,
+        runtime: R,
+        options: NodeOptions,
+        withdrawal: Arc<dyn Withdrawal>,
+        clock: Clock,
+        tasks: Tasks,
+        drift_writes: mpsc::Sender<Vec<LedgerWrite>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cluster,
+            runtime,
+            options,
+            withdrawal,
+            clock,
+            tasks,
+            engine: watch::Sender::new(EngineState::Unknown),
+            engine_lost: Notify::new(),
+            instances: Mutex::default(),
+            images: Mutex::default(),
+            known: Mutex::default(),
+            pods: Mutex::default(),
+            pods_known: AtomicBool::new(false),
+            causes: Mutex::default(),
+            ended_by_us: Mutex::default(),
+            refuses_negative_oom: AtomicBool::new(false),
+            ledger: Mutex::new(Ledger::new(Layer::Container)),
+            drift_writes,
+        })
+    }
+
+    pub fn engine(&self) -> Option<Arc<Engine>> {
+        match &*self.engine.borrow() {
+            EngineState::Ready(engine) => Some(engine.clone()),
+            _ => None,
+        }
+    }
+
+    pub fn site(&self, engine: &Engine) -> Site {
+        Site {
+            installation: self.options.installation.clone(),
+            prefix: self.options.prefix.clone(),
+            network: self.options.network.clone(),
+            pause_image: pause_image().id.clone(),
+            node_memory: engine.memory,
+        }
+    }
+
+    pub fn cell(&self, uid: &str) -> Option<Arc<PodCell>> {
+        lock(&self.pods).get(uid).cloned()
+    }
+
+    pub fn cells(&self) -> Vec<Arc<PodCell>> {
+        lock(&self.pods).values().cloned().collect()
+    }
+
+    pub fn wake(&self, uid: &str) {
+        if let Some(cell) = self.cell(uid) {
+            cell.wake.notify_one();
+        }
+    }
+
+    pub fn wake_all(&self) {
+        for cell in self.cells() {
+            cell.wake.notify_one();
+        }
+    }
+
+    /// Takes note of a call that got no answer: workers wait until the engine's loop is through.
+    pub fn heard(&self, error: &RuntimeError) {
+        if let RuntimeError::Unreachable(why) = error {
+            let changed = self.engine.send_if_modified(|state| {
+                let was_ready = matches!(state, EngineState::Ready(_));
+                if was_ready {
+                    *state = EngineState::Away(why.clone());
+                }
+                was_ready
+            });
+            if changed {
+                self.engine_lost.notify_one();
+            }
+        }
+    }
+
+    /// Looks at one container again and notes what it is now.
+    pub async fn refresh(&self, id: &str) {
+        let pod_uid = lock(&self.instances).get(id).map(|known| known.identity.pod_uid.clone());
+        match self.runtime.inspect(id).await {
+            Ok(instance) => {
+                let uid = instance.identity.pod_uid.clone();
+                lock(&self.instances).put(instance);
+                self.wake(&uid);
+            }
+            Err(RuntimeError::NotFound(_)) => {
+                lock(&self.instances).remove(id);
+                if let Some(uid) = pod_uid {
+                    self.wake(&uid);
+                }
+            }
+            Err(error) => self.heard(&error),
+        }
+    }
+
+    /// Tells the ledger what was compared and queues the writes that follow.
+    pub fn compare(&self, examined: &[Examined], complete: bool) {
+        let writes = lock(&self.ledger).observe(examined, complete, self.clock.now());
+        if !writes.is_empty() && self.drift_writes.try_send(writes).is_err() {
+            warn!("drift queue is full, a later pass writes it again");
+        }
+    }
+
+    /// Sees to it that what a pod names is watched; answers whether all of it is known.
+    pub fn follow(self: &Arc<Self>, named: &Named, needs_services: bool) -> bool {
+        let mut known = lock(&self.known);
+        let mut all = known.services_known || !needs_services;
+        for key in &named.config_maps {
+            all &= known.sources.config_maps.contains_key(key);
+            let slot = known.watches.entry((false, key.clone()));
+            slot.or_insert_with(|| {
+                let stop = self.tasks.stop().child_token();
+                self.tasks.spawn_short(
+                    "config watch",
+                    crate::node::config_watch::follow::<C, R, ConfigMap>(
+                        self.clone(),
+                        key.clone(),
+                        stop.clone(),
+                    ),
+                );
+                stop
+            });
+        }
+        for key in &named.secrets {
+            all &= known.sources.secrets.contains_key(key);
+            let slot = known.watches.entry((true, key.clone()));
+            slot.or_insert_with(|| {
+                let stop = self.tasks.stop().child_token();
+                self.tasks.spawn_short(
+                    "config watch",
+                    crate::node::config_watch::follow::<C, R, Secret>(
+                        self.clone(),
+                        key.clone(),
+                        stop.clone(),
+                    ),
+                );
+                stop
+            });
+        }
+        all
+    }
+
+    /// Ends the watches of what no pod names any more.
+    pub fn unfollow(&self, named: &Named) {
+        let mut known = lock(&self.known);
+        let wanted = |(secret, key): &(bool, Key)| {
+            let list = if *secret { &named.secrets } else { &named.config_maps };
+            list.contains(key)
+        };
+        let unwanted: Vec<(bool, Key)> =
+            known.watches.keys().filter(|id| !wanted(id)).cloned().collect();
+        for id in unwanted {
+            if let Some(stop) = known.watches.remove(&id) {
+                stop.cancel();
+            }
+            if id.0 {
+                known.sources.secrets.remove(&id.1);
+            } else {
+                known.sources.config_maps.remove(&id.1);
+            }
+        }
+    }
+
+    pub fn sources(&self) -> Sources {
+        lock(&self.known).sources.clone()
+    }
+
+    pub fn is_gone(cell: &PodCell) -> bool {
+        cell.gone.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,302 @@
+//! Tells the cluster that this node lives and what it offers: the Node object and its Lease.
+//!
+//! The kubelet's numbers: Lease of 40 s renewed every 10 s; the status computed every 10 s, written
+//! on change or every 5 min.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::node::agent::{Agent, EngineState, NodeOptions};
+use crate::node::capacity::capacity;
+use crate::node::pod_status::time;
+use crate::node::runtime::Runtime;
+use crate::object::{ApiError, Cluster, Key, Object, condition};
+
+const RENEW: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: i32 = 40;
+const REPORT: SignedDuration = SignedDuration::from_secs(300);
+const LEASES: &str = "kube-node-lease";
+
+/// Until the tasks stop. A beat that fails is tried again after a second.
+pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
+    let mut engine = agent.engine.subscribe();
+    loop {
+        let rest = match beat(&agent).await {
+            Ok(()) => {
+                (agent.options.beat)("node heartbeat");
+                RENEW
+            }
+            Err(error) => {
+                warn!(%error, "heartbeat not written");
+                Duration::from_secs(1)
+            }
+        };
+        // Cancel safe, all three. A change of the engine's state is told at once.
+        tokio::select! {
+            () = agent.tasks.stop().cancelled() => return,
+            () = sleep(rest) => {}
+            changed = engine.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(), ApiError> {
+    let node = register(agent).await?;
+    let state = agent.engine.borrow().clone();
+    let disk = rustix::fs::statvfs(&agent.options.data_dir).ok();
+    let disk_bytes = disk.map(|disk| disk.f_blocks * disk.f_frsize);
+    let now = agent.clock.now();
+    let status = node_status(&node, &state, &agent.options, &host_ids(), disk_bytes, now);
+    if is_news(node.status.as_ref(), &status, now) {
+        let mut told = (*node).clone();
+        told.status = Some(status);
+        match agent.cluster.update_status(&told).await {
+            // Somebody wrote the Node in between: the next beat sees it.
+            Err(error) if !error.is_conflict() => return Err(error),
+            _ => {}
+        }
+    }
+    renew(agent, &node).await
+}
+
+async fn register<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<Arc<Node>, ApiError> {
+    let options = &agent.options;
+    let key = Key::cluster(&options.node_name);
+    let architecture = agent.engine().map(|engine| engine.architecture.clone());
+    let wanted = [
+        ("kubernetes.io/hostname", Some(options.node_name.clone())),
+        ("kubernetes.io/os", Some("linux".to_owned())),
+        ("kubernetes.io/arch", architecture),
+    ];
+    let labels = wanted.into_iter().filter_map(|(label, value)| Some((label.to_owned(), value?)));
+    let range = options.pod_range.to_string();
+    let mut node = match agent.cluster.get::<Node>(&key).await {
+        Ok(node) => (*node).clone(),
+        Err(error) if error.is_not_found() => {
+            let node = Node {
+                metadata: ObjectMeta {
+                    name: Some(options.node_name.clone()),
+                    labels: Some(labels.collect()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(NodeSpec {
+                    pod_cidr: Some(range.clone()),
+                    pod_cidrs: Some(vec![range]),
+                    ..NodeSpec::default()
+                }),
+                ..Node::default()
+            };
+            info!(node = %options.node_name, "node registered");
+            return agent.cluster.create(&node).await;
+        }
+        Err(error) => return Err(error),
+    };
+    let before = node.clone();
+    node.metadata.labels.get_or_insert_default().extend(labels);
+    let spec = node.spec.get_or_insert_default();
+    spec.pod_cidrs = Some(vec![range.clone()]);
+    spec.pod_cidr = Some(range);
+    if node == before { Ok(Arc::new(node)) } else { agent.cluster.update(&node).await }
+}
+
+/// `(machine id, boot id)`
+fn host_ids() -> (String, String) {
+    let read = |path: &str| {
+        std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    };
+    (read("/etc/machine-id"), read("/proc/sys/kernel/random/boot_id"))
+}
+
+fn node_status(
+    node: &Node,
+    state: &EngineState,
+    options: &NodeOptions,
+    (machine_id, boot_id): &(String, String),
+    disk_bytes: Option<u64>,
+    now: Timestamp,
+) -> NodeStatus {
+    let mut status = node.status.clone().unwrap_or_default();
+    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
+    status.addresses = Some(vec![
+        address("InternalIP", options.host_ip.to_string()),
+        address("Hostname", options.node_name.clone()),
+    ]);
+    let (ready, reason, message) = match state {
+        EngineState::Ready(engine) => {
+            let offered = capacity(engine, disk_bytes);
+            status.capacity = Some(offered.clone());
+            status.allocatable = Some(offered);
+            status.node_info = Some(NodeSystemInfo {
+                machine_id: machine_id.clone(),
+                system_uuid: machine_id.clone(),
+                boot_id: boot_id.clone(),
+                kernel_version: engine.kernel.clone(),
+                os_image: engine.os_image.clone(),
+                container_runtime_version: format!("docker://{}", engine.version),
+                kubelet_version: concat!("v1.36.0+ballast-", env!("CARGO_PKG_VERSION")).to_owned(),
+                kube_proxy_version: concat!("v1.36.0+ballast-", env!("CARGO_PKG_VERSION"))
+                    .to_owned(),
+                operating_system: "linux".to_owned(),
+                architecture: engine.architecture.clone(),
+                swap: None,
+            });
+            ("True", "NodeAgentReady", "the node agent is posting ready status".to_owned())
+        }
+        EngineState::Away(why) => ("False", "DockerUnreachable", why.clone()),
+        EngineState::Unknown => {
+            ("False", "DockerUnknown", "the container engine was not asked yet".to_owned())
+        }
+    };
+    let conditions = status.conditions.get_or_insert_default();
+    let fine = |kind: &str, reason: &str, message: &str| {
+        (kind.to_owned(), "False", reason.to_owned(), message.to_owned())
+    };
+    for (kind, status, reason, message) in [
+        fine("MemoryPressure", "NodeHasSufficientMemory", "this version evicts nothing"),
+        fine("DiskPressure", "NodeHasNoDiskPressure", "this version evicts nothing"),
+        fine("PIDPressure", "NodeHasSufficientPID", "this version evicts nothing"),
+        ("Ready".to_owned(), ready, reason.to_owned(), message),
+    ] {
+        let new = NodeCondition {
+            type_: kind,
+            status: status.to_owned(),
+            reason: Some(reason),
+            message: Some(message),
+            last_heartbeat_time: Some(time(now)),
+            last_transition_time: Some(time(now)),
+        };
+        condition::set(conditions, new);
+    }
+    status
+}
+
+/// Whether anything but the heartbeat times differs, or the last write is old.
+fn is_news(stored: Option<&NodeStatus>, new: &NodeStatus, now: Timestamp) -> bool {
+    let Some(stored) = stored else { return true };
+    let timeless = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        status
+    };
+    let heartbeat = stored
+        .conditions
+        .iter()
+        .flatten()
+        .filter_map(|condition| condition.last_heartbeat_time.as_ref())
+        .map(|time| time.0)
+        .max();
+    timeless(stored) != timeless(new) || heartbeat.is_none_or(|at| now.duration_since(at) >= REPORT)
+}
+
+async fn renew<C: Cluster, R: Runtime>(agent: &Agent<C, R>, node: &Node) -> Result<(), ApiError> {
+    let key = Key::new(LEASES, &agent.options.node_name);
+    // Microseconds, as the kind's times have them.
+    let now = agent.clock.now();
+    let now = MicroTime(Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now));
+    let spec = LeaseSpec {
+        holder_identity: Some(agent.options.node_name.clone()),
+        lease_duration_seconds: Some(LEASE_SECONDS),
+        renew_time: Some(now),
+        ..LeaseSpec::default()
+    };
+    match agent.cluster.get::<Lease>(&key).await {
+        Ok(stored) => {
+            let mut lease = (*stored).clone();
+            lease.spec = Some(spec);
+            match agent.cluster.update(&lease).await {
+                Err(error) if !error.is_conflict() => Err(error),
+                _ => Ok(()),
+            }
+        }
+        Err(error) if error.is_not_found() => {
+            let owner = OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: agent.options.node_name.clone(),
+                uid: node.uid().to_owned(),
+                ..OwnerReference::default()
+            };
+            let lease = Lease {
+                metadata: ObjectMeta {
+                    name: Some(key.name.clone()),
+                    namespace: Some(key.namespace.clone()),
+                    owner_references: Some(vec![owner]),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(spec),
+            };
+            match agent.cluster.create(&lease).await {
+                Err(error) if error.is_not_found() => make_namespace(agent).await,
+                Err(error) if error.is_already_exists() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The Lease itself follows with the next beat.
+async fn make_namespace<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(), ApiError> {
+    let namespace = Namespace {
+        metadata: ObjectMeta { name: Some(LEASES.to_owned()), ..ObjectMeta::default() },
+        ..Namespace::default()
+    };
+    match agent.cluster.create(&namespace).await {
+        Err(error) if error.is_already_exists() => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(ApiError::internal("the namespace of leases was just made")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::capacity::Engine;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn an_engine_that_is_away_makes_the_node_unready_and_keeps_what_it_offered() {
+        let options = NodeOptions {
+            node_name: "n1".into(),
+            installation: "i".into(),
+            prefix: "ballast".into(),
+            data_dir: "/data".into(),
+            host_ip: Ipv4Addr::new(192, 0, 2, 2),
+            pod_range: "10.42.0.0/24".parse().expect("a range"),
+            network: "ballast".into(),
+            bridge: "ballast0".into(),
+            beat: Arc::new(|_| {}),
+        };
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let engine = Engine { cpus: 2, memory: 1 << 30, ..Engine::default() };
+        let ids = (String::new(), String::new());
+        let mut node = Node::default();
+        let up = EngineState::Ready(Arc::new(engine));
+        let first = node_status(&node, &up, &options, &ids, None, at(100));
+        assert!(is_news(None, &first, at(100)));
+        node.status = Some(first.clone());
+        let same = node_status(&node, &up, &options, &ids, None, at(110));
+        assert!(!is_news(Some(&first), &same, at(110)));
+        assert!(is_news(Some(&first), &same, at(401)));
+
+        let away = EngineState::Away("no socket".into());
+        let down = node_status(&node, &away, &options, &ids, None, at(120));
+        assert!(is_news(Some(&first), &down, at(120)));
+        assert_eq!(down.capacity, first.capacity);
+        let ready = condition::find(down.conditions.as_deref().unwrap_or_default(), "Ready");
+        let ready = ready.expect("the condition");
+        assert_eq!((&*ready.status, ready.message.as_deref()), ("False", Some("no socket")));
+        assert_eq!(ready.last_transition_time, Some(time(at(120))));
+    }
+}

@@ -1,0 +1,540 @@
+//! Does the steps of a pod's plan. It decides nothing: every step names what it acts on.
+//!
+//! Pulls, stops, removals and the wait for the network run beside the worker; the memory says that
+//! they are under way, and their end wakes it. Making containers is done at once, as parallel as
+//! their dependencies allow: members are created while their sandbox starts (creating one needs the
+//! sandbox's id, only starting it needs its network), and their starts run side by side.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::{join, join_all};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::node::agent::{Agent, PodCell, lock};
+use crate::node::container_spec::{self, ContainerSpec, Resolved};
+use crate::node::environment::{self, Place, needs_pod_ip};
+use crate::node::image::{PullFailure, Waiting};
+use crate::node::instance::{Instance, Life, Role};
+use crate::node::memory::{Failure, Withdrawn};
+use crate::node::pod_plan::{Action, Step};
+use crate::node::pod_status::pod_ip;
+use crate::node::pod_worker::{COMPONENT, Observed, directory};
+use crate::node::restart::BackOff;
+use crate::node::runtime::{Runtime, RuntimeError};
+use crate::node::{volume, volume_plan};
+use crate::object::{Cluster, DeleteOptions, Note};
+
+/// How long SIGTERM waits for the network (ARCHITECTURE.md, section 5).
+const WITHDRAWAL: Duration = Duration::from_secs(2);
+/// Before a failed stop or removal is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the worker does next.
+pub enum Performed {
+    Changed,
+    /// The pod's object is gone.
+    Finished,
+    EngineAway,
+}
+
+/// One pass' doing, with what it needs at hand.
+struct Doer<'a, C, R> {
+    agent: &'a Arc<Agent<C, R>>,
+    cell: &'a Arc<PodCell>,
+    observed: &'a Observed,
+}
+
+/// Does every action.
+pub async fn perform<C: Cluster, R: Runtime>(
+    agent: &Arc<Agent<C, R>>,
+    cell: &Arc<PodCell>,
+    observed: &Observed,
+    actions: &[Action],
+) -> Performed {
+    let doer = Doer { agent, cell, observed };
+    let mut sandbox = None;
+    let mut members = Vec::new();
+    for action in actions {
+        info!(step = ?action.step, reason = %action.reason, "step");
+        match &action.step {
+            Step::MakeSandbox { .. } | Step::StartSandbox { .. } => sandbox = Some(&action.step),
+            Step::MakeMember { .. } | Step::StartMember { .. } => members.push(&action.step),
+            Step::Pull { image } => doer.pull(image),
+            Step::Withdraw { ip } => doer.withdraw(*ip),
+            Step::Stop { id, container, grace_seconds } => {
+                doer.stop(id, container, *grace_seconds, &action.reason);
+            }
+            Step::Remove { id } => doer.remove(id),
+            Step::Finish { uid } => return doer.finish(uid).await,
+        }
+    }
+    match doer.make(sandbox, &members).await {
+        Err(RuntimeError::Unreachable(_)) => Performed::EngineAway,
+        _ => Performed::Changed,
+    }
+}
+
+impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
+    fn now(&self) -> Timestamp {
+        self.agent.clock.now()
+    }
+
+    fn pod(&self) -> &Pod {
+        &self.observed.pod
+    }
+
+    fn normal(&self, reason: &'static str, message: String) {
+        self.agent.cluster.note(Note::normal(self.pod(), COMPONENT, reason, message));
+    }
+
+    fn warning(&self, reason: &'static str, message: String) {
+        self.agent.cluster.note(Note::warning(self.pod(), COMPONENT, reason, message));
+    }
+
+    /// The sandbox, if this plan makes or starts one, and then its members.
+    async fn make(&self, sandbox: Option<&Step>, members: &[&Step]) -> Result<(), RuntimeError> {
+        let Some(step) = sandbox else {
+            let ip = pod_ip(self.pod(), &self.observed.instances, self.agent.options.host_ip);
+            let all = members.iter().map(|step| async move {
+                let Some(id) = self.create_member(step, None, ip).await? else { return Ok(()) };
+                self.start_member(step, &id).await
+            });
+            return join_all(all).await.into_iter().collect();
+        };
+        let Some(id) = self.create_sandbox(step).await? else { return Ok(()) };
+        let (early, late): (Vec<&Step>, Vec<&Step>) =
+            members.iter().partition(|step| !self.wants_address(step));
+        let creating = join_all(early.iter().map(|step| self.create_member(step, Some(&id), None)));
+        let (started, created) = join(self.start_sandbox(&id), creating).await;
+        let Some(ip) = started? else { return Ok(()) };
+        let early = early.into_iter().zip(created).map(|(step, created)| async move {
+            match created? {
+                Some(id) => self.start_member(step, &id).await,
+                None => Ok(()),
+            }
+        });
+        let late = late.into_iter().map(|step| {
+            let id = &id;
+            async move {
+                match self.create_member(step, Some(id), ip).await? {
+                    Some(id) => self.start_member(step, &id).await,
+                    None => Ok(()),
+                }
+            }
+        });
+        let (early, late) = join(join_all(early), join_all(late)).await;
+        early.into_iter().chain(late).collect()
+    }
+
+    fn wants_address(&self, step: &Step) -> bool {
+        self.container(step).is_some_and(needs_pod_ip)
+    }
+
+    fn container(&self, step: &Step) -> Option<&Container> {
+        let (Step::MakeMember { container, .. } | Step::StartMember { container, .. }) = step
+        else {
+            return None;
+        };
+        let spec = self.pod().spec.as_ref()?;
+        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        all.into_iter().find(|candidate| candidate.name == *container)
+    }
+
+    /// Creates one instance, or finds it where an earlier create's answer was lost: a name belongs
+    /// to one attempt, so who has it is it. `None`: look again.
+    async fn create(&self, mut spec: ContainerSpec) -> Result<Option<String>, RuntimeError> {
+        let refuses = self.agent.refuses_negative_oom.load(Ordering::Relaxed);
+        spec.oom_score_adj = spec.oom_score_adj.filter(|score| !refuses || *score >= 0);
+        match self.agent.runtime.create(&spec).await {
+            Ok(id) => {
+                lock(&self.agent.instances).put(created(&spec, id.clone(), self.now()));
+                Ok(Some(id))
+            }
+            Err(RuntimeError::NameConflict(message)) => {
+                let found = self.agent.runtime.inspect(&spec.name).await;
+                let is_it = found.as_ref().is_ok_and(|found| {
+                    found.identity.pod_uid == spec.identity.pod_uid
+                        && found.identity.installation == spec.identity.installation
+                        && found.identity.attempt == spec.identity.attempt
+                });
+                if let (Ok(found), true) = (found, is_it) {
+                    let (id, made) = (found.id.clone(), found.life == Life::Created);
+                    lock(&self.agent.instances).put(found);
+                    return Ok(made.then_some(id));
+                }
+                Err(RuntimeError::Other(format!("{message}; it is not one of ours")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts one instance and notes what it is then.
+    async fn start(&self, id: &str) -> Result<Instance, RuntimeError> {
+        lock(&self.agent.instances).begin_start(id);
+        let started = self.agent.runtime.start(id).await;
+        let seen = self.agent.runtime.inspect(id).await;
+        lock(&self.agent.instances).end_start(id);
+        match &seen {
+            Ok(instance) => lock(&self.agent.instances).put(instance.clone()),
+            Err(RuntimeError::NotFound(_)) => lock(&self.agent.instances).remove(id),
+            Err(_) => {}
+        }
+        started?;
+        seen
+    }
+
+    fn failed(&self, container: &str, reason: &'static str, message: String) {
+        let mut memory = self.cell.memory();
+        let waiting = Waiting::new(reason, message);
+        let failure = Failure::after(memory.failures.get(container), waiting, self.now());
+        memory.failures.insert(container.to_owned(), failure);
+    }
+
+    async fn create_sandbox(&self, step: &Step) -> Result<Option<String>, RuntimeError> {
+        let attempt = match step {
+            Step::MakeSandbox { attempt } => *attempt,
+            Step::StartSandbox { id } => return Ok(Some(id.clone())),
+            _ => return Ok(None),
+        };
+        let site = self.agent.site(&self.observed.engine);
+        let spec = container_spec::sandbox(self.pod(), &site, attempt);
+        match self.create(spec).await {
+            Err(error) => self.sandbox_failed(error).map(|()| None),
+            created => created,
+        }
+    }
+
+    fn sandbox_failed(&self, error: RuntimeError) -> Result<(), RuntimeError> {
+        self.agent.heard(&error);
+        if let RuntimeError::Unreachable(_) = error {
+            return Err(error);
+        }
+        warn!(%error, "sandbox not made");
+        if let RuntimeError::NotFound(_) = error {
+            // The pause image or our network was removed: the engine's loop makes both again.
+            self.agent.engine_lost.notify_one();
+        }
+        let message = format!("Failed to create pod sandbox: {error}");
+        self.warning("FailedCreatePodSandBox", message.clone());
+        self.failed("", "ContainerCreating", message);
+        Ok(())
+    }
+
+    /// The sandbox's address once it runs; outer `None`: it failed, look again later.
+    async fn start_sandbox(
+        &self,
+        id: &str,
+    ) -> Result<Option<Option<std::net::Ipv4Addr>>, RuntimeError> {
+        match self.start(id).await {
+            Ok(instance) => {
+                self.cell.memory().failures.remove("");
+                let host = container_spec::is_host_network(self.pod());
+                let host_ip = self.agent.options.host_ip;
+                Ok(Some(if host { Some(host_ip) } else { instance.ip }))
+            }
+            Err(error) => self.sandbox_failed(error).map(|()| None),
+        }
+    }
+
+    /// `sandbox: None` is the one that the step names.
+    async fn create_member(
+        &self,
+        step: &Step,
+        sandbox: Option<&str>,
+        ip: Option<std::net::Ipv4Addr>,
+    ) -> Result<Option<String>, RuntimeError> {
+        let (name, role, attempt, named) = match step {
+            Step::StartMember { id, .. } => return Ok(Some(id.clone())),
+            Step::MakeMember { container, role, attempt, sandbox, .. } => {
+                (container, *role, *attempt, sandbox.as_deref())
+            }
+            _ => return Ok(None),
+        };
+        let (Some(container), Some(sandbox)) = (self.container(step), sandbox.or(named)) else {
+            return Ok(None);
+        };
+        let resolved = match self.resolve(container, ip).await {
+            Ok(resolved) => resolved,
+            Err(sentence) => {
+                self.warning("Failed", format!("Error: {sentence}"));
+                self.failed(name, "CreateContainerConfigError", sentence);
+                return Ok(None);
+            }
+        };
+        let site = self.agent.site(&self.observed.engine);
+        let spec =
+            container_spec::member(self.pod(), container, role, attempt, sandbox, &resolved, &site);
+        match self.create(spec).await {
+            Ok(Some(id)) => {
+                self.normal("Created", format!("Container created: {name}"));
+                Ok(Some(id))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => self.member_failed(container, sandbox, error).await.map(|()| None),
+        }
+    }
+
+    async fn member_failed(
+        &self,
+        container: &Container,
+        sandbox: &str,
+        error: RuntimeError,
+    ) -> Result<(), RuntimeError> {
+        self.agent.heard(&error);
+        match &error {
+            RuntimeError::Unreachable(_) => return Err(error),
+            // The image was removed since it was looked for, or the sandbox was: look at both again.
+            RuntimeError::NotFound(message) if message.contains("image") => {
+                let image = container.image.clone().unwrap_or_default();
+                lock(&self.agent.images).entry(image).or_default().present = Some(None);
+            }
+            RuntimeError::NotFound(_) => self.agent.refresh(sandbox).await,
+            _ => {}
+        }
+        warn!(container = %container.name, %error, "container not created");
+        self.warning("Failed", format!("Error: {error}"));
+        self.failed(&container.name, "CreateContainerError", error.to_string());
+        Ok(())
+    }
+
+    async fn resolve(
+        &self,
+        container: &Container,
+        pod_ip: Option<std::net::Ipv4Addr>,
+    ) -> Result<Resolved, String> {
+        let place = Place {
+            node_name: self.agent.options.node_name.clone(),
+            host_ip: self.agent.options.host_ip,
+            pod_ip,
+            cpus: self.observed.engine.cpus,
+            memory: self.observed.engine.memory,
+        };
+        let sources = self.agent.sources();
+        let made = environment::environment(self.pod(), container, &sources, &place)?;
+        let plans = volume_plan::mounts(container, &self.observed.volumes, &made.env)?;
+        let mounts = if plans.is_empty() {
+            Vec::new()
+        } else {
+            let resolving = tokio::task::spawn_blocking(move || volume::resolve(&plans));
+            let resolved = resolving.await.expect("resolving mounts does not panic");
+            resolved.map_err(|error| error.to_string())?
+        };
+        Ok(Resolved { env: made.env, command: made.command, arguments: made.arguments, mounts })
+    }
+
+    async fn start_member(&self, step: &Step, id: &str) -> Result<(), RuntimeError> {
+        let Some(container) = self.container(step) else { return Ok(()) };
+        let name = &container.name;
+        let started = self.start(id).await;
+        match started {
+            Ok(_) => self.normal("Started", format!("Container started: {name}")),
+            Err(error) => {
+                self.agent.heard(&error);
+                if let RuntimeError::Unreachable(_) = error {
+                    return Err(error);
+                }
+                if refuses_oom_score(&error) {
+                    return self.without_oom_score(id).await;
+                }
+                warn!(container = %name, %error, "container not started");
+                self.warning("Failed", format!("Error: {error}"));
+                if let RuntimeError::NotFound(_) = error {
+                    return Ok(());
+                }
+            }
+        }
+        // Started or failed: the attempt counts, and the next one waits for its back-off.
+        let mut memory = self.cell.memory();
+        memory.failures.remove(name);
+        if let Step::MakeMember { back_off, heals, .. } = step {
+            if let Some(back_off) = back_off {
+                memory.back_offs.insert(name.clone(), back_off.clone());
+            }
+            if *heals {
+                let now = self.now();
+                memory.heals.entry(name.clone()).or_default().push_back(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// A host may not let us lower a process' score: the pod runs without it.
+    async fn without_oom_score(&self, id: &str) -> Result<(), RuntimeError> {
+        let known = self.agent.refuses_negative_oom.swap(true, Ordering::Relaxed);
+        if !known {
+            warn!("this host refuses a negative oom_score_adj, containers are made without");
+        }
+        let message = "this host refuses a negative oom_score_adj: the container is made without";
+        self.warning("Degraded", message.to_owned());
+        self.agent.runtime.remove(id).await?;
+        lock(&self.agent.instances).remove(id);
+        Ok(())
+    }
+
+    fn pull(&self, image: &str) {
+        let already = {
+            let mut images = lock(&self.agent.images);
+            std::mem::replace(&mut images.entry(image.to_owned()).or_default().pulling, true)
+        };
+        if already {
+            return;
+        }
+        self.normal("Pulling", format!("Pulling image \"{image}\""));
+        let (agent, cell, image) = (self.agent.clone(), self.cell.clone(), image.to_owned());
+        let begun = self.now();
+        self.agent.tasks.spawn_short("pull", async move {
+            let pulled = agent.runtime.pull(&image).await;
+            let facts = agent.runtime.image(&image).await;
+            let now = agent.clock.now();
+            let mut images = lock(&agent.images);
+            let state = images.entry(image.clone()).or_default();
+            state.pulling = false;
+            if let Ok(facts) = facts {
+                state.present = Some(facts.map(|facts| facts.id));
+            }
+            let note = match pulled {
+                Ok(()) => {
+                    state.pulled_at = Some(now);
+                    state.failure = None;
+                    let took = now.duration_since(begun).as_millis();
+                    let message = format!("Successfully pulled image \"{image}\" in {took}ms");
+                    Note::normal(&*cell.pod(), COMPONENT, "Pulled", message)
+                }
+                Err(error) => {
+                    let before = state.failure.as_ref().map(|failure| &failure.back_off);
+                    let back_off = BackOff::grown(before, &image, now, now);
+                    let message = format!("failed to pull image \"{image}\": {error}");
+                    state.failure =
+                        Some(PullFailure { at: now, message: message.clone(), back_off });
+                    warn!(%image, %error, "image not pulled");
+                    Note::warning(&*cell.pod(), COMPONENT, "Failed", message)
+                }
+            };
+            drop(images);
+            agent.cluster.note(note);
+            // Every pod that waits for this image.
+            agent.wake_all();
+        });
+    }
+
+    fn withdraw(&self, ip: Option<std::net::Ipv4Addr>) {
+        self.cell.memory().withdrawal = Withdrawn::Asked;
+        let (agent, cell) = (self.agent.clone(), self.cell.clone());
+        self.agent.tasks.spawn_short("withdrawal", async move {
+            if let Some(ip) = ip {
+                let withdrawn = agent.withdrawal.withdrawn(ip);
+                if timeout(WITHDRAWAL, withdrawn).await.is_err() {
+                    warn!(object = %cell.key, %ip, "endpoint not withdrawn in time, stopping anyway");
+                }
+            }
+            cell.memory().withdrawal = Withdrawn::Done;
+            cell.wake.notify_one();
+        });
+    }
+
+    fn stop(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {
+        self.cell.memory().stopping.insert(id.to_owned());
+        lock(&self.agent.ended_by_us).insert(id.to_owned());
+        self.normal("Killing", reason.to_owned());
+        let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(1));
+        let (agent, cell) = (self.agent.clone(), self.cell.clone());
+        let (id, container) = (id.to_owned(), container.to_owned());
+        self.agent.tasks.spawn_short("stop", async move {
+            if let Err(error) = agent.runtime.stop(&id, grace).await {
+                warn!(object = %cell.key, %container, %error, "container not stopped");
+                agent.heard(&error);
+                sleep(RETRY).await;
+            }
+            agent.refresh(&id).await;
+            cell.memory().stopping.remove(&id);
+            cell.wake.notify_one();
+        });
+    }
+
+    fn remove(&self, id: &str) {
+        self.cell.memory().removing.insert(id.to_owned());
+        lock(&self.agent.ended_by_us).insert(id.to_owned());
+        let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
+        self.agent.tasks.spawn_short("remove", async move {
+            match agent.runtime.remove(&id).await {
+                Ok(()) => {
+                    lock(&agent.instances).remove(&id);
+                    lock(&agent.causes).remove(&id);
+                    lock(&agent.ended_by_us).remove(&id);
+                }
+                Err(error) => {
+                    warn!(object = %cell.key, %id, %error, "container not removed");
+                    agent.heard(&error);
+                    sleep(RETRY).await;
+                }
+            }
+            cell.memory().removing.remove(&id);
+            cell.wake.notify_one();
+        });
+    }
+
+    async fn finish(&self, uid: &str) -> Performed {
+        let home = directory(self.agent, self.pod());
+        let clearing = tokio::task::spawn_blocking(move || volume::remove(&home));
+        if let Err(error) = clearing.await.expect("removing volumes does not panic") {
+            warn!(%error, "volumes not removed, the next relist tries again");
+        }
+        let options = DeleteOptions {
+            uid: Some(uid.to_owned()),
+            grace_seconds: Some(0),
+            ..DeleteOptions::default()
+        };
+        match self.agent.cluster.delete::<Pod>(&self.cell.key, &options).await {
+            Ok(()) => Performed::Finished,
+            // Already gone, or another pod has its name now.
+            Err(error) if error.is_not_found() || error.is_conflict() => Performed::Finished,
+            Err(error) => {
+                warn!(%error, "pod object not deleted");
+                sleep(RETRY).await;
+                Performed::Changed
+            }
+        }
+    }
+}
+
+fn refuses_oom_score(error: &RuntimeError) -> bool {
+    let text = error.to_string();
+    text.contains("oom_score_adj") || text.contains("oom score")
+}
+
+/// What a create makes known without asking again.
+fn created(spec: &ContainerSpec, id: String, now: Timestamp) -> Instance {
+    let joined = match &spec.network {
+        container_spec::NetworkMode::Join(sandbox) => Some(sandbox.clone()),
+        _ => None,
+    };
+    Instance {
+        id,
+        name: spec.name.clone(),
+        identity: spec.identity.clone(),
+        life: Life::Created,
+        image_id: String::new(),
+        exit_code: 0,
+        oom_killed: false,
+        error: String::new(),
+        created_at: now,
+        started_at: None,
+        finished_at: None,
+        ip: None,
+        joined: joined.filter(|_| spec.identity.role != Role::Sandbox),
+        settings: crate::node::instance::Settings {
+            image: spec.image.clone(),
+            env: spec.env.clone(),
+            memory: spec.memory,
+            memory_swap: spec.memory,
+            cpu_shares: spec.cpu_shares,
+            cpu_quota: spec.cpu_quota,
+            restart_policy: "no".to_owned(),
+        },
+    }
+}

@@ -1,0 +1,322 @@
+//! Asks the probes' questions: over HTTP or TCP to the pod's address, or by a command inside the
+//! container. What the answers mean is decided in `probe.rs`.
+//!
+//! One task a probe of a running instance. Until a readiness or startup probe first succeeds it is
+//! asked again after 100 ms, doubling to its period: such early failures are not counted and make no
+//! Event, they only let a container be ready as soon as it is.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::Ipv4Addr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Container, Probe};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::node::probe::{
+    Answer, Counter, ProbeKind, Question, Verdict, initial_delay, judge_http, period, question,
+    redirect, time_limit,
+};
+use crate::node::runtime::{Runtime, RuntimeError};
+use crate::task::Tasks;
+
+/// The kubelet reads no more of a body.
+const BODY_LIMIT: usize = 10 * 1024;
+const REDIRECTS: usize = 10;
+const QUICK: Duration = Duration::from_millis(100);
+
+/// What a probe's task tells its pod's worker.
+pub struct Told {
+    pub instance: String,
+    pub kind: ProbeKind,
+    /// A new verdict, if this answer completed one that differs from the last.
+    pub verdict: Option<Verdict>,
+    /// A counted failure, for an Event.
+    pub failure: Option<String>,
+}
+
+/// The probes of one pod's running instances.
+#[derive(Default)]
+pub struct Probers {
+    running: HashMap<(String, ProbeKind), CancellationToken>,
+}
+
+/// One probe to be asked.
+pub struct Asked<'a> {
+    pub instance: &'a str,
+    pub kind: ProbeKind,
+    pub probe: &'a Probe,
+    pub container: &'a Container,
+    pub pod_ip: Ipv4Addr,
+}
+
+impl Probers {
+    /// Starts the tasks of probes that are wanted and ends those that are not.
+    pub fn keep<R: Runtime>(
+        &mut self,
+        wanted: &[Asked<'_>],
+        runtime: &R,
+        tasks: &Tasks,
+        tell: &Arc<dyn Fn(Told) + Send + Sync>,
+    ) {
+        self.running.retain(|(instance, kind), stop| {
+            let kept = wanted.iter().any(|ask| ask.instance == instance && ask.kind == *kind);
+            if !kept {
+                stop.cancel();
+            }
+            kept
+        });
+        for ask in wanted {
+            let id = (ask.instance.to_owned(), ask.kind);
+            if self.running.contains_key(&id) {
+                continue;
+            }
+            let stop = tasks.stop().child_token();
+            self.running.insert(id, stop.clone());
+            let asker = Asker {
+                instance: ask.instance.to_owned(),
+                kind: ask.kind,
+                probe: ask.probe.clone(),
+                question: question(ask.probe, ask.container),
+                pod_ip: ask.pod_ip,
+                runtime: runtime.clone(),
+                tell: tell.clone(),
+            };
+            tasks.spawn_short("probe", async move {
+                // Cancel safe: a probe that is cut off has told nothing yet.
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = asker.run() => {}
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Probers {
+    fn drop(&mut self) {
+        for stop in self.running.values() {
+            stop.cancel();
+        }
+    }
+}
+
+struct Asker<R> {
+    instance: String,
+    kind: ProbeKind,
+    probe: Probe,
+    question: Result<Question, String>,
+    pod_ip: Ipv4Addr,
+    runtime: R,
+    tell: Arc<dyn Fn(Told) + Send + Sync>,
+}
+
+impl<R: Runtime> Asker<R> {
+    async fn run(self) {
+        let period = self.spread(period(&self.probe));
+        let mut counter = Counter::default();
+        let mut last: Option<Verdict> = None;
+        let mut quick = (self.kind != ProbeKind::Liveness).then_some(QUICK);
+        sleep(initial_delay(&self.probe)).await;
+        loop {
+            if let Some(answer) = self.ask().await {
+                let failure = match &answer {
+                    Answer::Success => None,
+                    Answer::Failure(why) => Some(why.clone()),
+                };
+                if failure.is_none() {
+                    quick = None;
+                }
+                if quick.is_none() {
+                    let verdict = counter.hear(&answer, &self.probe);
+                    let news = verdict.filter(|verdict| !same(last.as_ref(), verdict));
+                    last = news.clone().or(last);
+                    if news.is_some() || failure.is_some() {
+                        let instance = self.instance.clone();
+                        (self.tell)(Told { instance, kind: self.kind, verdict: news, failure });
+                    }
+                    if self.kind == ProbeKind::Startup && last == Some(Verdict::Passed) {
+                        return;
+                    }
+                }
+            }
+            match quick {
+                Some(pause) if pause < period => {
+                    quick = Some(pause * 2);
+                    sleep(pause).await;
+                }
+                _ => {
+                    quick = None;
+                    sleep(period).await;
+                }
+            }
+        }
+    }
+
+    /// Within 5 % of the period, the same for the same instance: probes of many pods that started
+    /// together do not stay together.
+    fn spread(&self, period: Duration) -> Duration {
+        let mut hasher = DefaultHasher::new();
+        (&self.instance, self.kind).hash(&mut hasher);
+        let share = f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or_default())
+            / f64::from(u32::MAX);
+        period.mul_f64(0.95 + 0.1 * share)
+    }
+
+    /// `None`: the engine could not be asked, which says nothing about the container.
+    async fn ask(&self) -> Option<Answer> {
+        let limit = time_limit(&self.probe);
+        let question = match &self.question {
+            Ok(question) => question,
+            Err(why) => return Some(Answer::Failure(why.clone())),
+        };
+        let late = || Answer::Failure(format!("timeout: no answer within {} s", limit.as_secs()));
+        match question {
+            Question::Tcp { host, port } => {
+                let address = (self.host(host.as_deref()), *port);
+                Some(match timeout(limit, TcpStream::connect((&*address.0, address.1))).await {
+                    Ok(Ok(_)) => Answer::Success,
+                    Ok(Err(error)) => {
+                        Answer::Failure(format!("dial tcp {}:{}: {error}", address.0, address.1))
+                    }
+                    Err(_) => late(),
+                })
+            }
+            Question::Http { https: true, .. } => {
+                Some(Answer::Failure("probes over HTTPS are not run by this version".to_owned()))
+            }
+            Question::Http { host, port, path, headers, .. } => {
+                let authority = format!("{}:{port}", self.host(host.as_deref()));
+                let asking = get(&authority, path, headers);
+                Some(match timeout(limit, asking).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(error)) => {
+                        Answer::Failure(format!("Get \"http://{authority}{path}\": {error}"))
+                    }
+                    Err(_) => late(),
+                })
+            }
+            Question::Exec(command) => {
+                match self.runtime.exec(&self.instance, command, limit).await {
+                    Ok(outcome) if outcome.exit_code == 0 => Some(Answer::Success),
+                    Ok(outcome) => Some(Answer::Failure(outcome.output)),
+                    Err(RuntimeError::Unreachable(why)) if why.contains("did not answer") => {
+                        Some(late())
+                    }
+                    Err(RuntimeError::Unreachable(_)) => None,
+                    Err(error) => Some(Answer::Failure(error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn host(&self, written: Option<&str>) -> String {
+        written.map_or_else(|| self.pod_ip.to_string(), str::to_owned)
+    }
+}
+
+/// Two failures are the same verdict, whatever their sentences.
+fn same(last: Option<&Verdict>, new: &Verdict) -> bool {
+    matches!(
+        (last, new),
+        (Some(Verdict::Passed), Verdict::Passed) | (Some(Verdict::Failed(_)), Verdict::Failed(_))
+    )
+}
+
+type AskError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One GET, following redirects on the same host.
+async fn get(
+    authority: &str,
+    path: &str,
+    headers: &[(String, String)],
+) -> Result<Answer, AskError> {
+    let mut path = path.to_owned();
+    for _ in 0..=REDIRECTS {
+        let stream = TcpStream::connect(authority).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let mut request = Request::get(&path)
+            .header("User-Agent", concat!("kube-probe/", env!("CARGO_PKG_VERSION")))
+            .header("Accept", "*/*")
+            .header("Connection", "close");
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            request = request.header("Host", authority);
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let exchange = async {
+            let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, BODY_LIMIT).collect().await;
+            // A longer body is cut, as the kubelet cuts it.
+            let text = body.map(|body| body.to_bytes()).unwrap_or_default();
+            Ok::<_, AskError>((head, String::from_utf8_lossy(&text).into_owned()))
+        };
+        let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
+        // Cancel safe: both are pinned here. A connection that ends first has handed over what it
+        // read, so the exchange still gets its answer, or its own error.
+        let (head, body) = tokio::select! {
+            answer = &mut exchange => answer?,
+            _ = &mut connection => exchange.await?,
+        };
+        let status = head.status.as_u16();
+        let location = head.headers.get("location").and_then(|value| value.to_str().ok());
+        match location.filter(|_| (300..400).contains(&status)) {
+            Some(location) => match redirect(location, authority) {
+                Some(next) => path = next,
+                None => return Ok(Answer::Success),
+            },
+            None => return Ok(judge_http(status, &body)),
+        }
+    }
+    Err(format!("stopped after {REDIRECTS} redirects").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn server(replies: &'static [&'static str]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        tokio::spawn(async move {
+            for reply in replies {
+                let (mut stream, _) = listener.accept().await.expect("a client");
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                stream.write_all(reply.as_bytes()).await.expect("written");
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn http_probes_follow_their_own_host_only() {
+        let address = server(&[
+            "HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy",
+        ])
+        .await;
+        assert_eq!(get(&address, "/", &[]).await.expect("an answer"), Answer::Success);
+        assert_eq!(get(&address, "/", &[]).await.expect("an answer"), Answer::Success);
+        assert_eq!(
+            get(&address, "/", &[]).await.expect("an answer"),
+            Answer::Failure("HTTP probe failed with statuscode: 503 busy".into())
+        );
+        assert!(get("127.0.0.1:1", "/", &[]).await.is_err());
+    }
+}
