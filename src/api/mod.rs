@@ -1,8 +1,45 @@
-//! The room `api`.
+//! The Kubernetes-compatible API: the only door to the store, with two skins.
+//!
+//! Comes in: requests, each of one identity; in process through [`Local`], over HTTP through
+//! [`routes`]. Goes out: objects, lists, watches, Tables, and errors in the reference server's
+//! words. Loop: none; a request is authorised, admitted, stored and answered. Only Events have a
+//! task of their own, because nobody waits for them.
+//!
+//! Invariants: nothing enters the store unadmitted; a write is answered when it is durable; an
+//! identity without the right to Secrets sees keyed hashes in every form of reply; the served
+//! listener changes nothing, which is decided before a body is read.
+//!
+//! Deliberately absent: server-side apply and field managers, custom resources, aggregation, RBAC
+//! objects. Who may do what is a table in [`access`].
 
+pub mod access;
 pub mod admission;
+mod body;
+pub mod ids;
+mod query;
+mod selector_text;
+
+mod service_addresses;
+mod transact;
+pub mod verbs;
+mod write;
+
+mod event_plan;
+pub mod events;
+mod secret_names;
+pub mod secret_view;
+
+pub mod health;
+pub mod local;
+
 pub(crate) mod discovery;
 pub(crate) mod table;
 pub(crate) mod table_cells;
 mod table_columns;
 mod table_pod;
+
+pub use access::Identity;
+pub use ids::IdSource;
+pub use local::Local;
+pub use verbs::{Api, ApiOptions};
+pub use write::SYSTEM_NAMESPACES;

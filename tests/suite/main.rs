@@ -1,6 +1,7 @@
 //! The hermetic tests: parallel, without Docker, without root.
 
 mod admission;
+mod api;
 mod repository;
 mod store;
 mod sync_git;

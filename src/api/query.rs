@@ -1,0 +1,374 @@
+//! Pure: the query of a request, with the reference server's errors: which objects, read at which
+//! revision, how much of them, and the manner of a write.
+
+use base64::Engine;
+use serde::{Deserialize, Serialize};
+
+use crate::api::selector_text::Selection;
+use crate::object::{ApiError, Key, Kind, Propagation, Reason};
+
+/// The query parameters of any request; each verb reads what is its own.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    pub selection: Selection,
+    pub watch: bool,
+    /// 0 is no limit.
+    pub limit: usize,
+    pub continued: Option<Continue>,
+    /// `resourceVersion` as sent; `None` where absent or empty.
+    pub revision: Option<u64>,
+    pub exact: bool,
+    pub not_older: bool,
+    pub timeout_seconds: Option<u64>,
+    pub bookmarks: bool,
+    pub initial_events: bool,
+    pub dry_run: bool,
+    pub strict: bool,
+    pub ignore_unknown: bool,
+    pub include: Include,
+    pub propagation: Option<Propagation>,
+    pub grace_seconds: Option<i64>,
+}
+
+/// What stands beside the cells of a Table's row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Include {
+    #[default]
+    Metadata,
+    Object,
+    None,
+}
+
+/// Where a list goes on: which revision, behind which key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Continue {
+    pub revision: u64,
+    pub after: Key,
+}
+
+/// The reference server's own token, so that what clients know of it holds.
+#[derive(Serialize, Deserialize)]
+struct Token {
+    #[serde(default)]
+    v: String,
+    #[serde(default)]
+    rv: i64,
+    #[serde(default)]
+    start: String,
+}
+
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+
+impl Continue {
+    /// The token that names this place.
+    pub fn encode(&self) -> String {
+        let start = if self.after.namespace.is_empty() {
+            format!("{}\0", self.after.name)
+        } else {
+            format!("{}/{}\0", self.after.namespace, self.after.name)
+        };
+        let token = Token {
+            v: TOKEN_VERSION.to_owned(),
+            rv: i64::try_from(self.revision).unwrap_or(i64::MAX),
+            start,
+        };
+        let json = serde_json::to_vec(&token).expect("a token has no keys but strings");
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json)
+    }
+
+    fn decode(text: &str) -> Result<Self, String> {
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(text)
+            .or_else(|_| lenient_base64(text))
+            .map_err(|at| format!("illegal base64 data at input byte {at}"))?;
+        let token: Token = serde_json::from_slice(&bytes).map_err(|error| match bytes.first() {
+            Some(byte) if *byte != b'{' => {
+                format!("invalid character '{}' looking for beginning of value", char::from(*byte))
+            }
+            _ => error.to_string(),
+        })?;
+        if token.v != TOKEN_VERSION {
+            return Err(format!("server does not recognize this encoded version \"{}\"", token.v));
+        }
+        let start = token.start.trim_end_matches('\0');
+        let after = match start.split_once('/') {
+            Some((namespace, name)) => Key::new(namespace, name),
+            None => Key::cluster(start),
+        };
+        let revision = u64::try_from(token.rv)
+            .ok()
+            .filter(|revision| *revision > 0 && !after.name.is_empty())
+            .ok_or("incorrect encoded start resourceVersion")?;
+        Ok(Self { revision, after })
+    }
+}
+
+/// Go's decoder ignores the unused low bits of the last character, and so must a reader of its
+/// tokens; the error is the offset of the first byte that is in no alphabet.
+fn lenient_base64(text: &str) -> Result<Vec<u8>, usize> {
+    let config = base64::engine::general_purpose::GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::RequireNone);
+    let engine =
+        base64::engine::general_purpose::GeneralPurpose::new(&base64::alphabet::URL_SAFE, config);
+    engine.decode(text).map_err(|error| match error {
+        base64::DecodeError::InvalidByte(at, _) => at,
+        _ => text.len(),
+    })
+}
+
+impl Query {
+    /// # Errors
+    /// The first parameter that cannot be understood, in the reference server's words.
+    pub fn parse(kind: Kind, pairs: &[(String, String)]) -> Result<Self, ApiError> {
+        let get =
+            |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let some = |name: &str| get(name).filter(|value| !value.is_empty());
+        let mut query = Self {
+            selection: Selection::parse(kind, some("labelSelector"), some("fieldSelector"))?,
+            watch: flag(get("watch")),
+            bookmarks: flag(get("allowWatchBookmarks")),
+            initial_events: flag(get("sendInitialEvents")),
+            ..Self::default()
+        };
+        query.limit = usize::try_from(integer(some("limit"))?.unwrap_or(0).max(0)).unwrap_or(0);
+        query.timeout_seconds = integer(some("timeoutSeconds"))?
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .filter(|seconds| *seconds > 0);
+        query.revision = revision(some("resourceVersion"))?;
+        query.read_match(some("resourceVersionMatch"), some("continue"))?;
+        query.write_manner(&get)?;
+        query.include = match some("includeObject") {
+            Some("Object") => Include::Object,
+            Some("None") => Include::None,
+            _ => Include::Metadata,
+        };
+        Ok(query)
+    }
+
+    /// The rules of `ValidateListOptions`: which of the three parameters goes with which.
+    fn read_match(&mut self, how: Option<&str>, continued: Option<&str>) -> Result<(), ApiError> {
+        let forbidden = |field: &str, why: &str| {
+            Err(ApiError::new(
+                Reason::Invalid,
+                format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}"),
+            ))
+        };
+        let field = "resourceVersionMatch";
+        if self.initial_events && !self.watch {
+            return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+        }
+        if self.initial_events && how != Some("NotOlderThan") {
+            return forbidden(
+                field,
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
+        }
+        if let Some(how) = how {
+            if self.watch && !self.initial_events {
+                return forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
+            }
+            if self.revision.is_none() && !self.watch {
+                return forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                );
+            }
+            if continued.is_some() {
+                return forbidden(
+                    field,
+                    "resourceVersionMatch is forbidden when continue is provided",
+                );
+            }
+            match how {
+                "Exact" if self.revision == Some(0) => {
+                    return forbidden(
+                        field,
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                    );
+                }
+                "Exact" => self.exact = true,
+                "NotOlderThan" => self.not_older = true,
+                other => {
+                    return Err(ApiError::new(
+                        Reason::Invalid,
+                        format!(
+                            "ListOptions.meta.k8s.io \"\" is invalid: {field}: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+                        ),
+                    ));
+                }
+            }
+        }
+        self.continued = continued.map(Continue::decode).transpose().map_err(|problem| {
+            ApiError::bad_request(format!(
+                "invalid continue token: continue key is not valid: {problem}"
+            ))
+        })?;
+        if self.continued.is_some() && self.revision.is_some_and(|revision| revision > 0) {
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        Ok(())
+    }
+
+    fn write_manner<'a>(&mut self, get: &impl Fn(&str) -> Option<&'a str>) -> Result<(), ApiError> {
+        self.dry_run = match get("dryRun") {
+            None | Some("") => false,
+            Some("All") => true,
+            Some(other) => {
+                return Err(ApiError::new(
+                    Reason::Invalid,
+                    format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""),
+                ));
+            }
+        };
+        match get("fieldValidation") {
+            None | Some("" | "Warn") => {}
+            Some("Strict") => self.strict = true,
+            Some("Ignore") => self.ignore_unknown = true,
+            Some(other) => {
+                return Err(ApiError::new(
+                    Reason::Invalid,
+                    format!(
+                        "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                    ),
+                ));
+            }
+        }
+        self.propagation = propagation(get("propagationPolicy"))?;
+        if flag(get("orphanDependents")) {
+            self.propagation = Some(Propagation::Orphan);
+        }
+        self.grace_seconds = integer(get("gracePeriodSeconds").filter(|text| !text.is_empty()))?;
+        Ok(())
+    }
+}
+
+/// # Errors
+/// `Invalid` for a word that is no policy.
+pub fn propagation(text: Option<&str>) -> Result<Option<Propagation>, ApiError> {
+    match text {
+        None | Some("") => Ok(None),
+        Some("Background") => Ok(Some(Propagation::Background)),
+        Some("Foreground") => Ok(Some(Propagation::Foreground)),
+        Some("Orphan") => Ok(Some(Propagation::Orphan)),
+        Some(other) => Err(ApiError::new(
+            Reason::Invalid,
+            format!(
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\", \"nil\""
+            ),
+        )),
+    }
+}
+
+/// Go's reading of a boolean query parameter: present and neither `false` nor `0`.
+fn flag(text: Option<&str>) -> bool {
+    text.is_some_and(|text| !text.eq_ignore_ascii_case("false") && text != "0")
+}
+
+fn integer(text: Option<&str>) -> Result<Option<i64>, ApiError> {
+    text.map(|text| {
+        text.parse().map_err(|_| {
+            ApiError::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
+        })
+    })
+    .transpose()
+}
+
+/// # Errors
+/// `BadRequest` for what is no unsigned number.
+pub fn revision(text: Option<&str>) -> Result<Option<u64>, ApiError> {
+    text.filter(|text| !text.is_empty())
+        .map(|text| {
+            text.parse().map_err(|_| {
+                ApiError::bad_request(format!(
+                    "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+                ))
+            })
+        })
+        .transpose()
+}
+
+/// The pairs of a raw query string, percent-decoded; `+` is a space.
+pub fn pairs(raw: &str) -> Vec<(String, String)> {
+    raw.split('&')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            (decoded(key), decoded(value))
+        })
+        .collect()
+}
+
+/// Percent-decoding; a `%` that begins no byte stays as it is, invalid UTF-8 becomes U+FFFD.
+pub fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while at < bytes.len() {
+        let hex = (bytes[at] == b'%')
+            .then(|| bytes.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|pair| std::str::from_utf8(pair).ok())
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        match (hex, bytes[at]) {
+            (Some(byte), _) => {
+                out.push(byte);
+                at += 3;
+                continue;
+            }
+            (None, b'+') => out.push(b' '),
+            (None, byte) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(raw: &str) -> Result<Query, ApiError> {
+        Query::parse(Kind::Pod, &pairs(raw))
+    }
+
+    #[test]
+    fn a_continue_token_names_its_place_and_a_bad_one_says_why() {
+        let place = Continue { revision: 7, after: Key::new("default", "web") };
+        assert_eq!(Continue::decode(&place.encode()), Ok(place));
+        let error = parse("limit=1&continue=zzz").expect_err("no token");
+        assert_eq!(
+            error.message,
+            "invalid continue token: continue key is not valid: invalid character 'Ï' looking for beginning of value"
+        );
+        assert!(parse("continue=%21%21").is_err());
+    }
+
+    #[test]
+    fn which_parameters_go_together() {
+        assert!(parse("resourceVersionMatch=Exact").is_err());
+        assert!(parse("resourceVersionMatch=Exact&resourceVersion=0").is_err());
+        assert!(parse("resourceVersionMatch=Exact&resourceVersion=4").expect("valid").exact);
+        assert!(parse("watch=1&resourceVersionMatch=NotOlderThan").is_err());
+        assert!(parse("watch=1&sendInitialEvents=true").is_err());
+        assert!(
+            parse("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan")
+                .expect("valid")
+                .initial_events
+        );
+        assert!(parse("dryRun=Some").is_err());
+        assert!(parse("fieldValidation=Loose").is_err());
+        assert!(!parse("watch=false").expect("valid").watch);
+        assert!(parse("watch").expect("valid").watch);
+    }
+
+    #[test]
+    fn percent_decoding_never_fails() {
+        assert_eq!(decoded("a%20b+c%3D%zz%f"), "a b c=%zz%f");
+        assert_eq!(decoded("%ff"), "\u{fffd}");
+    }
+}

@@ -1,0 +1,465 @@
+//! A whole commit through the door: every write is admitted first, all problems are reported at
+//! once, and then everything enters the store as one transaction, or nothing does.
+//!
+//! Controllers write status while a commit is on its way. A write that lost such a race is admitted
+//! again on the new state, alone; the rest of the set stays as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, StatusCause};
+use serde_json::Value;
+
+use crate::api::access::{Identity, Part, Verb};
+use crate::api::admission::addresses::{ip_claim, port_claim};
+use crate::api::admission::lifecycle::{self, DeletePlan};
+use crate::api::admission::{Admit, FieldValidation, decode_body};
+use crate::api::body::{draft_of, header_of};
+use crate::api::local::Local;
+use crate::api::service_addresses::Taken;
+use crate::api::verbs::{Api, store_error};
+use crate::api::write::{Outcome, SYSTEM_NAMESPACES, outcome};
+use crate::object::decode::decode;
+use crate::object::source::SOURCE_ANNOTATION;
+use crate::object::{
+    ApiError, ApplySet, DeleteOptions, Key, Kind, Object, Reason, SetAction, SetOutcome,
+    SetProblem, SetWrite, Transact,
+};
+use crate::store::{Expect, Record, Store, StoreError, Transaction, Write};
+use crate::with_kind;
+
+/// Rounds of admitting again what lost a race. One round redoes one write, so a set may need as
+/// many as it has objects that controllers write at the same time.
+const ROUNDS: usize = 500;
+
+impl<S: Store> Transact for Local<S> {
+    async fn apply_set(
+        &self,
+        set: &ApplySet,
+        dry_run: bool,
+    ) -> Result<Vec<SetOutcome>, Vec<SetProblem>> {
+        let applying = Applying { api: &self.api, who: &self.who, set };
+        let mut planned = applying.plan_all().await?;
+        if dry_run {
+            return Ok(planned.into_iter().map(Planned::outcome).collect());
+        }
+        applying.enter(&mut planned).await
+    }
+}
+
+/// One write of the set, admitted.
+struct Planned {
+    kind: Kind,
+    key: Key,
+    action: SetAction,
+    before: Option<Arc<Record>>,
+    /// What the store is asked for; `None` where everything is so already.
+    write: Option<Write>,
+    /// The namespace must live on until then; `None` where this set makes it.
+    namespace: Option<Write>,
+    /// As it would be stored, for a dry run.
+    after: Option<Value>,
+}
+
+impl Planned {
+    fn outcome(self) -> SetOutcome {
+        SetOutcome {
+            kind: self.kind,
+            key: self.key,
+            action: self.action,
+            before: self.before.as_deref().and_then(value_of),
+            after: self.after.map(Arc::new),
+        }
+    }
+}
+
+fn value_of(record: &Record) -> Option<Arc<Value>> {
+    serde_json::from_slice(&record.body).ok().map(Arc::new)
+}
+
+struct Applying<'a, S: Store> {
+    api: &'a Api<S>,
+    who: &'a Identity,
+    set: &'a ApplySet,
+}
+
+impl<S: Store> Applying<'_, S> {
+    async fn plan_all(&self) -> Result<Vec<Planned>, Vec<SetProblem>> {
+        let mut planned = Vec::with_capacity(self.set.writes.len());
+        let mut problems = Vec::new();
+        let mut named = BTreeSet::new();
+        let mut taken = Taken::in_commit(BTreeSet::new(), named_claims(self.set));
+        for (index, write) in self.set.writes.iter().enumerate() {
+            let (kind, key) = target(write);
+            let result = if named.insert((kind, key.clone())) {
+                self.plan(write, &mut taken).await
+            } else {
+                Err(ApiError::bad_request(format!("{kind} {key} stands twice in one commit")))
+            };
+            match result {
+                Ok(plan) => planned.push(plan),
+                Err(error) => problems.push(SetProblem { write: index, error }),
+            }
+        }
+        if problems.is_empty() { Ok(planned) } else { Err(problems) }
+    }
+
+    async fn plan(&self, write: &SetWrite, taken: &mut Taken) -> Result<Planned, ApiError> {
+        let (kind, key) = target(write);
+        with_kind!(kind, K => match write {
+            SetWrite::Apply { manifest, previous_labels, previous_annotations, adopt, .. } => {
+                let previous = Previous { labels: previous_labels, annotations: previous_annotations };
+                self.plan_apply::<K>(key, manifest, &previous, *adopt, taken).await
+            }
+            SetWrite::Delete { uid, .. } => self.plan_delete::<K>(key, uid),
+            SetWrite::Status { status, .. } => self.plan_status::<K>(key, status),
+        })
+    }
+
+    async fn plan_apply<K: Admit>(
+        &self,
+        key: &Key,
+        manifest: &Value,
+        previous: &Previous<'_>,
+        adopt: bool,
+        taken: &mut Taken,
+    ) -> Result<Planned, ApiError> {
+        let kind = K::OBJECT_KIND;
+        let mut new = self.wanted::<K>(key, manifest)?;
+        let Some(record) = self.api.store().get(kind, key) else {
+            self.who.may(Verb::Create, kind, Part::Whole, key)?;
+            let namespace = self.namespace_check::<K>(key).await?;
+            let mut new = self.api.admit_new(new)?;
+            self.api.allocate(&mut new, &[], taken)?;
+            let after = shown_after(&new);
+            let header = header_of(&new);
+            let draft = draft_of(&mut new)?;
+            let write =
+                Write::Put { kind, key: key.clone(), expect: Expect::Absent, draft, header };
+            return Ok(Planned {
+                kind,
+                key: key.clone(),
+                action: SetAction::Created,
+                before: None,
+                write: Some(write),
+                namespace,
+                after: Some(after),
+            });
+        };
+        self.who.may(Verb::Update, kind, Part::Whole, key)?;
+        let old = self.api.typed::<K>(&record)?;
+        if !adopt {
+            self.check_owner(kind, key, old.metadata())?;
+        }
+        previous.merge(new.metadata_mut(), old.metadata());
+        let mut new = self.api.admit_change(self.who, Part::Whole, &*old, new)?;
+        self.api.allocate(&mut new, &record.header.claims, taken)?;
+        self.planned_change(record, new)
+    }
+
+    /// The manifest as an object of this source. What only the cluster may say is taken out.
+    fn wanted<K: Admit>(&self, key: &Key, manifest: &Value) -> Result<K, ApiError> {
+        let decoded = decode::<K>(manifest).ok();
+        let unknown = decoded.map(|decoded| decoded.unknown).unwrap_or_default();
+        if !unknown.is_empty() {
+            let causes = unknown.into_iter().map(|path| StatusCause {
+                message: Some(format!("unknown field \"{path}\"")),
+                field: Some(path),
+                reason: Some("FieldValueInvalid".to_owned()),
+            });
+            return Err(ApiError::invalid(K::OBJECT_KIND, &key.name, causes.collect()));
+        }
+        let mut object = decode_body::<K>(manifest, FieldValidation::Ignore)?.object;
+        let meta = object.metadata_mut();
+        *meta = ObjectMeta {
+            name: Some(key.name.clone()),
+            namespace: Some(key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            labels: meta.labels.take(),
+            annotations: meta.annotations.take(),
+            finalizers: meta.finalizers.take(),
+            owner_references: meta.owner_references.take(),
+            ..ObjectMeta::default()
+        };
+        meta.annotations
+            .get_or_insert_default()
+            .insert(SOURCE_ANNOTATION.to_owned(), self.set.source.clone());
+        Ok(object)
+    }
+
+    fn check_owner(&self, kind: Kind, key: &Key, meta: &ObjectMeta) -> Result<(), ApiError> {
+        let owner =
+            meta.annotations.as_ref().and_then(|annotations| annotations.get(SOURCE_ANNOTATION));
+        match owner {
+            Some(owner) if *owner == self.set.source => Ok(()),
+            Some(owner) => Err(ApiError::new(
+                Reason::Conflict,
+                format!(
+                    "{kind} {key} belongs to source {owner}; remove it there, or let this source adopt it"
+                ),
+            )),
+            // A namespace that the cluster itself made belongs to whoever names it first.
+            None if kind == Kind::Namespace && SYSTEM_NAMESPACES.contains(&key.name.as_str()) => {
+                Ok(())
+            }
+            None => Err(ApiError::new(
+                Reason::Conflict,
+                format!(
+                    "{kind} {key} exists and came from no source; remove it, or let this source adopt it"
+                ),
+            )),
+        }
+    }
+
+    async fn namespace_check<K: Admit>(&self, key: &Key) -> Result<Option<Write>, ApiError> {
+        let made_here = self.set.writes.iter().any(|write| {
+            matches!(write, SetWrite::Apply { kind: Kind::Namespace, key: namespace, .. }
+                if namespace.name == key.namespace)
+        });
+        let stored = self.api.store().get(Kind::Namespace, &Key::cluster(key.namespace.as_str()));
+        if made_here && stored.is_none() {
+            return Ok(None);
+        }
+        self.api.living_namespace::<K>(key).await.map(|check| check.filter(|_| !made_here))
+    }
+
+    fn planned_change<K: Admit>(&self, record: Arc<Record>, new: K) -> Result<Planned, ApiError> {
+        let (kind, key) = (record.kind, record.key.clone());
+        let expect = Expect::Revision(record.revision);
+        let (action, write, after) = match outcome(&record, new)? {
+            Outcome::Same => {
+                (SetAction::Unchanged, None, serde_json::from_slice(&record.body).ok())
+            }
+            Outcome::Put(object, draft) => {
+                let header = header_of(&*object);
+                let write = Write::Put { kind, key: key.clone(), expect, draft, header };
+                (SetAction::Updated, Some(write), Some(shown_after(&*object)))
+            }
+            Outcome::Remove(_) => {
+                (SetAction::Deleted, Some(Write::Delete { kind, key: key.clone(), expect }), None)
+            }
+        };
+        Ok(Planned { kind, key, action, before: Some(record), write, namespace: None, after })
+    }
+
+    /// Another incarnation, or one that another source adopted meanwhile, is not ours to delete.
+    fn plan_delete<K: Admit>(&self, key: &Key, uid: &str) -> Result<Planned, ApiError> {
+        let kind = K::OBJECT_KIND;
+        self.who.may(Verb::Delete, kind, Part::Whole, key)?;
+        let nothing = |before: Option<Arc<Record>>| {
+            let after =
+                before.as_deref().and_then(|record| serde_json::from_slice(&record.body).ok());
+            let action = SetAction::Unchanged;
+            Planned { kind, key: key.clone(), action, before, write: None, namespace: None, after }
+        };
+        let Some(record) = self.api.store().get(kind, key) else { return Ok(nothing(None)) };
+        let old = self.api.typed::<K>(&record)?;
+        let owner = old.metadata().annotations.as_ref().and_then(|map| map.get(SOURCE_ANNOTATION));
+        let protected = kind == Kind::Namespace && SYSTEM_NAMESPACES.contains(&key.name.as_str());
+        if old.uid() != uid || owner.is_some_and(|owner| *owner != self.set.source) || protected {
+            return Ok(nothing(Some(record)));
+        }
+        let options = DeleteOptions { uid: Some(uid.to_owned()), ..DeleteOptions::default() };
+        let expect = Expect::Revision(record.revision);
+        let write = match lifecycle::plan_delete(&*old, &options, self.api.now()) {
+            DeletePlan::Unchanged { .. } => return Ok(nothing(Some(record))),
+            DeletePlan::Remove { .. } => Write::Delete { kind, key: key.clone(), expect },
+            DeletePlan::Mark { mut object, .. } => {
+                let header = header_of(&*object);
+                let draft = draft_of(&mut *object)?;
+                Write::Put { kind, key: key.clone(), expect, draft, header }
+            }
+        };
+        Ok(Planned {
+            kind,
+            key: key.clone(),
+            action: SetAction::Deleted,
+            before: Some(record),
+            write: Some(write),
+            namespace: None,
+            after: None,
+        })
+    }
+
+    fn plan_status<K: Admit>(&self, key: &Key, status: &Value) -> Result<Planned, ApiError> {
+        let kind = K::OBJECT_KIND;
+        self.who.may(Verb::Update, kind, Part::Status, key)?;
+        let record =
+            self.api.store().get(kind, key).ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+        let old = self.api.typed::<K>(&record)?;
+        let mut document: Value = serde_json::from_slice(&record.body).map_err(|error| {
+            ApiError::internal(format!("the stored object is no JSON: {error}"))
+        })?;
+        document["status"] = status.clone();
+        let asked = decode_body::<K>(&document, FieldValidation::Strict)?.object;
+        let new = self.api.admit_change(self.who, Part::Status, &*old, asked)?;
+        self.planned_change(record, new)
+    }
+
+    /// Enters the whole set; what lost a race is planned again.
+    async fn enter(&self, planned: &mut [Planned]) -> Result<Vec<SetOutcome>, Vec<SetProblem>> {
+        for _ in 0..ROUNDS {
+            let (transaction, origins) = transaction(planned);
+            if transaction.writes.is_empty() {
+                return Ok(outcomes(planned, &[]));
+            }
+            let failure = match self.api.store().transact(transaction).await {
+                Ok(records) => return Ok(outcomes(planned, &records)),
+                Err(failure) => failure,
+            };
+            let lost = match &failure {
+                StoreError::Exists { write, .. }
+                | StoreError::Missing { write, .. }
+                | StoreError::Stale { write, .. }
+                | StoreError::Claimed { write, .. } => origins.get(*write).copied(),
+                _ => None,
+            };
+            let Some(index) = lost else {
+                return Err(vec![SetProblem { write: 0, error: store_error(failure) }]);
+            };
+            let mut taken =
+                Taken::in_commit(planned_claims(planned, index), named_claims(self.set));
+            match self.plan(&self.set.writes[index], &mut taken).await {
+                Ok(again) => planned[index] = again,
+                Err(error) => return Err(vec![SetProblem { write: index, error }]),
+            }
+        }
+        let error = ApiError::new(
+            Reason::Conflict,
+            "the commit's objects are being written faster than it can be entered; it will be tried again",
+        );
+        Err(vec![SetProblem { write: 0, error }])
+    }
+}
+
+/// The store's transaction, and which write of the set each of its writes came from.
+fn transaction(planned: &[Planned]) -> (Transaction, Vec<usize>) {
+    let (mut writes, mut origins) = (Vec::new(), Vec::new());
+    let mut checked = BTreeSet::new();
+    for (index, plan) in planned.iter().enumerate() {
+        let Some(write) = &plan.write else { continue };
+        if let Some(Write::Check { kind, key, expect }) = &plan.namespace
+            && checked.insert(key.clone())
+        {
+            writes.push(Write::Check { kind: *kind, key: key.clone(), expect: *expect });
+            origins.push(index);
+        }
+        writes.push(copied(write));
+        origins.push(index);
+    }
+    (Transaction { writes }, origins)
+}
+
+fn copied(write: &Write) -> Write {
+    match write {
+        Write::Put { kind, key, expect, draft, header } => Write::Put {
+            kind: *kind,
+            key: key.clone(),
+            expect: *expect,
+            draft: draft.clone(),
+            header: header.clone(),
+        },
+        Write::Delete { kind, key, expect } => {
+            Write::Delete { kind: *kind, key: key.clone(), expect: *expect }
+        }
+        Write::Check { kind, key, expect } => {
+            Write::Check { kind: *kind, key: key.clone(), expect: *expect }
+        }
+    }
+}
+
+fn outcomes(planned: &[Planned], records: &[Arc<Record>]) -> Vec<SetOutcome> {
+    let stored: BTreeMap<(Kind, &Key), &Arc<Record>> =
+        records.iter().map(|record| ((record.kind, &record.key), record)).collect();
+    planned
+        .iter()
+        .map(|plan| {
+            let after = match (plan.action, stored.get(&(plan.kind, &plan.key))) {
+                (SetAction::Deleted, _) => None,
+                (_, Some(record)) => value_of(record),
+                (_, None) => plan.before.as_deref().and_then(value_of),
+            };
+            SetOutcome {
+                kind: plan.kind,
+                key: plan.key.clone(),
+                action: plan.action,
+                before: plan.before.as_deref().and_then(value_of),
+                after,
+            }
+        })
+        .collect()
+}
+
+fn shown_after<K: Object>(object: &K) -> Value {
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("resourceVersion");
+    }
+    value
+}
+
+fn target(write: &SetWrite) -> (Kind, &Key) {
+    match write {
+        SetWrite::Apply { kind, key, .. }
+        | SetWrite::Delete { kind, key, .. }
+        | SetWrite::Status { kind, key, .. } => (*kind, key),
+    }
+}
+
+/// Addresses and ports that the commit's manifests name: nothing is drawn from these.
+fn named_claims(set: &ApplySet) -> BTreeSet<String> {
+    let mut claims = BTreeSet::new();
+    for write in &set.writes {
+        let SetWrite::Apply { kind: Kind::Service, manifest, .. } = write else { continue };
+        let spec = &manifest["spec"];
+        let ips = spec["clusterIPs"].as_array().into_iter().flatten();
+        for address in ips.chain([&spec["clusterIP"]]).filter_map(Value::as_str) {
+            claims.insert(ip_claim(address));
+        }
+        for port in spec["ports"].as_array().into_iter().flatten() {
+            if let Some(number) = port["nodePort"].as_i64().and_then(|port| port.try_into().ok()) {
+                claims.insert(port_claim(port["protocol"].as_str().unwrap_or("TCP"), number));
+            }
+        }
+    }
+    claims
+}
+
+/// What the rest of the set claims, while one of its writes is planned again.
+fn planned_claims(planned: &[Planned], except: usize) -> BTreeSet<String> {
+    let others = planned.iter().enumerate().filter(|(index, _)| *index != except);
+    others
+        .filter_map(|(_, plan)| match &plan.write {
+            Some(Write::Put { header, .. }) => Some(header.claims.iter().cloned()),
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}
+
+/// Keys that an earlier commit set: gone if the manifest has them no more.
+struct Previous<'a> {
+    labels: &'a [String],
+    annotations: &'a [String],
+}
+
+impl Previous<'_> {
+    /// The manifest's metadata over the stored one's.
+    fn merge(&self, new: &mut ObjectMeta, old: &ObjectMeta) {
+        let over = |wanted: &mut Option<BTreeMap<String, String>>,
+                    stored: &Option<BTreeMap<String, String>>,
+                    gone: &[String]| {
+            let mut merged = stored.clone().unwrap_or_default();
+            merged.retain(|key, _| !gone.contains(key));
+            merged.extend(wanted.take().unwrap_or_default());
+            *wanted = (!merged.is_empty()).then_some(merged);
+        };
+        over(&mut new.labels, &old.labels, self.labels);
+        over(&mut new.annotations, &old.annotations, self.annotations);
+        if new.finalizers.is_none() {
+            new.finalizers.clone_from(&old.finalizers);
+        }
+        if new.owner_references.is_none() {
+            new.owner_references.clone_from(&old.owner_references);
+        }
+    }
+}
