@@ -3,9 +3,9 @@
 
 use std::future::Future;
 
-use super::restore_text::{Flow, JumpStep};
-use super::rule::Table;
-use super::tables::Tables;
+pub use super::restore_text::{Flow, JumpStep};
+pub use super::rule::Table;
+pub use super::tables::Tables;
 
 /// Why the kernel did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -135,23 +135,25 @@ pub fn walk(tables: &Tables, packet: &Packet, host: &Host) -> Vec<Fate> {
             continue;
         }
         let to_host = host.is_local(*walk.destination.ip());
-        let filter = match (from_host, to_host) {
-            (true, _) => "OUTPUT",
-            (false, true) => "INPUT",
-            (false, false) => "FORWARD",
+        // What the host sends to itself goes out and comes in, by the loopback interface.
+        let filters: &[&'static str] = match (from_host, to_host) {
+            (true, true) => &["OUTPUT", "INPUT"],
+            (true, false) => &["OUTPUT"],
+            (false, true) => &["INPUT"],
+            (false, false) => &["FORWARD"],
         };
-        for (walk, left) in walker.pass(Table::Filter, filter, walk) {
-            if left != Left::Accepted {
-                fates.push(walk.end(left));
-            } else if to_host {
-                let end = End::Local(walk.destination);
-                fates.push(walk.fate(end));
+        for walk in walker.filter(filters, walk, &mut fates) {
+            let out = if to_host {
+                vec![walk]
             } else {
-                for (walk, _) in walker.pass(Table::Nat, "POSTROUTING", walk) {
-                    let end = End::Forwarded(walk.destination);
-                    fates.push(walk.fate(end));
-                }
-            }
+                let passed = walker.pass(Table::Nat, "POSTROUTING", walk);
+                passed.into_iter().map(|(walk, _)| walk).collect()
+            };
+            let end = if to_host { End::Local } else { End::Forwarded };
+            fates.extend(out.into_iter().map(|walk| {
+                let end = end(walk.destination);
+                walk.fate(end)
+            }));
         }
     }
     fates.sort_by(|one, other| {
@@ -173,6 +175,23 @@ impl Walk {
 }
 
 impl Walker<'_> {
+    /// The filter hooks one after the other: who is let through goes on, the others end here.
+    fn filter(&mut self, hooks: &[&'static str], walk: Walk, ends: &mut Vec<Fate>) -> Vec<Walk> {
+        let mut through = vec![walk];
+        for hook in hooks {
+            for walk in std::mem::take(&mut through) {
+                for (walk, left) in self.pass(Table::Filter, hook, walk) {
+                    if left == Left::Accepted {
+                        through.push(walk);
+                    } else {
+                        ends.push(walk.end(left));
+                    }
+                }
+            }
+        }
+        through
+    }
+
     /// One hook of one table, its policy included.
     fn pass(&mut self, table: Table, hook: &'static str, walk: Walk) -> Vec<(Walk, Left)> {
         self.hook = hook;
@@ -287,6 +306,8 @@ impl Walker<'_> {
                 });
                 self.packet.in_interface.is_some() && same != name.negated
             }
+            // It notes the sender and always holds, where `--rcheck` asks for one noted before.
+            Match::Other(text) if text.starts_with("-m recent --set") => true,
             Match::OutInterface(_) | Match::Other(_) => {
                 walk.unread.push(condition.to_string());
                 false

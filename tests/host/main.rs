@@ -2,4 +2,5 @@
 //! engine of its own. They need root and what `scripts/setup.sh` installs, and fail loudly without.
 
 mod harness;
+mod network;
 mod whole_path;

@@ -3,6 +3,7 @@
 mod admission;
 mod api;
 mod repository;
+mod proxy;
 mod store;
 mod sync_git;
 mod tidy;
