@@ -8,23 +8,38 @@
 //! transaction gets a revision of its own, consecutive, and all of them become visible at once;
 //! lists and bookmarks name only revisions that end a transaction; a revision is never used twice.
 //!
+//! The loop: the writer takes what has arrived, checks each transaction against the latest state
+//! ([`precondition`]), appends the rows of all that are allowed in one durable SQLite transaction,
+//! publishes index and changes together, answers, and wakes the watches. Reads never wait for it.
+//!
+//! On disk there is one table, the log of all writes. A row is an object's latest state until a
+//! later row names it as its previous one; compaction removes superseded rows up to the floor. So a
+//! body is written once, and the state before each change is there for selectors as long as the
+//! change itself.
+//!
 //! Deliberately absent: clocks, authorisation, defaults, selectors' syntax. Those are the API's.
 
+// The nouns, and the decision whether a transaction may happen.
 mod draft;
 mod record;
 mod transaction;
 
 mod precondition;
 
-mod compaction;
+// What is in memory: the latest state, the latest changes.
 mod index;
 mod ring;
+
+// What is on disk: its shape, what is done with it, how far back it reaches.
+mod compaction;
 mod schema;
 mod sqlite;
+
+// Who does it: the one writer, the watches, and the door to both.
+mod metrics;
+mod reader;
 mod watch;
 mod writer;
-
-mod reader;
 
 #[cfg(test)]
 mod model;

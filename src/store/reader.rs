@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::object::{Key, Kind};
 use crate::store::index::Index;
+use crate::store::metrics::Metrics;
 use crate::store::ring::{Found, Ring, Window};
 use crate::store::sqlite::{ChangeLog, Disk, DiskError, Replayed};
 use crate::store::watch::Watcher;
@@ -86,6 +88,7 @@ pub(super) struct Shared {
     /// Disk reads of watches leave the runtime's threads; in a simulation nothing does.
     inline: bool,
     window: Window,
+    pub metrics: Metrics,
     quarantined: usize,
 }
 
@@ -136,8 +139,11 @@ impl Sqlite {
             closed: AtomicBool::new(false),
             inline,
             window,
+            metrics: Metrics::new(),
             quarantined: loaded.quarantined,
         });
+        shared.metrics.quarantined.set(loaded.quarantined as i64);
+        shared.metrics.published(loaded.index.revision, loaded.floor);
         let keep = options.keep_changes.max(1);
         let writer =
             Writer::new(disk, shared.clone(), loaded.index, loaded.floor, keep, loaded.quarantine);
@@ -177,6 +183,11 @@ impl Sqlite {
     /// its revision; a new object of the same name takes its place.
     pub fn quarantined(&self) -> usize {
         self.shared.quarantined
+    }
+
+    /// Shows the store's own figures on `/metrics`, as `ballast_store_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        self.shared.metrics.register(registry);
     }
 
     /// The revision below which watches cannot resume.
@@ -231,6 +242,7 @@ impl Store for Sqlite {
         Ok(Watcher::new(self.shared.clone(), kind, position).into_stream().boxed())
     }
 
+    /// Not cancel safe: once it waits for the answer the write happens, whoever listens.
     async fn transact(&self, transaction: Transaction) -> Answer {
         match &*self.door {
             Door::Thread { queue, .. } => {
@@ -271,6 +283,7 @@ impl Shared {
 
     /// Makes a batch visible, all of it at once, and wakes who waits for it.
     pub fn publish(&self, index: Index, events: Vec<Arc<Event>>, floor: u64) {
+        self.metrics.published(index.revision, floor);
         let index = Arc::new(index);
         let mut kinds = vec![false; self.kind_changed.len()];
         // What falls out is freed after the readers are let in again.
@@ -337,6 +350,7 @@ impl Shared {
         upto: u64,
     ) -> Result<Replayed, DiskError> {
         let read = move |shared: &Self| {
+            shared.metrics.disk_reads.inc();
             let mut changes = shared.changes.lock().unwrap_or_else(PoisonError::into_inner);
             changes.replay(kind, after, upto)
         };

@@ -40,6 +40,7 @@ impl Watcher {
     /// Watches a kind from behind `position`.
     pub fn new(shared: Arc<Shared>, kind: Kind, position: u64) -> Self {
         let (kind_changed, any_changed) = shared.subscribe(kind);
+        shared.metrics.watches.inc();
         Self {
             shared,
             kind,
@@ -140,7 +141,14 @@ impl Watcher {
     }
 
     fn lose(&mut self) {
+        self.shared.metrics.lost_watches.inc();
         self.over = true;
         self.ready.push_back(WatchItem::Lost);
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.shared.metrics.watches.dec();
     }
 }

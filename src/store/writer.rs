@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, warn};
@@ -98,13 +99,16 @@ impl Writer {
             return answers;
         }
         let floor = next_floor(self.index.revision, self.floor, self.keep_changes);
+        let started = Instant::now();
         if let Err(failure) = self.disk.append(&entries, floor.map(|next| (self.floor, next))) {
             // The revisions are not used again: whether the disk kept anything is not known.
             error!(%failure, writes = entries.len(), "batch is not written");
+            self.shared.metrics.failed();
             self.index = before;
             let refused = || Err(StoreError::Write(failure.to_string()));
             return answers.iter().map(|_| refused()).collect();
         }
+        self.shared.metrics.committed(entries.len(), started.elapsed());
         self.floor = floor.unwrap_or(self.floor);
         for entry in &entries {
             self.quarantine.remove(&(entry.event.record.kind, entry.event.record.key.clone()));
@@ -231,6 +235,9 @@ impl Writer {
 /// However the writer ends, watches end with it: nothing can come any more.
 impl Drop for Writer {
     fn drop(&mut self) {
+        if thread::panicking() {
+            error!("writer died: nothing can be written until the daemon is started again");
+        }
         self.shared.close();
     }
 }

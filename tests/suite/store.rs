@@ -704,3 +704,30 @@ async fn a_draft_without_a_place_for_the_revision_is_refused() {
     }
     write(&store, put(Kind::Pod, &key("a"), Expect::Absent, "x")).await.expect("goes on");
 }
+
+#[tokio::test]
+async fn the_store_tells_its_figures() {
+    let folder = folder();
+    let store = open(&folder, thread(100));
+    let mut registry = prometheus_client::registry::Registry::default();
+    store.register(&mut registry);
+    let writes = ["a", "b", "c"].map(|n| put(Kind::Pod, &key(n), Expect::Absent, "x")).into();
+    transact(&store, writes).await.expect("ok");
+    let watch = store.watch(Kind::Pod, None).expect("watches");
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+    for line in [
+        "ballast_store_writes_total 3",
+        "ballast_store_batch_writes_count 1",
+        "ballast_store_commit_seconds_count 1",
+        "ballast_store_watches 1",
+        "ballast_store_revision 4",
+        "ballast_store_quarantined_objects 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    drop(watch);
+    text.clear();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+    assert!(text.contains("ballast_store_watches 0\n"));
+}
