@@ -117,12 +117,56 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap()
 }
 
+/// What the second step refuses of the golden objects: the list of gaps, written down.
+#[test]
+fn what_this_version_refuses_of_the_golden_objects() {
+    let mut refused = Vec::new();
+    for (file, request, _) in golden("defaults") {
+        let Some(kind) = kind_of(&request) else { continue };
+        with_kind!(kind, K => {
+            let body = decode_body::<K>(&request, FieldValidation::Strict).unwrap();
+            let (object, faults) =
+                sequence::kubernetes_create(body.object, &context(kind)).unwrap();
+            assert_eq!(faults, []);
+            let fields = object.unsupported().into_iter().map(|fault| fault.field);
+            refused.extend(fields.map(|field| format!("{file} {field}")));
+        });
+    }
+    assert_eq!(
+        refused,
+        [
+            "pod-full.json spec.containers[0].env[2].valueFrom.resourceFieldRef",
+            "pod-full.json spec.containers[0].lifecycle.preStop",
+            "pod-full.json spec.hostAliases",
+            "pod-full.json spec.securityContext.fsGroup",
+            "pod-full.json spec.volumes[4].downwardAPI",
+            "pod-full.json spec.volumes[5].projected",
+            "service-external.json spec.type",
+            "service-external.json spec.externalName",
+            "service-extip.json spec.externalIPs",
+            "service-lb.json spec.type",
+            "service-lb.json spec.loadBalancerSourceRanges",
+            "service-nodeport-local.json spec.externalTrafficPolicy",
+            "service-sticky.json spec.sessionAffinity",
+        ]
+    );
+}
+
 /// A pod of one container, with a field of the container or of the spec set.
 fn pod_with(pointer: &str, value: Value) -> Value {
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
     set(&mut pod, pointer, value);
     pod
+}
+
+fn deployment_with(pointer: &str, value: Value) -> Value {
+    let mut deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"app": "a"}},
+        "template": {"metadata": {"labels": {"app": "a"}},
+            "spec": {"containers": [{"name": "c", "image": "i:1"}]}}}});
+    set(&mut deployment, pointer, value);
+    deployment
 }
 
 /// Sets a field, making the maps on the way.
@@ -172,6 +216,79 @@ fn bad_shapes_end_in_an_error_that_names_the_field() {
     ] {
         let error = admitted(&request).expect_err(names);
         assert!(error.message.contains(names), "{names}: {}", error.message);
+    }
+}
+
+/// Documents whose values are wrong, or right in Kubernetes and not run here.
+#[test]
+fn bad_values_end_in_an_error_that_names_the_field() {
+    let container =
+        |field: &str, value: Value| pod_with(&format!("/spec/containers/0/{field}"), value);
+    let host_path =
+        |path: &str| pod_with("/spec/volumes", json!([{"name": "v", "hostPath": {"path": path}}]));
+    let digest = format!("i@sha256:{}", "0".repeat(63));
+    for (request, names) in [
+        (deployment_with("/spec/replicas", json!(-1)), "spec.replicas"),
+        (deployment_with("/spec/replicas", json!(2_147_483_648_i64)), "spec.replicas"),
+        (deployment_with("/spec/replicas", json!("three")), "spec.replicas"),
+        (
+            deployment_with(
+                "/spec/strategy",
+                json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}),
+            ),
+            "maxUnavailable",
+        ),
+        (
+            deployment_with("/spec/selector", json!({"matchLabels": {"app": "b"}})),
+            "spec.template.metadata.labels",
+        ),
+        (container("ports", json!([{"containerPort": 0}])), "containerPort"),
+        (container("ports", json!([{"containerPort": 65536}])), "containerPort"),
+        (
+            container(
+                "ports",
+                json!([{"name": "a", "containerPort": 1}, {"name": "a", "containerPort": 2}]),
+            ),
+            "ports[1].name",
+        ),
+        (
+            container(
+                "ports",
+                json!([{"containerPort": 1, "hostPort": 9}, {"containerPort": 2, "hostPort": 9}]),
+            ),
+            "ports[1].hostPort",
+        ),
+        (container("resources", json!({"limits": {"cpu": "-1"}})), "limits[cpu]"),
+        (container("resources", json!({"limits": {"cpu": "1x"}})), "quantities must match"),
+        (
+            container("livenessProbe", json!({"tcpSocket": {"port": 80}, "periodSeconds": -1})),
+            "periodSeconds",
+        ),
+        (container("env", json!([{"name": "A", "value": "a\u{0}b"}])), "env[0].value"),
+        (container("env", json!([{"name": "A\nB", "value": "x"}])), "env[0].name"),
+        (container("image", json!("")), "spec.containers[0].image"),
+        (container("image", json!("UPPER:1")), "spec.containers[0].image"),
+        (container("image", json!(digest)), "spec.containers[0].image"),
+        (container("image", json!("x".repeat(1 << 20))), "spec.containers[0].image"),
+        (container("securityContext", json!({"procMount": "Unmasked"})), "procMount"),
+        (host_path("/"), "hostPath.path"),
+        (host_path("//."), "hostPath.path"),
+        (host_path("/var/run/docker.sock"), "hostPath.path"),
+        (host_path("/run/./docker.sock/"), "hostPath.path"),
+        (host_path("/a/../etc"), "hostPath.path"),
+        (host_path("relative"), "hostPath.path"),
+        (host_path("/proc/1/root"), "hostPath.path"),
+        (pod_with("/spec/hostNetwork", json!(true)), "spec.hostNetwork"),
+        (pod_with("/spec/hostPID", json!(true)), "spec.hostPID"),
+        (pod_with("/spec/hostIPC", json!(true)), "spec.hostIPC"),
+    ] {
+        let error = admitted(&request).expect_err(names);
+        assert!(error.message.contains(names), "{names}: {}", error.message);
+        assert!(error.message.len() < 64 * 1024, "an error is bounded");
+    }
+    // Extreme but right.
+    for amount in ["1e-9", "9E99"] {
+        admitted(&container("resources", json!({"limits": {"memory": amount}}))).expect(amount);
     }
 }
 

@@ -2,8 +2,9 @@
 
 mod admission;
 mod api;
-mod repository;
 mod proxy;
+mod repository;
 mod store;
+mod supported;
 mod sync_git;
 mod tidy;

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::admit::{Fault, Faults};
-use super::data_validation::data_key_faults;
+use super::config_map_validation::data_key_faults;
 use super::field_path::{FieldPath, quoted, shown};
 use super::metadata_validation::{not_negative, qualified_name_faults};
 use super::pod_validation::one_of;

@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::admit::{Admit, Faults};
 use super::{
-    cluster_validation as cluster, data_validation as data, defaults, pod_defaults, pod_validation,
-    service_validation, supported, workload_validation as workload,
+    cluster_validation as cluster, config_map_validation as data, defaults, pod_defaults,
+    pod_validation, service_validation, supported, workload_validation as workload,
 };
 use crate::object::drift::Drift;
 use crate::object::source::Source;

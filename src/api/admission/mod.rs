@@ -32,8 +32,8 @@ mod field_path;
 mod metadata_validation;
 
 mod cluster_validation;
+mod config_map_validation;
 mod container_validation;
-mod data_validation;
 mod difference;
 mod pod_validation;
 mod service_validation;
@@ -49,6 +49,7 @@ mod strategic;
 
 pub mod supported;
 mod supported_table;
+mod supported_values;
 
 pub use admit::{Admit, Fault, FaultType, Faults};
 pub use body::{Body, FieldValidation, decode_body};

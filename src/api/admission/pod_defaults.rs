@@ -130,15 +130,12 @@ fn fill_container(container: &mut Container) {
         mount.sub_path_expr.take_if(|path| path.is_empty());
     }
     container.env.iter_mut().flatten().for_each(fill_variable);
-    for probe in [
+    let probes = [
         &mut container.liveness_probe,
         &mut container.readiness_probe,
         &mut container.startup_probe,
-    ] {
-        if let Some(probe) = probe {
-            fill_probe(probe);
-        }
-    }
+    ];
+    probes.into_iter().flatten().for_each(fill_probe);
     if let Some(lifecycle) = &mut container.lifecycle {
         let hooks = [&mut lifecycle.post_start, &mut lifecycle.pre_stop];
         hooks.into_iter().flatten().for_each(fill_hook);

@@ -1,14 +1,24 @@
 //! Pure: the second step of admission: what this version of Ballast does with every field that
 //! Kubernetes would accept. Nothing is accepted and ignored: a field runs, or it is harmless to
 //! leave it aside and the table says why, or it is refused by name.
+//!
+//! The table is `supported_table`; what no table can say (dangerous host paths, image references,
+//! resources that no node offers) is `supported_values`. A test walks the types and holds the table
+//! against every field they have.
 
+use std::any::Any;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use serde_json::Value;
 
-use super::admit::{Admit, Fault, FaultType, Faults};
-use super::supported_table::ROWS;
+use super::admit::{Admit, Fault, Faults};
+use super::field_path::FieldPath;
+use super::supported_table::GROUPS;
+use super::supported_values as values;
 use crate::object::Kind;
 
-/// One field, or a whole subtree where nothing below it is decided apart.
+/// One field, or a whole subtree that is decided at once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     pub part: Part,
@@ -22,7 +32,7 @@ pub struct Row {
 pub enum Part {
     /// The spec of a pod and of every pod template.
     PodSpec,
-    /// A whole object of the kind, without the pod template inside it.
+    /// A whole object of the kind, without the pod's spec inside it.
     Object(Kind),
 }
 
@@ -38,63 +48,72 @@ pub enum Support {
 
 /// Every row, for ARCHITECTURE.md and for the tests.
 pub fn table() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter()
+    GROUPS.iter().flat_map(|group| group.iter())
 }
 
 /// The fields of an object that this version does not run.
 pub fn refusals<K: Admit>(object: &K) -> Faults {
     let Ok(value) = serde_json::to_value(object) else { return Faults::new() };
-    refusals_of(K::OBJECT_KIND, &value)
-}
-
-fn refusals_of(kind: Kind, object: &Value) -> Faults {
     let mut faults = Faults::new();
-    let prefix = match kind {
-        Kind::Pod => Some("spec"),
-        Kind::ReplicaSet | Kind::Deployment => Some("spec.template.spec"),
-        _ => None,
+    let groups = GROUPS.iter().filter(|group| group[0].part == Part::Object(K::OBJECT_KIND));
+    for row in groups.flat_map(|group| group.iter()) {
+        judge(row, &value, None, &mut faults);
+    }
+    let Some((spec, pointer, prefix)) = pod_spec(object) else {
+        faults.extend(values::object_refusals(object));
+        return faults;
     };
-    let pod_spec = match kind {
-        Kind::Pod => object.pointer("/spec"),
-        _ => object.pointer("/spec/template/spec"),
-    };
-    for row in table() {
-        let (root, prefix) = match (row.part, prefix, pod_spec) {
-            (Part::PodSpec, Some(prefix), Some(spec)) => (spec, prefix),
-            (Part::Object(of), ..) if of == kind => (object, ""),
-            _ => continue,
-        };
-        match row.support {
-            Support::Runs | Support::Harmless(_) => {}
-            Support::Only(values, reason) => {
-                each_at(root, row.path, prefix, &mut |field, value| {
-                    let text = value.to_string();
-                    if !is_nothing(value) && !values.contains(&text.as_str()) {
-                        faults.push(refusal(
-                            field,
-                            &format!("{reason} (runs: {})", values.join(", ")),
-                        ));
-                    }
-                });
-            }
-            Support::Refused(reason) => {
-                each_at(root, row.path, prefix, &mut |field, value| {
-                    if !is_nothing(value) {
-                        faults.push(refusal(field, reason));
-                    }
-                });
-            }
+    let root = FieldPath::root(prefix);
+    if let Some(value) = value.pointer(pointer) {
+        let groups = GROUPS.iter().filter(|group| group[0].part == Part::PodSpec);
+        for row in groups.flat_map(|group| group.iter()) {
+            judge(row, value, Some(&root), &mut faults);
         }
     }
+    faults.extend(values::pod_refusals(spec, &root));
     faults
 }
 
-fn refusal(field: String, reason: &str) -> Fault {
-    let detail = format!("this version of Ballast does not run this field: {reason}");
-    Fault { field, fault: FaultType::Forbidden, detail, value: String::new() }
+/// The pod's spec inside an object, with its JSON pointer and its path.
+fn pod_spec<K: Admit>(object: &K) -> Option<(&PodSpec, &'static str, &'static str)> {
+    let object = object as &dyn Any;
+    let template = ("/spec/template/spec", "spec.template.spec");
+    if let Some(pod) = object.downcast_ref::<Pod>() {
+        return Some((pod.spec.as_ref()?, "/spec", "spec"));
+    }
+    let spec = if let Some(set) = object.downcast_ref::<ReplicaSet>() {
+        set.spec.as_ref()?.template.as_ref()?.spec.as_ref()?
+    } else {
+        object.downcast_ref::<Deployment>()?.spec.as_ref()?.template.spec.as_ref()?
+    };
+    Some((spec, template.0, template.1))
 }
 
-/// What Kubernetes itself cannot tell from an absent field.
+fn judge(row: &Row, root: &Value, prefix: Option<&FieldPath<'_>>, faults: &mut Faults) {
+    match row.support {
+        Support::Runs | Support::Harmless(_) => {}
+        Support::Only(fine, reason) => {
+            each_at(root, row.path, prefix, &mut |field, value| {
+                if !is_nothing(value) && !fine.contains(&value.to_string().as_str()) {
+                    let reason = format!("{reason} (runs: {})", fine.join(", "));
+                    faults.push(refusal(field, &reason));
+                }
+            });
+        }
+        Support::Refused(reason) => each_at(root, row.path, prefix, &mut |field, value| {
+            if !is_nothing(value) {
+                faults.push(refusal(field, reason));
+            }
+        }),
+    }
+}
+
+/// The one sentence in which a field is refused.
+pub fn refusal(field: &FieldPath<'_>, reason: &str) -> Fault {
+    field.forbidden(format!("this version of Ballast does not run it: {reason}"))
+}
+
+/// What Kubernetes itself cannot tell from an absent field, or what asks for nothing.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -105,7 +124,12 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 /// Calls `visit` for every value at a row's path, with the full path of each.
-fn each_at(root: &Value, path: &str, prefix: &str, visit: &mut dyn FnMut(String, &Value)) {
+fn each_at(
+    root: &Value,
+    path: &str,
+    prefix: Option<&FieldPath<'_>>,
+    visit: &mut dyn FnMut(&FieldPath<'_>, &Value),
+) {
     let (step, rest) = match path.split_once('.') {
         Some((step, rest)) => (step, Some(rest)),
         None => (path, None),
@@ -115,15 +139,62 @@ fn each_at(root: &Value, path: &str, prefix: &str, visit: &mut dyn FnMut(String,
         None => (step, false),
     };
     let Some(value) = root.get(name) else { return };
-    let field = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
-    let mut go = |value: &Value, field: String| match rest {
-        Some(rest) => each_at(value, rest, &field, visit),
+    let field = match prefix {
+        Some(prefix) => prefix.child(name),
+        None => FieldPath::root(name),
+    };
+    let mut go = |value: &Value, field: &FieldPath<'_>| match rest {
+        Some(rest) => each_at(value, rest, Some(field), visit),
         None => visit(field, value),
     };
     if !list {
-        return go(value, field);
+        return go(value, &field);
     }
     for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-        go(item, format!("{field}[{index}]"));
+        go(item, &field.index(index));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_default_is_always_fine_and_a_refusal_names_the_place() {
+        let pod = |spec: Value| -> Vec<String> {
+            let mut pod: Pod =
+                serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+            pod.fill_defaults();
+            refusals(&pod).into_iter().map(|fault| fault.field).collect()
+        };
+        let container = json!({"name": "c", "image": "i", "stdinOnce": false,
+            "volumeMounts": [{"name": "v", "mountPath": "/a", "subPath": ""}]});
+        assert_eq!(
+            pod(json!({"containers": [container], "hostNetwork": false, "hostAliases": [],
+                "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler"})),
+            Vec::<String>::new()
+        );
+        let container = json!({"name": "c", "image": "i", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}},
+            "volumeMounts": [{"name": "v", "mountPath": "/a"}, {"name": "v", "mountPath": "/b", "subPath": "x"}]});
+        assert_eq!(
+            pod(json!({"containers": [container], "dnsPolicy": "None", "hostPID": true})),
+            [
+                "spec.containers[0].lifecycle.preStop",
+                "spec.containers[0].volumeMounts[1].subPath",
+                "spec.dnsPolicy",
+                "spec.hostPID",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_path_is_decided_twice() {
+        let mut seen = std::collections::BTreeSet::new();
+        for row in table() {
+            assert!(seen.insert(format!("{:?} {}", row.part, row.path)), "{} twice", row.path);
+        }
+        assert!(GROUPS.iter().all(|group| group.iter().all(|row| row.part == group[0].part)));
     }
 }

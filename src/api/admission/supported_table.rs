@@ -1,10 +1,477 @@
-//! Pure: the rows of [`super::supported`].
+//! Pure: the rows of [`super::supported`], a group a subject. Paths are the wire's.
 
-use super::supported::{Part, Row, Support};
+use super::supported::Support::{Harmless, Only, Refused, Runs};
+use super::supported::{Part, Row};
+use crate::object::Kind;
 
-const fn pod(path: &'static str, support: Support) -> Row {
-    Row { part: Part::PodSpec, path, support }
+/// Every group; each has one part and at least one row.
+pub static GROUPS: &[&[Row]] = &[
+    CONTAINERS,
+    INIT_CONTAINERS,
+    POD,
+    POD_SECURITY,
+    VOLUMES,
+    DEPLOYMENT,
+    REPLICA_SET,
+    SERVICE,
+    NAMESPACE,
+    NODE,
+    CONFIG_MAP,
+    SECRET,
+    EVENT,
+    ENDPOINT_SLICE,
+    LEASE,
+];
+
+macro_rules! rows {
+    ($part:expr; $($support:expr => [$($path:expr),* $(,)?]),* $(,)?) => {
+        &[$($(Row { part: $part, path: $path, support: $support },)*)*]
+    };
 }
 
-/// In the order of Kubernetes' own documentation.
-pub static ROWS: &[Row] = &[pod("hostNetwork", Support::Refused("a pod has a network of its own"))];
+const HOOKS: &str = "lifecycle hooks come with the pods issue; let the container act on SIGTERM";
+const INIT_PROBES: &str = "an init container runs to its end and is not probed";
+const SIDECAR: &str =
+    "containers with a restart policy of their own (sidecars) come with the pods issue";
+const SELINUX: &str = "SELinux labels are not passed to Docker";
+const WINDOWS: &str = "nodes are Linux";
+const GRPC: &str = "gRPC probes are not made; use httpGet, tcpSocket or exec";
+const PROBE_GRACE: &str = "the pod's own terminationGracePeriodSeconds counts";
+const RUNTIME_DEFAULT: &[&str] = &["{\"type\":\"RuntimeDefault\"}"];
+
+/// What a container and an init container have in common.
+macro_rules! container_rows {
+    ($in:literal; $($more:tt)*) => { rows![Part::PodSpec;
+        Runs => [
+            concat!($in, "name"),
+            concat!($in, "image"),
+            concat!($in, "imagePullPolicy"),
+            concat!($in, "command"),
+            concat!($in, "args"),
+            concat!($in, "workingDir"),
+            concat!($in, "env[].name"),
+            concat!($in, "env[].value"),
+            concat!($in, "env[].valueFrom.configMapKeyRef.key"),
+            concat!($in, "env[].valueFrom.configMapKeyRef.name"),
+            concat!($in, "env[].valueFrom.configMapKeyRef.optional"),
+            concat!($in, "env[].valueFrom.secretKeyRef.key"),
+            concat!($in, "env[].valueFrom.secretKeyRef.name"),
+            concat!($in, "env[].valueFrom.secretKeyRef.optional"),
+            concat!($in, "env[].valueFrom.fieldRef.apiVersion"),
+            concat!($in, "env[].valueFrom.fieldRef.fieldPath"),
+            concat!($in, "envFrom[].prefix"),
+            concat!($in, "envFrom[].configMapRef.name"),
+            concat!($in, "envFrom[].configMapRef.optional"),
+            concat!($in, "envFrom[].secretRef.name"),
+            concat!($in, "envFrom[].secretRef.optional"),
+            concat!($in, "ports[].name"),
+            concat!($in, "ports[].containerPort"),
+            concat!($in, "ports[].hostPort"),
+            concat!($in, "ports[].hostIP"),
+            concat!($in, "resources.limits"),
+            concat!($in, "resources.requests"),
+            concat!($in, "volumeMounts[].name"),
+            concat!($in, "volumeMounts[].mountPath"),
+            concat!($in, "volumeMounts[].readOnly"),
+            concat!($in, "stdin"),
+            concat!($in, "tty"),
+            concat!($in, "securityContext.runAsUser"),
+            concat!($in, "securityContext.runAsGroup"),
+            // Judged by value: it runs where a user other than 0 is named.
+            concat!($in, "securityContext.runAsNonRoot"),
+            concat!($in, "securityContext.readOnlyRootFilesystem"),
+            concat!($in, "securityContext.privileged"),
+            concat!($in, "securityContext.allowPrivilegeEscalation"),
+            concat!($in, "securityContext.capabilities.add"),
+            concat!($in, "securityContext.capabilities.drop"),
+        ],
+        Only(&["\"TCP\"", "\"UDP\""], "SCTP is not forwarded") =>
+            [concat!($in, "ports[].protocol")],
+        Only(&["\"None\""], "mounts are private to the container") =>
+            [concat!($in, "volumeMounts[].mountPropagation")],
+        Only(&["\"Disabled\""], "Docker decides about mounts below a read-only one") =>
+            [concat!($in, "volumeMounts[].recursiveReadOnly")],
+        Only(&["\"Default\""], "/proc is masked as Docker masks it") =>
+            [concat!($in, "securityContext.procMount")],
+        Only(RUNTIME_DEFAULT, "Docker's own profile is the only one") => [
+            concat!($in, "securityContext.seccompProfile"),
+            concat!($in, "securityContext.appArmorProfile"),
+        ],
+        Harmless("the end of a container is told by its exit code and its log") => [
+            concat!($in, "terminationMessagePath"),
+            concat!($in, "terminationMessagePolicy"),
+        ],
+        Harmless("resources of a running container are never changed in place") =>
+            [concat!($in, "resizePolicy")],
+        Refused("a container's own resources in its variables come with the pods issue") =>
+            [concat!($in, "env[].valueFrom.resourceFieldRef")],
+        Refused("variables from files come with a later issue") =>
+            [concat!($in, "env[].valueFrom.fileKeyRef")],
+        Refused("a part of a volume cannot be mounted yet; mount the whole volume") => [
+            concat!($in, "volumeMounts[].subPath"),
+            concat!($in, "volumeMounts[].subPathExpr"),
+        ],
+        Refused("there are no block volumes") => [concat!($in, "volumeDevices")],
+        Refused("there is no dynamic resource allocation") => [concat!($in, "resources.claims")],
+        Refused("nobody attaches to a container") => [concat!($in, "stdinOnce")],
+        Refused(SIDECAR) => [concat!($in, "restartPolicy"), concat!($in, "restartPolicyRules")],
+        Refused(SELINUX) => [concat!($in, "securityContext.seLinuxOptions")],
+        Refused(WINDOWS) => [concat!($in, "securityContext.windowsOptions")],
+        Refused(HOOKS) => [
+            concat!($in, "lifecycle.postStart"),
+            concat!($in, "lifecycle.preStop"),
+            concat!($in, "lifecycle.stopSignal"),
+        ],
+        $($more)*
+    ] };
+}
+
+macro_rules! container_rows_with_probes {
+    ($in:literal, $($probe:literal),*) => { container_rows![$in;
+        $(Runs => [
+            concat!($in, $probe, ".exec.command"),
+            concat!($in, $probe, ".httpGet.host"),
+            concat!($in, $probe, ".httpGet.httpHeaders[].name"),
+            concat!($in, $probe, ".httpGet.httpHeaders[].value"),
+            concat!($in, $probe, ".httpGet.path"),
+            concat!($in, $probe, ".httpGet.port"),
+            concat!($in, $probe, ".httpGet.scheme"),
+            concat!($in, $probe, ".tcpSocket.host"),
+            concat!($in, $probe, ".tcpSocket.port"),
+            concat!($in, $probe, ".initialDelaySeconds"),
+            concat!($in, $probe, ".periodSeconds"),
+            concat!($in, $probe, ".timeoutSeconds"),
+            concat!($in, $probe, ".successThreshold"),
+            concat!($in, $probe, ".failureThreshold"),
+        ],
+        Refused(GRPC) => [concat!($in, $probe, ".grpc")],
+        Refused(PROBE_GRACE) => [concat!($in, $probe, ".terminationGracePeriodSeconds")],)*
+    ] };
+}
+
+static CONTAINERS: &[Row] =
+    container_rows_with_probes!["containers[].", "livenessProbe", "readinessProbe", "startupProbe"];
+
+static INIT_CONTAINERS: &[Row] = container_rows!["initContainers[].";
+    Refused(INIT_PROBES) => [
+        "initContainers[].livenessProbe",
+        "initContainers[].readinessProbe",
+        "initContainers[].startupProbe",
+    ],
+];
+
+static POD: &[Row] = rows![Part::PodSpec;
+    Runs => [
+        "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].weight",
+        "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].preference.matchExpressions[].key",
+        "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].preference.matchExpressions[].operator",
+        "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].preference.matchExpressions[].values",
+        "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].preference.matchFields[].key",
+        "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].preference.matchFields[].operator",
+        "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].preference.matchFields[].values",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].key",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].operator",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].values",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].key",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].operator",
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].values",
+        "enableServiceLinks",
+        "hostname",
+        "nodeName",
+        "nodeSelector",
+        "restartPolicy",
+        "terminationGracePeriodSeconds",
+        "tolerations[].effect",
+        "tolerations[].key",
+        "tolerations[].operator",
+        "tolerations[].tolerationSeconds",
+        "tolerations[].value",
+    ],
+    Only(&["\"ClusterFirst\"", "\"Default\""], "there is no cluster DNS yet: containers resolve as Docker does") =>
+        ["dnsPolicy"],
+    Only(&["\"default-scheduler\""], "there is one scheduler") => ["schedulerName"],
+    Only(&["0"], "priorities come with preemption") => ["priority"],
+    Only(&["true"], "user namespaces are the engine's to set up") => ["hostUsers"],
+    Only(&["\"linux\""], WINDOWS) => ["os.name"],
+    Harmless("no pod is ever preempted") => ["preemptionPolicy"],
+    Harmless("there are no service accounts and no tokens: nothing is mounted, the name can be read by fieldRef") =>
+        ["automountServiceAccountToken", "serviceAccount", "serviceAccountName"],
+    Refused("the placement of pods by other pods comes with a later issue; use nodeAffinity") =>
+        ["affinity.podAffinity", "affinity.podAntiAffinity"],
+    Refused("spreading by topology comes with a later issue; replicas are spread over nodes already") =>
+        ["topologySpreadConstraints"],
+    Refused("pods with a deadline come with Jobs") => ["activeDeadlineSeconds"],
+    Refused("resolver settings come with the cluster DNS") => ["dnsConfig"],
+    Refused("names of pods come with the cluster DNS") =>
+        ["subdomain", "setHostnameAsFQDN", "hostnameOverride"],
+    Refused("extra hosts come with the pods issue") => ["hostAliases"],
+    Refused("a pod has a network of its own; publish a port with hostPort or a NodePort Service") =>
+        ["hostNetwork"],
+    Refused("a pod does not see the host's processes") => ["hostPID"],
+    Refused("a pod does not share the host's memory segments") => ["hostIPC"],
+    Refused("containers of a pod share network and IPC, not processes") => ["shareProcessNamespace"],
+    Refused("debugging containers come with a later issue") => ["ephemeralContainers"],
+    Refused("private registries come with the pods issue; pull the image on the host") =>
+        ["imagePullSecrets"],
+    Refused("priorities come with preemption") => ["priorityClassName"],
+    Refused("there is one container runtime") => ["runtimeClassName", "overhead"],
+    Refused("nobody could open the gate") => ["readinessGates", "schedulingGates"],
+    Refused("there is no gang scheduling") => ["schedulingGroup"],
+    Refused("there is no dynamic resource allocation") => ["resourceClaims"],
+    Refused("resources are a container's") => ["resources"],
+];
+
+static POD_SECURITY: &[Row] = rows![Part::PodSpec;
+    Runs => [
+        "securityContext.runAsUser",
+        "securityContext.runAsGroup",
+        // Judged by value: it runs where a user other than 0 is named.
+        "securityContext.runAsNonRoot",
+    ],
+    Only(RUNTIME_DEFAULT, "Docker's own profile is the only one") =>
+        ["securityContext.seccompProfile", "securityContext.appArmorProfile"],
+    Refused("volumes keep the owner they were made with") =>
+        ["securityContext.fsGroup", "securityContext.fsGroupChangePolicy"],
+    Refused("a process has the groups of its image's user") =>
+        ["securityContext.supplementalGroups", "securityContext.supplementalGroupsPolicy"],
+    Refused("kernel settings are the host's") => ["securityContext.sysctls"],
+    Refused(SELINUX) =>
+        ["securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"],
+    Refused(WINDOWS) => ["securityContext.windowsOptions"],
+];
+
+const STORAGE: &str = "storage from outside the host comes with a later issue; use hostPath";
+const GONE: &str = "Kubernetes itself has removed this type";
+
+static VOLUMES: &[Row] = rows![Part::PodSpec;
+    Runs => [
+        "volumes[].name",
+        "volumes[].configMap.defaultMode",
+        "volumes[].configMap.items[].key",
+        "volumes[].configMap.items[].mode",
+        "volumes[].configMap.items[].path",
+        "volumes[].configMap.name",
+        "volumes[].configMap.optional",
+        "volumes[].secret.defaultMode",
+        "volumes[].secret.items[].key",
+        "volumes[].secret.items[].mode",
+        "volumes[].secret.items[].path",
+        "volumes[].secret.optional",
+        "volumes[].secret.secretName",
+        // Judged by value: paths that give the host away are refused.
+        "volumes[].hostPath.path",
+        "volumes[].hostPath.type",
+    ],
+    Only(&["\"Memory\""], "huge pages are not mounted") => ["volumes[].emptyDir.medium"],
+    Harmless("a bound holds for medium Memory; on disk the host's file system is the bound") =>
+        ["volumes[].emptyDir.sizeLimit"],
+    Refused("the pod's own fields as files come with the pods issue; use env with fieldRef") =>
+        ["volumes[].downwardAPI"],
+    Refused("projected volumes come with the pods issue; mount configMap and secret apart") =>
+        ["volumes[].projected"],
+    Refused("claims come with storage; use hostPath") =>
+        ["volumes[].persistentVolumeClaim", "volumes[].ephemeral"],
+    Refused("images as volumes come with a later issue") => ["volumes[].image"],
+    Refused(STORAGE) => [
+        "volumes[].awsElasticBlockStore",
+        "volumes[].azureDisk",
+        "volumes[].azureFile",
+        "volumes[].cephfs",
+        "volumes[].cinder",
+        "volumes[].csi",
+        "volumes[].fc",
+        "volumes[].flexVolume",
+        "volumes[].gcePersistentDisk",
+        "volumes[].iscsi",
+        "volumes[].nfs",
+        "volumes[].portworxVolume",
+        "volumes[].rbd",
+        "volumes[].vsphereVolume",
+    ],
+    Refused(GONE) => [
+        "volumes[].flocker",
+        "volumes[].gitRepo",
+        "volumes[].glusterfs",
+        "volumes[].photonPersistentDisk",
+        "volumes[].quobyte",
+        "volumes[].scaleIO",
+        "volumes[].storageos",
+    ],
+];
+
+const TEMPLATE_METADATA: &str =
+    "of a template's metadata Kubernetes uses labels, annotations and finalizers only";
+const TEMPLATE_FINALIZERS: &str = "nobody would let the pods go";
+
+static DEPLOYMENT: &[Row] = rows![Part::Object(Kind::Deployment);
+    Runs => [
+        "spec.minReadySeconds",
+        "spec.paused",
+        "spec.progressDeadlineSeconds",
+        "spec.replicas",
+        "spec.revisionHistoryLimit",
+        "spec.selector.matchExpressions[].key",
+        "spec.selector.matchExpressions[].operator",
+        "spec.selector.matchExpressions[].values",
+        "spec.selector.matchLabels",
+        "spec.strategy.rollingUpdate.maxSurge",
+        "spec.strategy.rollingUpdate.maxUnavailable",
+        "spec.strategy.type",
+        "spec.template.metadata.annotations",
+        "spec.template.metadata.labels",
+    ],
+    Refused(TEMPLATE_FINALIZERS) => ["spec.template.metadata.finalizers"],
+    Harmless(TEMPLATE_METADATA) => [
+        "spec.template.metadata.creationTimestamp",
+        "spec.template.metadata.deletionGracePeriodSeconds",
+        "spec.template.metadata.deletionTimestamp",
+        "spec.template.metadata.generateName",
+        "spec.template.metadata.generation",
+        "spec.template.metadata.managedFields",
+        "spec.template.metadata.name",
+        "spec.template.metadata.namespace",
+        "spec.template.metadata.ownerReferences",
+        "spec.template.metadata.resourceVersion",
+        "spec.template.metadata.selfLink",
+        "spec.template.metadata.uid",
+    ],
+];
+
+static REPLICA_SET: &[Row] = rows![Part::Object(Kind::ReplicaSet);
+    Runs => [
+        "spec.minReadySeconds",
+        "spec.replicas",
+        "spec.selector.matchExpressions[].key",
+        "spec.selector.matchExpressions[].operator",
+        "spec.selector.matchExpressions[].values",
+        "spec.selector.matchLabels",
+        "spec.template.metadata.annotations",
+        "spec.template.metadata.labels",
+    ],
+    Refused(TEMPLATE_FINALIZERS) => ["spec.template.metadata.finalizers"],
+    Harmless(TEMPLATE_METADATA) => [
+        "spec.template.metadata.creationTimestamp",
+        "spec.template.metadata.deletionGracePeriodSeconds",
+        "spec.template.metadata.deletionTimestamp",
+        "spec.template.metadata.generateName",
+        "spec.template.metadata.generation",
+        "spec.template.metadata.managedFields",
+        "spec.template.metadata.name",
+        "spec.template.metadata.namespace",
+        "spec.template.metadata.ownerReferences",
+        "spec.template.metadata.resourceVersion",
+        "spec.template.metadata.selfLink",
+        "spec.template.metadata.uid",
+    ],
+];
+
+const BALANCER: &str = "there is no load balancer; use a NodePort Service";
+
+static SERVICE: &[Row] = rows![Part::Object(Kind::Service);
+    Runs => [
+        // Judged by value: IPv4 or None.
+        "spec.clusterIP",
+        "spec.clusterIPs",
+        "spec.ports[].name",
+        "spec.ports[].nodePort",
+        "spec.ports[].port",
+        "spec.ports[].targetPort",
+        "spec.publishNotReadyAddresses",
+        "spec.selector",
+    ],
+    Only(&["\"ClusterIP\"", "\"NodePort\""], "there is no load balancer and no cluster DNS yet") =>
+        ["spec.type"],
+    Only(&["\"TCP\"", "\"UDP\""], "SCTP is not forwarded") => ["spec.ports[].protocol"],
+    Only(&["\"None\""], "connections are spread at random") => ["spec.sessionAffinity"],
+    Only(&["\"Cluster\""], "every node forwards to every endpoint") =>
+        ["spec.externalTrafficPolicy", "spec.internalTrafficPolicy"],
+    Only(&["[\"IPv4\"]"], "there is no IPv6") => ["spec.ipFamilies"],
+    Only(&["\"SingleStack\"", "\"PreferDualStack\""], "there is no IPv6") => ["spec.ipFamilyPolicy"],
+    Harmless("a word for whoever looks: packets are not read") => ["spec.ports[].appProtocol"],
+    Harmless("belongs to sessionAffinity, which is refused") => ["spec.sessionAffinityConfig"],
+    Harmless("belongs to the type LoadBalancer, which is refused") =>
+        ["spec.allocateLoadBalancerNodePorts"],
+    Refused("names in the cluster DNS come with it") => ["spec.externalName"],
+    Refused("whoever can write a Service could catch another's traffic (CVE-2020-8554)") =>
+        ["spec.externalIPs"],
+    Refused("belongs to externalTrafficPolicy Local") => ["spec.healthCheckNodePort"],
+    Refused(BALANCER) =>
+        ["spec.loadBalancerClass", "spec.loadBalancerIP", "spec.loadBalancerSourceRanges"],
+    Refused("every node forwards to every endpoint") => ["spec.trafficDistribution"],
+];
+
+static NAMESPACE: &[Row] = rows![Part::Object(Kind::Namespace);
+    Runs => ["spec.finalizers"],
+];
+
+static NODE: &[Row] = rows![Part::Object(Kind::Node);
+    Runs => [
+        "spec.podCIDR",
+        "spec.podCIDRs",
+        "spec.taints[].effect",
+        "spec.taints[].key",
+        "spec.taints[].timeAdded",
+        "spec.taints[].value",
+        "spec.unschedulable",
+    ],
+    Harmless("a name for people") => ["spec.externalID", "spec.providerID"],
+    Refused("a node is configured by its daemon's own configuration") => ["spec.configSource"],
+];
+
+static CONFIG_MAP: &[Row] = rows![Part::Object(Kind::ConfigMap);
+    Runs => ["binaryData", "data", "immutable"],
+];
+
+static SECRET: &[Row] = rows![Part::Object(Kind::Secret);
+    Runs => ["data", "immutable", "stringData", "type"],
+];
+
+static EVENT: &[Row] = rows![Part::Object(Kind::Event);
+    Runs => [
+        "action",
+        "count",
+        "eventTime",
+        "firstTimestamp",
+        "involvedObject",
+        "lastTimestamp",
+        "message",
+        "reason",
+        "related",
+        "reportingComponent",
+        "reportingInstance",
+        "series",
+        "source",
+        "type",
+    ],
+];
+
+static ENDPOINT_SLICE: &[Row] = rows![Part::Object(Kind::EndpointSlice);
+    Runs => [
+        "endpoints[].addresses",
+        "endpoints[].conditions.ready",
+        "endpoints[].conditions.serving",
+        "endpoints[].conditions.terminating",
+        "endpoints[].nodeName",
+        "endpoints[].targetRef",
+        "ports[].name",
+        "ports[].port",
+    ],
+    Only(&["\"IPv4\""], "there is no IPv6 and no cluster DNS yet") => ["addressType"],
+    Only(&["\"TCP\"", "\"UDP\""], "SCTP is not forwarded") => ["ports[].protocol"],
+    Harmless("a word for whoever looks: packets are not read") => ["ports[].appProtocol"],
+    Harmless("a name for the cluster DNS, once it is there") => ["endpoints[].hostname"],
+    Harmless("every node forwards to every endpoint: a hint may be left aside") =>
+        ["endpoints[].deprecatedTopology", "endpoints[].hints", "endpoints[].zone"],
+];
+
+static LEASE: &[Row] = rows![Part::Object(Kind::Lease);
+    Runs => [
+        "spec.acquireTime",
+        "spec.holderIdentity",
+        "spec.leaseDurationSeconds",
+        "spec.leaseTransitions",
+        "spec.renewTime",
+    ],
+    Refused("leader election by strategy comes with several servers") =>
+        ["spec.preferredHolder", "spec.strategy"],
+];

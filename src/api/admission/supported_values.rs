@@ -1,0 +1,307 @@
+//! Pure: refusals that depend on a value and that no table of fields can say: host paths that give
+//! the host away, images that no engine can name, resources that no node offers, IPv6.
+
+use std::any::Any;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, Service};
+
+use super::admit::{Admit, Fault, Faults};
+use super::field_path::{FieldPath, quoted};
+use super::supported::refusal;
+
+/// Whoever can write below these owns the host: kernel, devices, accounts, container engines.
+const FORBIDDEN_TREES: [&str; 10] = [
+    "/dev",
+    "/etc",
+    "/proc",
+    "/sys",
+    "/run/containerd",
+    "/run/docker",
+    "/var/lib/containerd",
+    "/var/lib/docker",
+    "/var/run/containerd",
+    "/var/run/docker",
+];
+/// Mounting one of these would mount a tree of the list above, or an engine's socket.
+const FORBIDDEN_PARENTS: [&str; 5] = ["/", "/run", "/var", "/var/lib", "/var/run"];
+
+/// What of a pod this version cannot run although the field itself runs.
+pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
+    let mut faults = Faults::new();
+    let volumes = path.child("volumes");
+    for (index, volume) in spec.volumes.iter().flatten().enumerate() {
+        let Some(source) = &volume.host_path else { continue };
+        let at = volumes.index(index);
+        let at = at.child("hostPath");
+        faults.extend(host_path_refusal(&source.path, &at.child("path")));
+    }
+    let of_pod = spec.security_context.clone().unwrap_or_default();
+    for (field, containers) in [
+        ("containers", &spec.containers[..]),
+        ("initContainers", spec.init_containers.as_deref().unwrap_or_default()),
+    ] {
+        let list = path.child(field);
+        for (index, container) in containers.iter().enumerate() {
+            let at = list.index(index);
+            faults.extend(container_refusals(container, &at));
+            let own = container.security_context.clone().unwrap_or_default();
+            let wanted = own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true);
+            if wanted && matches!(own.run_as_user.or(of_pod.run_as_user), None | Some(0)) {
+                let reason = "the image's user is not looked at; name a runAsUser other than 0";
+                faults.push(refusal(&at.child("securityContext").child("runAsNonRoot"), reason));
+            }
+        }
+    }
+    faults
+}
+
+fn container_refusals(container: &Container, path: &FieldPath<'_>) -> Faults {
+    let mut faults = Faults::new();
+    let image = container.image.as_deref().unwrap_or_default();
+    if let Err(sentence) = image_reference(image) {
+        faults.push(path.child("image").invalid(shortened(image), sentence));
+    }
+    let resources = container.resources.clone().unwrap_or_default();
+    let path = path.child("resources");
+    for (field, list) in [("limits", resources.limits), ("requests", resources.requests)] {
+        let field = path.child(field);
+        for name in list.iter().flat_map(|list| list.keys()) {
+            if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
+                faults.push(refusal(&field.key(name), "no node offers this resource"));
+            }
+        }
+    }
+    faults
+}
+
+/// A megabyte of bad image is not answered whole.
+fn shortened(image: &str) -> String {
+    match image.char_indices().nth(300) {
+        Some((cut, _)) => quoted(&format!("{}…", &image[..cut])),
+        None => quoted(image),
+    }
+}
+
+/// The path as the kernel reads it, without `.`, `..` and doubled slashes; `None` for a relative one.
+fn cleaned(path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.strip_prefix('/')?.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
+fn host_path_refusal(path: &str, field: &FieldPath<'_>) -> Option<Fault> {
+    if path.contains('\0') {
+        return Some(refusal(field, "a path has no NUL"));
+    }
+    let Some(clean) = cleaned(path) else {
+        return Some(refusal(field, "a host path is absolute"));
+    };
+    let below = |tree: &str| {
+        clean == tree || clean.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let socket = ["docker.sock", "containerd.sock"];
+    let gives_away = FORBIDDEN_PARENTS.contains(&clean.as_str())
+        || FORBIDDEN_TREES.iter().any(|tree| below(tree))
+        || socket.iter().any(|name| clean.rsplit('/').next() == Some(name));
+    gives_away.then(|| {
+        refusal(field, &format!("{clean} gives the host away; mount a folder made for the pod"))
+    })
+}
+
+/// # Errors
+/// What is wrong with an image's name, by the grammar that registries and Docker share:
+/// `[domain[:port]/]path[:tag][@algorithm:hex]`.
+pub fn image_reference(image: &str) -> Result<(), &'static str> {
+    /// `NameTotalLengthMax` of the reference grammar.
+    const LONGEST_NAME: usize = 255;
+    let (rest, digest) = match image.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (image, None),
+    };
+    if let Some(digest) = digest
+        && !is_digest(digest)
+    {
+        return Err("the digest is malformed: sha256: and 64 hex digits are expected");
+    }
+    let slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (name, tag) = match rest[slash..].split_once(':') {
+        Some((_, tag)) => (&rest[..rest.len() - tag.len() - 1], Some(tag)),
+        None => (rest, None),
+    };
+    if let Some(tag) = tag
+        && !is_tag(tag)
+    {
+        return Err("the tag is malformed: up to 128 letters, digits, '_', '.' and '-'");
+    }
+    if name.len() > LONGEST_NAME {
+        return Err("the image's name must be no more than 255 characters");
+    }
+    let path = match name.split_once('/') {
+        Some((first, path)) if is_domain_like(first) => {
+            if !is_domain(first) {
+                return Err("the registry's host name is malformed");
+            }
+            path
+        }
+        _ => name,
+    };
+    if path.split('/').all(is_component) {
+        Ok(())
+    } else {
+        Err(
+            "the image's name is malformed: lower case letters, digits and single separators ('.', '_', '__', '-') between slashes",
+        )
+    }
+}
+
+/// What Docker takes for a host rather than for a part of the path.
+fn is_domain_like(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.to_lowercase() != first
+}
+
+fn is_domain(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    host.split('.').all(part) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+/// `[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*`
+fn is_component(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    if !bytes.first().is_some_and(|byte| word(*byte)) || !bytes.last().is_some_and(|b| word(*b)) {
+        return false;
+    }
+    bytes.split(|byte| word(*byte)).all(|separator| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+    })
+}
+
+fn is_tag(tag: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    (1..=128).contains(&tag.len())
+        && inner(tag.as_bytes()[0])
+        && tag.bytes().all(|byte| inner(byte) || byte == b'.' || byte == b'-')
+}
+
+fn is_digest(digest: &str) -> bool {
+    let Some((algorithm, hex)) = digest.split_once(':') else { return false };
+    let known = match algorithm {
+        "sha256" => hex.len() == 64,
+        "sha384" => hex.len() == 96,
+        "sha512" => hex.len() == 128,
+        _ => false,
+    };
+    known && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// What of the other kinds this version cannot run although the field itself runs.
+pub fn object_refusals<K: Admit>(object: &K) -> Faults {
+    let mut faults = Faults::new();
+    let Some(service) = (object as &dyn Any).downcast_ref::<Service>() else { return faults };
+    let root = FieldPath::root("spec");
+    let list = root.child("clusterIPs");
+    let addresses = service.spec.as_ref().and_then(|spec| spec.cluster_ips.as_ref());
+    for (index, address) in addresses.into_iter().flatten().enumerate() {
+        if address.parse::<std::net::Ipv6Addr>().is_ok() || index > 0 {
+            faults.push(refusal(&list.index(index), "there is no IPv6"));
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_give_the_host_away_are_refused_in_every_spelling() {
+        let field = FieldPath::root("path");
+        for bad in [
+            "/",
+            "//",
+            "/.",
+            "/a/..",
+            "/proc",
+            "/proc/1/root",
+            "/sys/",
+            "/etc/shadow",
+            "/dev/sda",
+            "/var/run/docker.sock",
+            "/run/docker.sock/",
+            "/var/./run//docker.sock",
+            "/run",
+            "/var",
+            "/home/me/docker.sock",
+            "/var/lib/docker/volumes",
+            "relative",
+            "",
+            "/a/../../etc",
+        ] {
+            assert!(host_path_refusal(bad, &field).is_some(), "{bad}");
+        }
+        for good in ["/data", "/var/log", "/srv/../srv/x", "/etcetera", "/home/me/etc", "/devices"]
+        {
+            assert!(host_path_refusal(good, &field).is_none(), "{good}");
+        }
+    }
+
+    #[test]
+    fn image_names_follow_the_grammar() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for good in [
+            "nginx",
+            "nginx:1.27",
+            "library/nginx",
+            "host:5000/a/b:c",
+            "localhost/a",
+            "a__b",
+            "a--b",
+            "registry.example/web:1",
+            "Host.example/a",
+            &format!("a@{digest}"),
+            &format!("a:1@{digest}"),
+        ] {
+            assert_eq!(image_reference(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "UPPER:1",
+            "a/UPPER",
+            "a b",
+            "a:",
+            "a:b c",
+            "a//b",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a@sha256:0",
+            "a@",
+            "host:port/a",
+            "a\n",
+            "é",
+            "/a",
+            "a:$x",
+        ] {
+            assert!(image_reference(bad).is_err(), "{bad:?}");
+        }
+        assert!(image_reference(&"x".repeat(1 << 20)).is_err());
+    }
+}
