@@ -32,6 +32,16 @@ pub mod secret_view;
 pub mod health;
 pub mod local;
 
+mod drift_reply;
+pub mod remote;
+mod reply;
+mod request;
+pub mod routes;
+pub mod server;
+mod subresources;
+mod watch_reply;
+pub mod webhook;
+
 pub(crate) mod discovery;
 pub(crate) mod table;
 pub(crate) mod table_cells;

@@ -4,7 +4,9 @@
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
+use crate::api::admission::FieldValidation;
 use crate::api::selector_text::Selection;
+use crate::api::table::Include;
 use crate::object::{ApiError, Key, Kind, Propagation, Reason};
 
 /// The query parameters of any request; each verb reads what is its own.
@@ -23,20 +25,10 @@ pub struct Query {
     pub bookmarks: bool,
     pub initial_events: bool,
     pub dry_run: bool,
-    pub strict: bool,
-    pub ignore_unknown: bool,
+    pub validation: FieldValidation,
     pub include: Include,
     pub propagation: Option<Propagation>,
     pub grace_seconds: Option<i64>,
-}
-
-/// What stands beside the cells of a Table's row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Include {
-    #[default]
-    Metadata,
-    Object,
-    None,
 }
 
 /// Where a list goes on: which revision, behind which key.
@@ -138,11 +130,9 @@ impl Query {
         query.revision = revision(some("resourceVersion"))?;
         query.read_match(some("resourceVersionMatch"), some("continue"))?;
         query.write_manner(&get)?;
-        query.include = match some("includeObject") {
-            Some("Object") => Include::Object,
-            Some("None") => Include::None,
-            _ => Include::Metadata,
-        };
+        query.include = Include::of_query(get("includeObject")).ok_or_else(|| {
+            ApiError::bad_request("unrecognized includeObject value: use None, Metadata or Object")
+        })?;
         Ok(query)
     }
 
@@ -226,19 +216,15 @@ impl Query {
                 ));
             }
         };
-        match get("fieldValidation") {
-            None | Some("" | "Warn") => {}
-            Some("Strict") => self.strict = true,
-            Some("Ignore") => self.ignore_unknown = true,
-            Some(other) => {
-                return Err(ApiError::new(
-                    Reason::Invalid,
-                    format!(
-                        "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-                    ),
-                ));
-            }
-        }
+        let validation = get("fieldValidation").unwrap_or_default();
+        self.validation = FieldValidation::of_query(validation).ok_or_else(|| {
+            ApiError::new(
+                Reason::Invalid,
+                format!(
+                    "fieldValidation: Unsupported value: \"{validation}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                ),
+            )
+        })?;
         self.propagation = propagation(get("propagationPolicy"))?;
         if flag(get("orphanDependents")) {
             self.propagation = Some(Propagation::Orphan);
@@ -291,6 +277,13 @@ pub fn revision(text: Option<&str>) -> Result<Option<u64>, ApiError> {
             })
         })
         .transpose()
+}
+
+/// The place that a request's continue token names, if it has one that is understood.
+pub fn continued(raw: &str) -> Option<Continue> {
+    let pairs = pairs(raw);
+    let token = pairs.iter().find(|(key, _)| key == "continue")?;
+    Continue::decode(&token.1).ok()
 }
 
 /// The pairs of a raw query string, percent-decoded; `+` is a space.

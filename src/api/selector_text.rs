@@ -56,6 +56,15 @@ impl Selection {
             })
     }
 
+    /// Narrows the selection to one name: a watch of one object is one of its collection.
+    pub fn only(&mut self, name: &str) {
+        self.fields.push(FieldTerm {
+            field: "metadata.name".to_owned(),
+            value: name.to_owned(),
+            negated: false,
+        });
+    }
+
     /// The one name that `metadata.name=…` leaves, if it does: a list of it is a get.
     pub fn only_name(&self) -> Option<&str> {
         self.fields

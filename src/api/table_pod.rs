@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 use serde_json::{Value, json};
 
-use super::table_cells::{Tabular, age, ago, name, or_none};
+use super::table_cells::{Tabular, age, name, or_none};
 use crate::object::condition;
 
 /// What the containers' states add up to.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures::stream::BoxStream;
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::Pod;
+use prometheus_client::registry::Registry;
 use tracing::error;
 
 use crate::api::access::{self, Identity, Part, Verb};
@@ -54,6 +55,7 @@ struct Inner<S> {
     logs: RwLock<Option<Arc<dyn Logs>>>,
     wake: RwLock<Option<Arc<dyn WakeSync>>>,
     webhook_secrets: RwLock<BTreeMap<String, Vec<u8>>>,
+    registry: RwLock<Option<Arc<Registry>>>,
     /// Objects that this version cannot decode, so that each is logged once.
     quarantined: Mutex<HashSet<(Kind, Key, u64)>>,
     quarantines: AtomicU64,
@@ -90,6 +92,7 @@ impl<S: Store> Api<S> {
                 logs: RwLock::default(),
                 wake: RwLock::default(),
                 webhook_secrets: RwLock::default(),
+                registry: RwLock::default(),
                 quarantined: Mutex::default(),
                 quarantines: AtomicU64::new(0),
             }),
@@ -336,6 +339,42 @@ impl<S: Store> Api<S> {
         records.iter().filter_map(|record| self.shown(who, record).ok()).collect()
     }
 
+    /// An error about a Secret may quote what it complains about: whoever may not read the values
+    /// gets the reason and the fields alone.
+    pub(crate) fn scrubbed(&self, who: &Identity, kind: Kind, error: ApiError) -> ApiError {
+        if kind != Kind::Secret || who.sees_secrets() {
+            return error;
+        }
+        let mut plain = ApiError::new(error.reason, "the Secret is not as it must be");
+        plain.details = error.details.map(|mut details| {
+            for cause in details.causes.iter_mut().flatten() {
+                cause.message = None;
+            }
+            details
+        });
+        plain
+    }
+
+    /// The text of /metrics.
+    ///
+    /// # Errors
+    /// `ServiceUnavailable` before the daemon has handed its registry in.
+    pub(crate) fn metrics_text(&self) -> Result<String, ApiError> {
+        let registry = self.inner.registry.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let registry = registry.ok_or_else(|| {
+            ApiError::new(Reason::ServiceUnavailable, "the daemon is starting, ask again soon")
+        })?;
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)
+            .map_err(|error| ApiError::internal(format!("the metrics do not encode: {error}")))?;
+        Ok(text)
+    }
+
+    /// What /metrics shows.
+    pub fn set_registry(&self, registry: Arc<Registry>) {
+        *self.inner.registry.write().unwrap_or_else(PoisonError::into_inner) = Some(registry);
+    }
+
     /// The refusal of whoever would change the cluster past Git, naming the sources.
     pub(crate) fn through_git(&self) -> ApiError {
         let request =
@@ -357,12 +396,6 @@ impl<S: Store> Api<S> {
 /// Whether a selection holds for a record.
 pub(crate) fn selects(selection: &Selection, record: &Record) -> bool {
     selection.matches(&record.key, &record.header.labels, &record.header.fields)
-}
-
-/// A Secret is shown in clear to these kinds of requests only through [`Api::redacted`]; this type
-/// check keeps the raw-bytes shortcut of the routes from ever touching one.
-pub(crate) fn is_secret<K: Object>() -> bool {
-    K::OBJECT_KIND == <Secret as Object>::OBJECT_KIND
 }
 
 /// The reference server's 504 for a revision that is not reached yet.

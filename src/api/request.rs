@@ -1,0 +1,139 @@
+//! Pure: what a path names: a collection, an object, or a part of one.
+
+use crate::api::access::Part;
+use crate::api::query::decoded;
+use crate::object::{Key, Kind};
+
+/// A path below `/api/v1` or `/apis/<group>/<version>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Collection {
+        kind: Kind,
+        namespace: Option<String>,
+    },
+    Object {
+        kind: Kind,
+        key: Key,
+        part: Part,
+    },
+    /// A group and version that are served, and nothing of ours below them.
+    Unknown,
+}
+
+/// `None` for a path outside the groups that are served.
+pub fn target(path: &str) -> Option<Target> {
+    let segments: Vec<String> = path.trim_matches('/').split('/').map(decoded).collect();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let (group, version, rest) = match segments.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return None,
+    };
+    let served = Kind::all().any(|kind| kind.row().group == group && kind.row().version == version);
+    if !served || rest.is_empty() {
+        return None;
+    }
+    let kind = |plural: &str| Kind::of_resource(group, version, plural);
+    Some(found(rest, kind).unwrap_or(Target::Unknown))
+}
+
+fn found(rest: &[&str], kind_of: impl Fn(&str) -> Option<Kind>) -> Option<Target> {
+    // A namespace's own subresources look like a collection inside it; the names are reserved.
+    if let ["namespaces", name, sub @ ("status" | "finalize")] = rest {
+        let kind = kind_of("namespaces")?;
+        return Some(Target::Object { kind, key: Key::cluster(*name), part: part(kind, sub)? });
+    }
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some(*namespace), rest),
+        _ => (None, rest),
+    };
+    let (plural, rest) = rest.split_first()?;
+    let kind = kind_of(plural)?;
+    let namespaced = kind.row().namespaced;
+    if namespace.is_some() && !namespaced {
+        return None;
+    }
+    let (name, sub) = match rest {
+        [] => {
+            let namespace = namespace.map(str::to_owned);
+            return Some(Target::Collection { kind, namespace });
+        }
+        [name] => (*name, None),
+        [name, sub] => (*name, Some(*sub)),
+        _ => return None,
+    };
+    if name.is_empty() || (namespaced && namespace.is_none()) {
+        return None;
+    }
+    let key = Key { namespace: namespace.unwrap_or_default().to_owned(), name: name.to_owned() };
+    let part = sub.map_or(Some(Part::Whole), |sub| part(kind, sub))?;
+    Some(Target::Object { kind, key, part })
+}
+
+fn part(kind: Kind, name: &str) -> Option<Part> {
+    let row = kind.row();
+    match name {
+        "status" if row.has_status => Some(Part::Status),
+        "scale" if row.has_scale => Some(Part::Scale),
+        "binding" if kind == Kind::Pod => Some(Part::Binding),
+        "log" if kind == Kind::Pod => Some(Part::Log),
+        "finalize" if kind == Kind::Namespace => Some(Part::Finalize),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_what_kubectl_means() {
+        let object = |kind, key, part| Some(Target::Object { kind, key, part });
+        let web = Key::new("shop", "web");
+        assert_eq!(
+            target("/api/v1/pods"),
+            Some(Target::Collection { kind: Kind::Pod, namespace: None })
+        );
+        assert_eq!(
+            target("/apis/apps/v1/namespaces/shop/deployments"),
+            Some(Target::Collection { kind: Kind::Deployment, namespace: Some("shop".into()) })
+        );
+        assert_eq!(
+            target("/apis/apps/v1/namespaces/shop/deployments/web/scale"),
+            object(Kind::Deployment, web.clone(), Part::Scale)
+        );
+        assert_eq!(
+            target("/api/v1/namespaces/shop/pods/web/log"),
+            object(Kind::Pod, web.clone(), Part::Log)
+        );
+        let shop = Key::cluster("shop");
+        assert_eq!(
+            target("/api/v1/namespaces/shop"),
+            object(Kind::Namespace, shop.clone(), Part::Whole)
+        );
+        assert_eq!(
+            target("/api/v1/namespaces/shop/status"),
+            object(Kind::Namespace, shop, Part::Status)
+        );
+        assert_eq!(
+            target("/api/v1/namespaces"),
+            Some(Target::Collection { kind: Kind::Namespace, namespace: None })
+        );
+        assert_eq!(
+            target("/apis/ballast.dev/v1alpha1/sources/web%2F1"),
+            object(Kind::Source, Key::cluster("web/1"), Part::Whole)
+        );
+        for unknown in [
+            "/api/v1/things",
+            "/api/v1/pods/web",
+            "/api/v1/namespaces/shop/nodes",
+            "/api/v1/namespaces/shop/services/web/log",
+            "/api/v1/namespaces/shop/pods/web/log/more",
+        ] {
+            assert_eq!(target(unknown), Some(Target::Unknown), "{unknown}");
+        }
+        for outside in ["/", "/apis/nope/v1/x", "/api/v2/pods", "/api/v1", "/apis/apps/v1"] {
+            assert_eq!(target(outside), None, "{outside}");
+        }
+    }
+}

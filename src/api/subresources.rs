@@ -1,0 +1,247 @@
+//! The parts of an object with verbs of their own: scale, binding, log.
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
+use k8s_openapi::api::core::v1::{Binding, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+use std::any::Any;
+
+use crate::api::access::Identity;
+use crate::api::admission::Admit;
+use crate::api::admission::patch as patches;
+use crate::api::query::Query;
+use crate::api::reply::value_reply;
+use crate::api::routes::{document, method_not_allowed, patch};
+use crate::api::table_cells::selector_text;
+use crate::api::verbs::Api;
+use crate::object::ports::LogQuery;
+use crate::object::{ApiError, Key, Kind, Object, Reason};
+use crate::store::Store;
+
+/// GET, PUT and PATCH of `/scale`.
+///
+/// # Errors
+/// As the verbs'; `BadRequest` for a body that is no Scale.
+pub(crate) async fn scale<S: Store, K: Admit>(
+    api: &Api<S>,
+    who: &Identity,
+    key: &Key,
+    query: &Query,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let current = || -> Result<Scale, ApiError> {
+        let record = api.get(who, K::OBJECT_KIND, key)?;
+        scale_of(&*api.typed::<K>(&record)?)
+    };
+    let wanted = match parts.method {
+        Method::GET | Method::HEAD => return Ok(value_reply(StatusCode::OK, &current()?)),
+        Method::PUT => document(&parts.headers, body).await?,
+        Method::PATCH => {
+            let patch = patch(&parts.headers, body).await?;
+            let before = serde_json::to_value(current()?)
+                .map_err(|error| ApiError::internal(format!("the scale: {error}")))?;
+            let mut after = patches::apply(K::OBJECT_KIND, &before, &patch)?;
+            // Only a version that the patch itself names is a precondition.
+            if after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"] {
+                after["metadata"]["resourceVersion"] = Value::Null;
+            }
+            after
+        }
+        _ => return Err(method_not_allowed()),
+    };
+    let wanted: Scale = serde_json::from_value(wanted)
+        .map_err(|error| ApiError::bad_request(format!("the body is no Scale: {error}")))?;
+    let replicas = wanted.spec.and_then(|spec| spec.replicas).unwrap_or(0);
+    let version = wanted.metadata.resource_version.as_deref();
+    let object = api.scale::<K>(who, key, replicas, version, query.dry_run).await?;
+    Ok(value_reply(StatusCode::OK, &scale_of(&*object)?))
+}
+
+/// An object's scale, as `autoscaling/v1` has it.
+fn scale_of<K: Object>(object: &K) -> Result<Scale, ApiError> {
+    let any: &dyn Any = object;
+    let (replicas, current, selector) = if let Some(deployment) = any.downcast_ref::<Deployment>() {
+        let spec = deployment.spec.as_ref();
+        (
+            spec.and_then(|spec| spec.replicas),
+            deployment.status.as_ref().and_then(|status| status.replicas),
+            spec.map(|spec| selector_text(&spec.selector)),
+        )
+    } else if let Some(set) = any.downcast_ref::<ReplicaSet>() {
+        let spec = set.spec.as_ref();
+        (
+            spec.and_then(|spec| spec.replicas),
+            set.status.as_ref().map(|status| status.replicas),
+            spec.map(|spec| selector_text(&spec.selector)),
+        )
+    } else {
+        return Err(method_not_allowed());
+    };
+    let meta = object.metadata();
+    Ok(Scale {
+        metadata: ObjectMeta {
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            creation_timestamp: meta.creation_timestamp.clone(),
+            ..ObjectMeta::default()
+        },
+        spec: Some(ScaleSpec { replicas }),
+        status: Some(ScaleStatus { replicas: current.unwrap_or(0), selector }),
+    })
+}
+
+/// POST of `/binding`.
+///
+/// # Errors
+/// As [`Api::bind`].
+pub(crate) async fn binding<S: Store>(
+    api: &Api<S>,
+    who: &Identity,
+    key: &Key,
+    document: &Value,
+    dry_run: bool,
+) -> Result<Response, ApiError> {
+    let binding: Binding = serde_json::from_value(document.clone())
+        .map_err(|error| ApiError::bad_request(format!("the body is no Binding: {error}")))?;
+    let uid = binding.metadata.uid.as_deref().unwrap_or_default();
+    let node = binding.target.name.as_deref().unwrap_or_default();
+    api.bind(who, key, uid, node, dry_run).await?;
+    let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+        "status": "Success", "code": 201});
+    Ok(value_reply(StatusCode::CREATED, &success))
+}
+
+/// GET of a pod's `/log`, streamed as plain text.
+///
+/// # Errors
+/// `BadRequest` for a container that must be named or is not there, `ServiceUnavailable` where no
+/// node agent runs in this process.
+pub(crate) async fn log<S: Store>(
+    api: &Api<S>,
+    who: &Identity,
+    key: Key,
+    pairs: &[(String, String)],
+) -> Result<Response, ApiError> {
+    let record = api.get(who, Kind::Pod, &key)?;
+    let pod = api.typed::<Pod>(&record)?;
+    let mut query = log_query(pairs)?;
+    query.container = Some(container(&pod, query.container.take())?);
+    let logs = api.logs().ok_or_else(|| {
+        ApiError::new(Reason::ServiceUnavailable, "no node agent runs here, ask again soon")
+    })?;
+    let stream = logs.logs(key, query).await?;
+    let mut response = Response::new(Body::from_stream(stream));
+    let text = HeaderValue::from_static("text/plain");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    Ok(response)
+}
+
+fn log_query(pairs: &[(String, String)]) -> Result<LogQuery, ApiError> {
+    let get = |name: &str| {
+        let found = pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        found.filter(|value| !value.is_empty())
+    };
+    let number = |name: &str| {
+        get(name)
+            .map(|text| {
+                text.parse::<i64>().ok().filter(|number| *number >= 0).ok_or_else(|| {
+                    ApiError::bad_request(format!(
+                        "{name}: Invalid value: \"{text}\": must be greater than or equal to 0"
+                    ))
+                })
+            })
+            .transpose()
+    };
+    let flag = |name: &str| get(name).is_some_and(|text| text != "false" && text != "0");
+    let query = LogQuery {
+        container: get("container").map(str::to_owned),
+        follow: flag("follow"),
+        previous: flag("previous"),
+        since_seconds: number("sinceSeconds")?,
+        since_time: get("sinceTime").map(str::to_owned),
+        timestamps: flag("timestamps"),
+        tail_lines: number("tailLines")?,
+        limit_bytes: number("limitBytes")?,
+    };
+    if query.since_seconds.is_some() && query.since_time.is_some() {
+        return Err(ApiError::bad_request(
+            "at most one of sinceTime or sinceSeconds may be specified",
+        ));
+    }
+    if let Some(text) = &query.since_time
+        && text.parse::<jiff::Timestamp>().is_err()
+    {
+        return Err(ApiError::bad_request(format!("sinceTime: {text:?} is no RFC 3339 time")));
+    }
+    Ok(query)
+}
+
+/// The container that is meant, in the reference server's words where none is.
+fn container(pod: &Pod, asked: Option<String>) -> Result<String, ApiError> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let spec = pod.spec.as_ref();
+    let members = || spec.into_iter().flat_map(|spec| spec.containers.iter());
+    let init = || spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    match asked {
+        Some(asked) if members().chain(init()).any(|container| container.name == asked) => {
+            Ok(asked)
+        }
+        Some(asked) => {
+            Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")))
+        }
+        None => {
+            let names: Vec<&str> = members().map(|container| container.name.as_str()).collect();
+            match names.as_slice() {
+                [only] => Ok((*only).to_owned()),
+                _ => Err(ApiError::bad_request(format!(
+                    "a container name must be specified for pod {name}, choose one of: [{}]",
+                    names.join(" ")
+                ))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_container_is_named_or_the_only_one() {
+        let pod = |names: &[&str]| -> Pod {
+            let containers: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+            serde_json::from_value(json!({"metadata": {"name": "p"},
+                "spec": {"containers": containers, "initContainers": [{"name": "i"}]}}))
+            .expect("a pod")
+        };
+        assert_eq!(container(&pod(&["a"]), None), Ok("a".to_owned()));
+        assert_eq!(container(&pod(&["a"]), Some("i".into())), Ok("i".to_owned()));
+        assert_eq!(
+            container(&pod(&["a", "b"]), None).unwrap_err().message,
+            "a container name must be specified for pod p, choose one of: [a b]"
+        );
+        assert!(container(&pod(&["a"]), Some("x".into())).is_err());
+    }
+
+    #[test]
+    fn a_bad_log_query_is_refused() {
+        let query = |raw: &str| log_query(&crate::api::query::pairs(raw));
+        assert!(query("tailLines=-1").is_err());
+        assert!(query("tailLines=x").is_err());
+        assert!(query("sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z").is_err());
+        assert!(query("sinceTime=yesterday").is_err());
+        let fine = query("container=c&follow=true&tailLines=5").expect("valid");
+        assert_eq!(
+            (fine.container.as_deref(), fine.follow, fine.tail_lines),
+            (Some("c"), true, Some(5))
+        );
+    }
+}

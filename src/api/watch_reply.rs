@@ -1,0 +1,283 @@
+//! A watch over HTTP: one JSON line an event, `type` first. It begins with the state where the
+//! request names no revision, resumes without gap or duplicate where it names one, sends bookmarks
+//! that end transactions only, and says 410 where it cannot go on: as the HTTP status before the
+//! first line, as an ERROR event after it.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::access::Identity;
+use crate::api::query::Query;
+use crate::api::reply::{Form, json_reply, object_bytes, partial, status_value, table_of};
+use crate::api::table::Include;
+use crate::api::verbs::{Api, selects, too_large};
+use crate::object::{ApiError, Kind, Reason};
+use crate::store::{ChangeType, Event, Record, Store, WatchItem};
+
+/// Between two bookmarks (`cacher.go`: about a minute).
+const BOOKMARK: Duration = Duration::from_secs(60);
+/// The last bookmark, before the deadline.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// A watch without its own timeout ends after 30 to 60 minutes (`MinRequestTimeout`).
+const SHORTEST: u64 = 1800;
+
+/// # Errors
+/// `Expired` below the compaction floor, `Timeout` for a revision that is not reached.
+pub(crate) fn watch<S: Store>(
+    api: &Api<S>,
+    who: &Identity,
+    kind: Kind,
+    namespace: Option<&str>,
+    query: Query,
+    form: Form,
+) -> Result<Response, ApiError> {
+    let current = api.store().revision();
+    if let Some(asked) = query.revision.filter(|asked| *asked > current) {
+        return Err(too_large(asked, current));
+    }
+    let resume = query.revision.filter(|revision| *revision > 0 && !query.initial_events);
+    let seconds = query
+        .timeout_seconds
+        .unwrap_or_else(|| SHORTEST + u64::from(api.options().ids.below(1800)));
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut watching = Watching {
+        api: api.clone(),
+        who: who.clone(),
+        kind,
+        namespace: namespace.map(str::to_owned),
+        form,
+        include: query.include,
+        query,
+        lines: VecDeque::new(),
+        events: None,
+        reached: resume.unwrap_or(0),
+        told: 0,
+        columns_sent: false,
+        next_bookmark: Instant::now() + BOOKMARK,
+        deadline,
+        stop: api.tasks().stop().clone(),
+    };
+    match resume {
+        Some(revision) => watching.events = Some(api.changes(who, kind, Some(revision))?),
+        None => watching.begin()?,
+    }
+    let lines = futures::stream::unfold(watching, |mut watching| async move {
+        watching.next().await.map(|line| (Ok::<Bytes, Infallible>(line), watching))
+    });
+    let mut response = json_reply(StatusCode::OK, Body::from_stream(lines));
+    let chunks = axum::http::HeaderValue::from_static("application/json;stream=watch");
+    // Only negotiated forms name the stream; plain JSON stays plain, as everywhere in Kubernetes.
+    if form != Form::Json {
+        response.headers_mut().insert(axum::http::header::CONTENT_TYPE, chunks);
+    }
+    Ok(response)
+}
+
+struct Watching<S: Store> {
+    api: Api<S>,
+    who: Identity,
+    kind: Kind,
+    namespace: Option<String>,
+    form: Form,
+    include: Include,
+    query: Query,
+    lines: VecDeque<Bytes>,
+    /// `None` after the last event: what is in `lines` is sent, then the stream ends.
+    events: Option<BoxStream<'static, WatchItem>>,
+    /// Up to here nothing is missing.
+    reached: u64,
+    /// The last bookmark's revision.
+    told: u64,
+    columns_sent: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    stop: CancellationToken,
+}
+
+impl<S: Store> Watching<S> {
+    /// The state first, as ADDED events; with `sendInitialEvents` a bookmark says where it ends.
+    fn begin(&mut self) -> Result<(), ApiError> {
+        let everything = Query { selection: self.query.selection.clone(), ..Query::default() };
+        let page = self.api.list(&self.who, self.kind, self.namespace.as_deref(), &everything)?;
+        self.events = Some(self.api.changes(&self.who, self.kind, Some(page.revision))?);
+        self.reached = page.revision;
+        for record in &page.items {
+            let line = self.line("ADDED", record);
+            self.lines.push_back(line);
+        }
+        if self.query.initial_events && self.query.bookmarks {
+            let line = self.bookmark(true);
+            self.lines.push_back(line);
+        }
+        Ok(())
+    }
+
+    /// Cancel safe: nothing is taken from the stream that is not in `lines` or answered.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Some(line);
+            }
+            let last = self.deadline.checked_sub(LAST_BOOKMARK).unwrap_or(self.deadline);
+            let bookmark_at = self.next_bookmark.min(last);
+            let wants_bookmark = self.query.bookmarks && bookmark_at <= self.deadline;
+            let events = self.events.as_mut()?;
+            tokio::select! {
+                biased;
+                // Cancel safe: a cancelled token stays cancelled.
+                () = self.stop.cancelled() => return None,
+                // Cancel safe: StreamExt::next takes nothing before it is ready.
+                item = events.next() => match item {
+                    Some(item) => self.take(item),
+                    None => return None,
+                },
+                // Cancel safe: a timer.
+                () = tokio::time::sleep_until(bookmark_at), if wants_bookmark => {
+                    self.next_bookmark = Instant::now() + BOOKMARK;
+                    if bookmark_at == last {
+                        // No further one before the deadline.
+                        self.next_bookmark = self.deadline + BOOKMARK;
+                        self.query.bookmarks = false;
+                    }
+                    if self.reached > self.told {
+                        let line = self.bookmark(false);
+                        self.lines.push_back(line);
+                    }
+                }
+                // Cancel safe: a timer.
+                () = tokio::time::sleep_until(self.deadline) => return None,
+            }
+        }
+    }
+
+    fn take(&mut self, item: WatchItem) {
+        match item {
+            WatchItem::Event(event) => {
+                if let Some(line) = self.event(&event) {
+                    self.lines.push_back(line);
+                }
+                if event.ends_transaction {
+                    self.reached = self.reached.max(event.record.revision);
+                }
+            }
+            WatchItem::Progress(revision) => self.reached = self.reached.max(revision),
+            WatchItem::Lost => {
+                let error = ApiError::new(
+                    Reason::Expired,
+                    "too old resource version: the watch lagged behind and lost events, list again",
+                );
+                let line = wrapped("ERROR", status_value(&error, None).to_string().as_bytes());
+                self.lines.push_back(line);
+                self.events = None;
+            }
+        }
+    }
+
+    /// What the event is to this watch: an object that enters the selector is ADDED, one that
+    /// leaves it DELETED.
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
+        let record = &event.record;
+        if self.namespace.as_ref().is_some_and(|wanted| *wanted != record.key.namespace) {
+            return None;
+        }
+        let selection = &self.query.selection;
+        let is_in = event.change != ChangeType::Deleted && selects(selection, record);
+        let before = match (&event.previous, event.change) {
+            (Some(previous), _) => Some(previous),
+            (None, ChangeType::Deleted) => Some(&record.header),
+            (None, _) => None,
+        };
+        let was_in = event.change != ChangeType::Created
+            && before.is_some_and(|header| {
+                selection.matches(&record.key, &header.labels, &header.fields)
+            });
+        let kind = match (was_in, is_in) {
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+            (false, false) => return None,
+        };
+        Some(self.line(kind, record))
+    }
+
+    fn line(&mut self, event: &str, record: &Arc<Record>) -> Bytes {
+        let object = match self.form {
+            Form::Json => object_bytes(&self.api, &self.who, record).map(|bytes| bytes.to_vec()),
+            Form::Metadata => {
+                object_bytes(&self.api, &self.who, record).and_then(|bytes| partial(&bytes))
+            }
+            Form::Table => {
+                let meta = ListMeta {
+                    resource_version: Some(record.revision.to_string()),
+                    ..ListMeta::default()
+                };
+                let first = !std::mem::replace(&mut self.columns_sent, true);
+                let (api, who, shape) = (&self.api, &self.who, (self.include, first));
+                let one = std::slice::from_ref(record);
+                Ok(table_of(api, who, self.kind, &meta, one, shape).to_string().into_bytes())
+            }
+        };
+        match object {
+            Ok(object) => wrapped(event, &object),
+            Err(error) => wrapped("ERROR", status_value(&error, None).to_string().as_bytes()),
+        }
+    }
+
+    fn bookmark(&mut self, initial_end: bool) -> Bytes {
+        self.told = self.reached;
+        let mut meta = json!({
+            "resourceVersion": self.reached.to_string(),
+            "creationTimestamp": null,
+        });
+        if initial_end {
+            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.form {
+            Form::Json => json!({
+                "kind": self.kind.row().name,
+                "apiVersion": self.kind.api_version(),
+                "metadata": meta,
+            })
+            .to_string()
+            .into_bytes(),
+            Form::Metadata => partial_meta(&meta).to_string().into_bytes(),
+            Form::Table => json!({
+                "kind": "Table",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": {"resourceVersion": self.reached.to_string()},
+                "columnDefinitions": null,
+                "rows": [{"cells": [], "object": partial_meta(&meta)}],
+            })
+            .to_string()
+            .into_bytes(),
+        };
+        wrapped("BOOKMARK", &object)
+    }
+}
+
+fn partial_meta(meta: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta})
+}
+
+fn wrapped(event: &str, object: &[u8]) -> Bytes {
+    let mut line = Vec::with_capacity(object.len() + 40);
+    line.extend(b"{\"type\":\"");
+    line.extend(event.as_bytes());
+    line.extend(b"\",\"object\":");
+    line.extend(object);
+    line.extend(b"}\n");
+    line.into()
+}
