@@ -2,12 +2,13 @@
 //! `store` in its name. A benchmark is a module with `run(&mut Report)` and a row in [`BENCHES`].
 
 mod report;
+mod scheduler;
 mod store;
 
 use report::Report;
 
 /// Name, and what measures it.
-const BENCHES: &[(&str, fn(&mut Report))] = &[("store", store::run)];
+const BENCHES: &[(&str, fn(&mut Report))] = &[("scheduler", scheduler::run), ("store", store::run)];
 
 fn main() {
     // Cargo adds `--bench`; whatever is no option is a filter.

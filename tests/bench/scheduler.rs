@@ -22,9 +22,11 @@ const ROUNDS: usize = 5;
 pub fn run(report: &mut Report) {
     for _ in 0..ROUNDS {
         decisions(report, "decisions", |_| json!({}));
-        decisions(report, "decisions, half of the nodes selected", |_| {
-            json!({"nodeSelector": {"half": "0"}})
-        });
+        decisions(
+            report,
+            "decisions, half of the nodes selected",
+            |_| json!({"nodeSelector": {"half": "0"}}),
+        );
         decisions(report, "decisions, one pod of a hundred fits nowhere", |number| {
             let selector = if number % 100 == 0 { json!({"half": "none"}) } else { json!({}) };
             json!({"nodeSelector": selector})

@@ -2,8 +2,11 @@
 
 mod admission;
 mod api;
+mod garbage;
+mod node_lifecycle;
 mod proxy;
 mod repository;
+mod scheduler;
 mod store;
 mod supported;
 mod sync_git;

@@ -1,0 +1,111 @@
+//! Lost nodes over the real API, in process and in virtual time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ballast::api::{Api, ApiOptions, IdSource, Identity};
+use ballast::clock::Clock;
+use ballast::object::{Cluster, Key, Object, Patch, condition, taint};
+use ballast::reconcile::node_lifecycle::{self, Settings};
+use ballast::store::{Sqlite, SqliteOptions, WriterMode};
+use ballast::task::Tasks;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::scheduler::{join, node, object, until};
+
+/// Renews a node's Lease every second, as its agent would.
+async fn renew(cluster: impl Cluster, node: String, clock: Clock, stop: CancellationToken) {
+    let key = Key::new("kube-node-lease", node.as_str());
+    let lease: Lease = object(json!({"metadata": {"name": node, "namespace": "kube-node-lease"},
+        "spec": {"holderIdentity": node, "leaseDurationSeconds": 40}}));
+    cluster.create(&lease).await.expect("created");
+    while !stop.is_cancelled() {
+        let renewed = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(clock.now());
+        let patch = Patch::Merge(json!({"spec": {"renewTime": renewed}}));
+        cluster.patch::<Lease>(&key, &patch).await.expect("renewed");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn taints(nodes: &[Arc<Node>], name: &str) -> Vec<String> {
+    let node = nodes.iter().find(|node| node.key().name == name).expect("it is there");
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_node_loses_its_pods_and_comes_back_clean() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let options = SqliteOptions { writer: WriterMode::Inline, ..SqliteOptions::default() };
+    let store = Sqlite::open(&folder.path().join("store.db"), options).expect("opens");
+    let (tasks, _done) = Tasks::new();
+    let clock = Clock::tokio(Timestamp::from_second(1_800_000_000).expect("in range"));
+    let options = ApiOptions {
+        service_range: "10.97.0.0/16".parse().expect("a range"),
+        node_ports: 30000..=32767,
+        clock,
+        secret_key: [7; 32],
+        ids: IdSource::seeded(1),
+    };
+    let api = Api::new(store, options, &tasks);
+    let admin = api.local(Identity::Admin);
+    let silence = CancellationToken::new();
+    for name in ["a", "b", "c"] {
+        join(&admin, &node(name, "4", 10)).await;
+        let stop = if name == "c" { silence.clone() } else { CancellationToken::new() };
+        tasks.spawn_short("agent", renew(admin.clone(), name.to_owned(), clock, stop));
+    }
+    let pod: Pod = object(json!({"metadata": {"name": "web", "namespace": "default"},
+        "spec": {"containers": [{"name": "c", "image": "i:1"}], "tolerations": [
+            {"key": taint::UNREACHABLE, "operator": "Exists", "effect": taint::NO_EXECUTE,
+                "tolerationSeconds": 30}]}}));
+    let pod = admin.create(&pod).await.expect("created");
+    admin.bind(&pod.key(), pod.uid(), "c").await.expect("bound");
+    let ready = Patch::Strategic(json!({"status": {"phase": "Running", "conditions": [
+        {"type": "Ready", "status": "True"}]}}));
+    admin.patch_status::<Pod>(&pod.key(), &ready).await.expect("ready");
+
+    let local = api.local(Identity::Controllers);
+    node_lifecycle::run(local, Settings::default(), Arc::new(|_| {}), clock, &tasks);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let all = admin.list::<Node>(&ballast::object::Scope::all()).await.expect("lists");
+    assert!(taints(&all.items, "c").is_empty(), "a minute of heartbeats changes nothing");
+
+    silence.cancel();
+    let lost_at = clock.now();
+    until::<Node>(&admin, "the node is lost", |nodes| {
+        taints(nodes, "c")
+            == [
+                "node.kubernetes.io/unreachable:NoSchedule",
+                "node.kubernetes.io/unreachable:NoExecute",
+            ]
+    })
+    .await;
+    let noticed = clock.now().duration_since(lost_at).as_secs();
+    assert!((14..=18).contains(&noticed), "after the grace of 15 s, not after {noticed}");
+    until::<Pod>(&admin, "nobody vouches for its pod", |pods| {
+        let status = pods[0].status.as_ref().expect("it has one");
+        !condition::is_true(status.conditions.as_deref().unwrap_or_default(), "Ready")
+    })
+    .await;
+    until::<Pod>(&admin, "its pod is evicted", |pods| {
+        pods[0].metadata.deletion_timestamp.is_some()
+    })
+    .await;
+    let evicted = clock.now().duration_since(lost_at).as_secs();
+    assert!((44..=49).contains(&evicted), "30 s after the taint, not after {evicted}");
+
+    let again = CancellationToken::new();
+    let key = Key::new("kube-node-lease", "c");
+    admin.delete::<Lease>(&key, &Default::default()).await.expect("made anew");
+    tasks.spawn_short("agent", renew(admin.clone(), "c".to_owned(), clock, again));
+    let back = Patch::Strategic(json!({"status": {"conditions": [
+        {"type": "Ready", "status": "True"}]}}));
+    admin.patch_status::<Node>(&Key::cluster("c"), &back).await.expect("it says it is ready");
+    until::<Node>(&admin, "it comes back clean", |nodes| taints(nodes, "c").is_empty()).await;
+    tasks.stop().cancel();
+}
