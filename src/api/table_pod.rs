@@ -195,6 +195,9 @@ mod tests {
             json!({"metadata": {"name": "p", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"containers": []}, "status": {"phase": "Running"}}),
         );
         assert_eq!(cells[2], "Terminating");
-        assert_eq!(ago(None, "2026-01-01T00:00:00Z".parse().expect("a time")), "<unknown>");
+        assert_eq!(
+            crate::api::table_cells::ago(None, "2026-01-01T00:00:00Z".parse().expect("a time")),
+            "<unknown>"
+        );
     }
 }
