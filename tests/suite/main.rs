@@ -5,6 +5,7 @@ mod api;
 mod garbage;
 mod node_lifecycle;
 mod proxy;
+mod reconcile;
 mod repository;
 mod scheduler;
 mod store;
