@@ -1,6 +1,6 @@
 //! `kubectl logs`: finds the instance that is meant and passes the engine's stream on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -34,12 +34,16 @@ impl Logs for NodeHandle {
     }
 }
 
-pub(crate) struct AgentLogs<C, R>(pub Arc<Agent<C, R>>);
+/// Weak: what the API holds must not keep the agent's tasks from being done when the daemon stops.
+pub(crate) struct AgentLogs<C, R>(pub Weak<Agent<C, R>>);
 
 impl<C: Cluster, R: Runtime> Logs for AgentLogs<C, R> {
     fn logs(&self, key: Key, query: LogQuery) -> BoxFuture<Result<LogStream, ApiError>> {
-        let agent = self.0.clone();
+        let agent = self.0.upgrade();
         Box::pin(async move {
+            let agent = agent.ok_or_else(|| {
+                ApiError::new(Reason::ServiceUnavailable, "the node agent is stopping")
+            })?;
             let cell = agent.cells().into_iter().find(|cell| cell.key == key);
             let cell = cell.ok_or_else(|| ApiError::not_found(Kind::Pod, &key.name))?;
             let pod = cell.pod();

@@ -338,7 +338,9 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 if let RuntimeError::Unreachable(_) = error {
                     return Err(error);
                 }
-                if refuses_oom_score(&error) {
+                let negative = container_spec::qos_class(self.pod()) == "Guaranteed"
+                    && !self.agent.refuses_negative_oom.load(Ordering::Relaxed);
+                if negative && refuses_oom_score(&error) {
                     return self.without_oom_score(id).await;
                 }
                 warn!(container = %name, %error, "container not started");
@@ -502,9 +504,12 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     }
 }
 
+/// The words of runc; older ones say no more than that their child was gone while it wrote the score.
 fn refuses_oom_score(error: &RuntimeError) -> bool {
     let text = error.to_string();
-    text.contains("oom_score_adj") || text.contains("oom score")
+    ["oom_score_adj", "oom score", "final child's PID from pipe"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 /// What a create makes known without asking again.

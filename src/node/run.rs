@@ -52,7 +52,7 @@ pub fn run<C: Cluster, R: Runtime>(
     tasks.spawn("node engine", follow_engine(agent.clone()));
     tasks.spawn("node pods", follow_pods(agent.clone()));
     tasks.spawn("node heartbeat", heartbeat::run(agent.clone()));
-    Arc::new(NodeHandle::new(AgentLogs(agent)))
+    Arc::new(NodeHandle::new(AgentLogs(Arc::downgrade(&agent))))
 }
 
 async fn write_drifts<C: Cluster, R: Runtime>(

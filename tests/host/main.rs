@@ -3,4 +3,6 @@
 
 mod harness;
 mod network;
+mod node;
+mod shelf;
 mod whole_path;

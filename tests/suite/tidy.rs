@@ -31,7 +31,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("bollard", &["node/docker.rs"]),
     ("iptables", &["network/iptables.rs"]),
     ("axum", &["api/", "web/", "daemon.rs"]),
-    ("hyper", &["api/"]),
+    ("hyper", &["api/", "node/prober.rs"]),
     ("anyhow", &["main.rs", "daemon.rs", "commands.rs"]),
     ("maud", &["web/"]),
     ("serde_saphyr", &["sync/manifest.rs", "sync/document.rs"]),
