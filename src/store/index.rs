@@ -11,7 +11,7 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdSet};
 
 use crate::object::{Key, Kind};
-use crate::store::precondition::State;
+use crate::store::precondition::{State, Stored};
 use crate::store::{ListPage, ListRequest, Record};
 
 /// A record ordered by its key. A set of these instead of a map: the key is in the record already,
@@ -116,7 +116,7 @@ impl Index {
 }
 
 impl State for Index {
-    fn stored(&self, kind: Kind, key: &Key) -> Option<(u64, &[String])> {
+    fn stored(&self, kind: Kind, key: &Key) -> Option<Stored<'_>> {
         self.get(kind, key).map(|record| (record.revision, record.header.claims.as_slice()))
     }
 

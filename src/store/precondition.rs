@@ -9,10 +9,13 @@ use std::collections::HashMap;
 use super::transaction::{Expect, StoreError, Write};
 use crate::object::{Key, Kind};
 
+/// The revision and the claims of an object.
+pub(super) type Stored<'a> = (u64, &'a [String]);
+
 /// The latest state as far as preconditions ask.
 pub(super) trait State {
-    /// The revision and the claims of a stored object.
-    fn stored(&self, kind: Kind, key: &Key) -> Option<(u64, &[String])>;
+    /// A stored object.
+    fn stored(&self, kind: Kind, key: &Key) -> Option<Stored<'_>>;
     /// Who holds a claim.
     fn holder(&self, claim: &str) -> Option<(Kind, &Key)>;
 }
@@ -108,13 +111,13 @@ fn meets(
 struct Overlay<'a, S> {
     state: &'a S,
     /// `None`: deleted.
-    objects: HashMap<(Kind, &'a Key), Option<(u64, &'a [String])>>,
+    objects: HashMap<(Kind, &'a Key), Option<Stored<'a>>>,
     /// `None`: given up.
     claims: HashMap<&'a str, Option<(Kind, &'a Key)>>,
 }
 
 impl<'a, S: State> Overlay<'a, S> {
-    fn stored(&self, kind: Kind, key: &'a Key) -> Option<(u64, &'a [String])> {
+    fn stored(&self, kind: Kind, key: &'a Key) -> Option<Stored<'a>> {
         match self.objects.get(&(kind, key)) {
             Some(entered) => *entered,
             None => self.state.stored(kind, key),
@@ -128,7 +131,7 @@ impl<'a, S: State> Overlay<'a, S> {
         }
     }
 
-    fn enter(&mut self, kind: Kind, key: &'a Key, object: Option<(u64, &'a [String])>) {
+    fn enter(&mut self, kind: Kind, key: &'a Key, object: Option<Stored<'a>>) {
         for given_up in self.stored(kind, key).map_or(&[][..], |(_, claims)| claims) {
             self.claims.insert(given_up, None);
         }
@@ -145,10 +148,10 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Stored(Vec<(Kind, Key, u64, Vec<String>)>);
+    struct Dull(Vec<(Kind, Key, u64, Vec<String>)>);
 
-    impl State for Stored {
-        fn stored(&self, kind: Kind, key: &Key) -> Option<(u64, &[String])> {
+    impl State for Dull {
+        fn stored(&self, kind: Kind, key: &Key) -> Option<Stored<'_>> {
             let found = self.0.iter().find(|(k, name, ..)| *k == kind && name == key)?;
             Some((found.2, &found.3))
         }
@@ -178,9 +181,9 @@ mod tests {
         Write::Check { kind: Kind::Service, key: Key::new("default", name), expect }
     }
 
-    fn stored() -> Stored {
+    fn stored() -> Dull {
         let claims = vec!["clusterip/10.43.0.5".to_owned()];
-        Stored(vec![(Kind::Service, Key::new("default", "web"), 7, claims)])
+        Dull(vec![(Kind::Service, Key::new("default", "web"), 7, claims)])
     }
 
     #[test]

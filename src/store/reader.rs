@@ -72,7 +72,7 @@ enum Door {
         thread: Mutex<Option<JoinHandle<()>>>,
     },
     /// `None` once closed.
-    Inline(Mutex<Option<Writer>>),
+    Inline(Mutex<Option<Box<Writer>>>),
 }
 
 /// What readers, watchers and the writer share.
@@ -148,7 +148,7 @@ impl Sqlite {
         let writer =
             Writer::new(disk, shared.clone(), loaded.index, loaded.floor, keep, loaded.quarantine);
         let door = if inline {
-            Door::Inline(Mutex::new(Some(writer)))
+            Door::Inline(Mutex::new(Some(Box::new(writer))))
         } else {
             let (queue, receiver) = mpsc::channel(QUEUE);
             let thread = writer.start(path, receiver)?;

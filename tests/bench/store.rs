@@ -90,6 +90,7 @@ async fn ours(report: &mut Report, name: &str, writers: usize, watchers: usize) 
     let latencies = answers.iter().map(|(_, asked, answered)| *answered - *asked);
     report.milliseconds(&format!("{name}: answer"), latencies);
     let log = std::fs::metadata(folder.path().join("store.db-wal")).map_or(0, |log| log.len());
+    assert!(log <= 64 << 20, "{log} bytes of WAL: checkpoints do not keep up");
     report.sample(&format!("{name}: WAL"), "MiB", log as f64 / f64::from(1 << 20));
     store.close().await;
     answers.sort_by_key(|(revision, ..)| *revision);
