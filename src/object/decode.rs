@@ -34,8 +34,13 @@ pub fn decode<T: DeserializeOwned>(value: &Value) -> Result<Decoded<T>, Vec<Deco
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-    let result =
-        serde_ignored::deserialize(tracked, |path| unknown.push(plain_path(&path.to_string())));
+    let result = serde_ignored::deserialize(tracked, |path| {
+        // Our own kinds carry `kind` as serde's tag, which reads it and still reports it as ignored.
+        let path = plain_path(&path.to_string());
+        if path != "kind" {
+            unknown.push(path);
+        }
+    });
     match result {
         Ok(object) => Ok(Decoded { object, unknown }),
         Err(error) => {
@@ -81,6 +86,11 @@ mod tests {
             "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "a", "imagee": "b"}]}}}});
         let decoded = decode::<Deployment>(&document).expect("types are right");
         assert_eq!(decoded.unknown, ["metadata.nmae", "spec.template.spec.containers[0].imagee"]);
+
+        let source = json!({"apiVersion": "ballast.dev/v1alpha1", "kind": "Source", "metadata": {},
+            "spec": {"url": "u", "branch": "b", "path": ".", "pollSeconds": 1, "x": 1}});
+        let decoded = decode::<crate::object::source::Source>(&source).expect("types are right");
+        assert_eq!(decoded.unknown, ["spec.x"]);
 
         let document =
             json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": true}});
