@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod drift_report;
 pub mod metrics;
+pub mod offline;
 pub mod task;
 pub mod telemetry;
 

@@ -146,7 +146,7 @@ fn yaml_fault(error: &serde_saphyr::Error, text: &str) -> TextFault {
     let first = first.split(" rejected by the configured policy").next().unwrap_or_default();
     let line = text.lines().nth(place.line.saturating_sub(1) as usize).unwrap_or_default();
     let indentation = &line[..line.len() - line.trim_start().len()];
-    let hint = if indentation.contains('\t') {
+    let hint = if indentation.contains('\t') || first.contains("found a tab") {
         "YAML is indented with spaces: replace the tab"
     } else if text.contains("{{") {
         "this looks like a template: render it before committing, Ballast reads plain manifests"

@@ -208,7 +208,7 @@ impl<C: Transact> Follower<C> {
                 last_fetch = Some(now);
                 // A wake-up that comes meanwhile waits in its permit.
                 next_fetch = now + self.pass(hooked).await;
-                next_look = now;
+                (next_look, next_compare) = (now, now);
             }
             if now >= next_compare {
                 self.compare().await;

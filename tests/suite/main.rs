@@ -10,5 +10,6 @@ mod repository;
 mod scheduler;
 mod store;
 mod supported;
+mod sync;
 mod sync_git;
 mod tidy;
