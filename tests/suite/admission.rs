@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use ballast::api::admission::{
-    Admit, CreateContext, FieldValidation, addresses, admit_create, admit_update, decode_body,
-    patch, refuse, sequence,
+    Admit, CreateContext, FieldValidation, addresses, admit_create, admit_status_update,
+    admit_update, decode_body, patch, refuse, sequence,
 };
 use ballast::object::{ApiError, Kind, Patch};
 use ballast::with_kind;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use proptest::prelude::*;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// Kinds that the golden answers hold and this version does not run yet: a manifest that names one
@@ -115,6 +119,111 @@ fn rejections_are_the_reference_servers() {
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap()
+}
+
+/// Stored objects of the golden writes, as far as their answers tell them.
+fn stored(path: &str) -> Value {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path);
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+}
+
+/// A merge patch of the golden writes on a stored object, through the Kubernetes step.
+fn patched<K: Admit>(old: &Value, wanted: &Value) -> Result<K, ApiError> {
+    let old = decode_body::<K>(old, FieldValidation::Warn)?.object;
+    let before = serde_json::to_value(&old).unwrap();
+    let after = patch::apply(K::OBJECT_KIND, &before, &Patch::Merge(wanted.clone()))?;
+    let asked = decode_body::<K>(&after, FieldValidation::Warn)?.object;
+    let (new, faults) = sequence::kubernetes_update(asked, &old)?;
+    refuse(&new, faults)?;
+    Ok(new)
+}
+
+#[test]
+fn forbidden_updates_are_refused_in_the_reference_servers_words() {
+    let writes = stored("objects/writes.json");
+    let write = |name: &str| -> (Value, String) {
+        let found = writes.as_array().unwrap().iter().find(|write| write["name"] == name).unwrap();
+        let message = found["response"]["message"].as_str().unwrap_or_default().to_owned();
+        (found["request"].clone(), message)
+    };
+    let deployment = stored("objects/deployment-available.json")["body"].take();
+    let (request, expected) = write("immutable selector");
+    let error = patched::<Deployment>(&deployment, &request).unwrap_err();
+    assert_eq!(error.message, expected);
+
+    let service = stored("defaults/service-cluster.json")["response"].take();
+    let (request, expected) = write("immutable clusterIP");
+    let error = patched::<Service>(&service, &request).unwrap_err();
+    assert_eq!(error.message, expected);
+
+    // Behind the first line the reference server prints a diff of its Go structures.
+    let pod = stored("objects/pod-running.json")["body"]["items"][0].take();
+    let (request, expected) = write("pod spec immutable");
+    let error = patched::<Pod>(&pod, &request).unwrap_err();
+    assert_eq!(error.message.lines().next(), expected.lines().next());
+    assert!(error.message.contains("+spec.hostNetwork: true"), "{}", error.message);
+
+    let (request, _) = write("strategic merge container");
+    let old = decode_body::<Deployment>(&deployment, FieldValidation::Strict).unwrap().object;
+    let after = patch::apply(Kind::Deployment, &deployment, &Patch::Strategic(request)).unwrap();
+    let asked = decode_body::<Deployment>(&after, FieldValidation::Strict).unwrap().object;
+    let new = admit_update(asked, &old).unwrap();
+    let new = serde_json::to_value(new).unwrap();
+    assert_eq!(new["metadata"]["generation"], 2);
+    assert_eq!(
+        new["spec"]["template"]["spec"]["containers"][0]["env"],
+        json!([{"name": "A", "value": "1"}])
+    );
+    assert_eq!(new["spec"]["template"]["spec"]["containers"][0]["image"], "registry.example/web:1");
+}
+
+/// What a real server stored is read and written again without a difference.
+#[test]
+fn stored_golden_objects_stay_as_they_are() {
+    let pod = stored("objects/pod-running.json")["body"]["items"][0].take();
+    let set = stored("objects/replicaset.json")["body"]["items"][0].take();
+    let deployment = stored("objects/deployment-available.json")["body"].take();
+    let node = stored("objects/node.json")["body"].take();
+    for (kind, value) in [
+        (Kind::Pod, pod),
+        (Kind::ReplicaSet, set),
+        (Kind::Deployment, deployment),
+        (Kind::Node, node),
+    ] {
+        with_kind!(kind, K => {
+            let old = decode_body::<K>(&value, FieldValidation::Strict).unwrap().object;
+            assert_eq!(admit_update(old.clone(), &old).unwrap(), old);
+            assert_eq!(admit_status_update(old.clone(), &old).unwrap(), old);
+        });
+    }
+    let services = stored("proxy/services.json");
+    for value in services["services"]["items"].as_array().unwrap() {
+        let old = decode_body::<Service>(value, FieldValidation::Strict).unwrap().object;
+        assert_eq!(admit_update(old.clone(), &old).unwrap(), old);
+    }
+}
+
+/// The repository that the demo and the tour start from is admitted, every document of it.
+#[test]
+fn the_examples_are_admitted() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/repo");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        for document in serde_yaml::Deserializer::from_str(&fs::read_to_string(&path).unwrap()) {
+            let mut value = Value::deserialize(document).unwrap();
+            // Namespaces are the request's; here every request is in one.
+            if let Some(meta) = value["metadata"].as_object_mut() {
+                meta.remove("namespace");
+            }
+            admitted(&value).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            count += 1;
+        }
+    }
+    assert!(count >= 7, "{count} documents");
 }
 
 /// What the second step refuses of the golden objects: the list of gaps, written down.
@@ -294,6 +403,11 @@ fn bad_values_end_in_an_error_that_names_the_field() {
 
 /// Golden requests of our kinds, to be changed at random.
 fn requests() -> Vec<Value> {
+    static READ: OnceLock<Vec<Value>> = OnceLock::new();
+    READ.get_or_init(read_requests).clone()
+}
+
+fn read_requests() -> Vec<Value> {
     let both = golden("defaults").into_iter().chain(golden("rejections"));
     both.map(|(_, request, _)| request).filter(|request| kind_of(request).is_some()).collect()
 }

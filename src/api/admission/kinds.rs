@@ -16,6 +16,9 @@ use super::{
 use crate::object::drift::Drift;
 use crate::object::source::Source;
 
+/// Of the Deployment controller: `revision`, `desired-replicas`, `max-replicas`.
+const OWN_ANNOTATIONS: &str = "deployment.kubernetes.io/";
+
 impl Admit for Pod {
     fn fill_defaults(&mut self) {
         pod_defaults::fill_pod(self);
@@ -37,8 +40,15 @@ impl Admit for Pod {
             ..PodStatus::default()
         });
     }
+    /// Where the pod runs is the scheduler's word: an update that leaves it out, as a manifest does,
+    /// keeps it.
     fn prepare_update(&mut self, old: &Self) {
         self.status.clone_from(&old.status);
+        let bound = old.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let node = &mut self.spec.get_or_insert_default().node_name;
+        if node.as_deref().unwrap_or_default().is_empty() {
+            *node = bound;
+        }
     }
     /// The quality class follows the spec for ever: a status without it keeps it.
     fn prepare_status_update(&mut self, old: &Self) {
@@ -79,9 +89,14 @@ impl Admit for Deployment {
         self.metadata = kept_metadata(&self.metadata, &old.metadata);
         self.metadata.annotations = annotations.filter(|map| !map.is_empty());
     }
-    /// Annotations count too: they are copied to the ReplicaSets.
+    /// Annotations count too: they are copied to the ReplicaSets. The controller's own do not: it
+    /// writes them beside its status, and a rollout is one generation.
     fn generation_differs(&self, old: &Self) -> bool {
-        self.spec != old.spec || self.metadata.annotations != old.metadata.annotations
+        let counted = |deployment: &Self| -> Vec<(String, String)> {
+            let all = deployment.metadata.annotations.clone().unwrap_or_default();
+            all.into_iter().filter(|(key, _)| !key.starts_with(OWN_ANNOTATIONS)).collect()
+        };
+        self.spec != old.spec || counted(self) != counted(old)
     }
 }
 

@@ -42,7 +42,6 @@ mod workload_validation;
 
 pub mod addresses;
 
-pub mod apply_merge;
 pub mod patch;
 mod patch_keys;
 mod strategic;

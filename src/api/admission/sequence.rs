@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use super::admit::{Admit, Fault, Faults};
 use super::lifecycle::{self, Birth};
 use super::quantities;
-use crate::object::{ApiError, Reason};
+use crate::object::{ApiError, Kind, Reason};
 
 /// What the world gives a create: all of it drawn by the caller.
 #[derive(Clone, Copy, Debug)]
@@ -99,9 +99,13 @@ pub fn kubernetes_update<K: Admit>(mut object: K, old: &K) -> Result<(K, Faults)
 /// # Errors
 /// BadRequest for a bad quantity.
 pub fn admit_status_update<K: Admit>(mut object: K, old: &K) -> Result<K, ApiError> {
-    read_quantities(&mut object)?;
     object.prepare_status_update(old);
-    object.fill_defaults();
+    // Of all statuses only a Node's has quantities and defaults of its own; this is the write that
+    // every pod makes several times, so nothing else is walked.
+    if K::OBJECT_KIND == Kind::Node {
+        read_quantities(&mut object)?;
+        object.fill_defaults();
+    }
     object.metadata_mut().resource_version.clone_from(&old.metadata().resource_version);
     Ok(object)
 }
