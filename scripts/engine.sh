@@ -44,11 +44,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
   address = "$dir/containerd.sock"
 TOML
-  inside setsid containerd --config "$dir/containerd.toml" >"$dir/containerd.log" 2>&1 < /dev/null &
+  inside containerd --config "$dir/containerd.toml" >"$dir/containerd.log" 2>&1 < /dev/null &
   echo $! > "$dir/containerd.pid"
   wait_for 20 test -S "$dir/containerd.sock"
   echo "{}" > "$dir/daemon.json"
-  inside setsid dockerd --config-file "$dir/daemon.json" --data-root "$dir/docker" --exec-root "$dir/exec" -H "unix://$dir/docker.sock" \
+  inside dockerd --config-file "$dir/daemon.json" --data-root "$dir/docker" --exec-root "$dir/exec" -H "unix://$dir/docker.sock" \
     -p "$dir/dockerd.pid" --containerd "$dir/containerd.sock" --containerd-namespace "$name" \
     --containerd-plugins-namespace "$name-plugins" ${ENGINE_LIVE_RESTORE---live-restore} --bip 172.30.0.1/24 \
     ${ENGINE_FLAGS:-} >"$dir/dockerd.log" 2>&1 < /dev/null &

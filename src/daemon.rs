@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use crate::api::{self, Api, ApiOptions, IdSource, Identity};
+use crate::api::{Api, ApiOptions, IdSource, Identity};
 use crate::clock::Clock;
 use crate::config::{Config, SourceSettings};
 use crate::metrics;
@@ -54,14 +54,14 @@ pub struct Names {
 }
 
 impl Names {
-    /// # Errors
-    /// An installation id that cannot be part of a chain's name.
-    pub fn of(installation: &str) -> Result<Self> {
+    /// The installation `default` has the plain names.
+    pub fn of(installation: &str) -> Self {
+        let chains = ChainNames::of_installation(installation);
         if installation == "default" {
-            return Ok(Self { chains: ChainNames::default_installation(), network: "ballast".into(), bridge: "ballast0".into() });
+            return Self { chains, network: "ballast".to_owned(), bridge: "ballast0".to_owned() };
         }
-        let bridge: String = format!("bl-{installation}").chars().take(15).collect();
-        Ok(Self { chains: ChainNames::installation(installation)?, network: format!("ballast-{installation}"), bridge })
+        let bridge = format!("bl-{installation}").chars().take(15).collect();
+        Self { chains, network: format!("ballast-{installation}"), bridge }
     }
 }
 
@@ -70,15 +70,23 @@ impl Names {
 /// # Errors
 /// What keeps the daemon from starting, with the next step; or that a task died.
 pub async fn run(config: Config) -> Result<()> {
-    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
-    let names = Names::of(&config.installation)?;
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+    let names = Names::of(&config.installation);
     refuse_overlaps(&config, &names)?;
     let clock = Clock::wall();
     let secret_key = secret_key(&config.data_dir)?;
     let (tasks, all_done) = Tasks::new();
 
-    let store = Sqlite::open(&config.data_dir.join("store.db"), SqliteOptions::default()).with_context(|| format!("cannot open the store in {}", config.data_dir.display()))?;
-    let options = ApiOptions { service_range: config.service_cidr, node_ports: config.node_ports.clone(), clock, secret_key, ids: IdSource::random() };
+    let store = Sqlite::open(&config.data_dir.join("store.db"), SqliteOptions::default())
+        .with_context(|| format!("cannot open the store in {}", config.data_dir.display()))?;
+    let options = ApiOptions {
+        service_range: config.service_cidr,
+        node_ports: config.node_ports.clone(),
+        clock,
+        secret_key,
+        ids: IdSource::random(),
+    };
     let api = Api::new(store.clone(), options, &tasks);
     for source in &config.sources {
         if let Some(secret) = &source.webhook_secret {
@@ -89,7 +97,7 @@ pub async fn run(config: Config) -> Result<()> {
     for name in ["sync", "node", "network", "scheduler"] {
         api.beats().expect(name, LOOP_PATIENCE);
     }
-    serve(&config, &api, clock, &tasks).await?;
+    //SERVE serve(&config, &api, clock, &tasks).await?;
 
     let node_identity = |node: &str| node.to_owned();
     let kernel = Iptables::new();
@@ -104,7 +112,7 @@ pub async fn run(config: Config) -> Result<()> {
     let network_identity = Identity::Network { node: node_identity(&config.node_name) };
     let rules = network::run(api.local(network_identity), kernel, network_options, clock, &tasks);
 
-    let docker = Docker::connect(&config.docker)?;
+    let docker = Docker::new(&config.docker);
     let node_options = node_options(&config, &names, beat.clone());
     let agent_identity = Identity::NodeAgent { node: node_identity(&config.node_name) };
     let agent = node::run(api.local(agent_identity), docker, node_options, rules, clock, &tasks);
@@ -116,7 +124,8 @@ pub async fn run(config: Config) -> Result<()> {
     scheduler::run_with(api.local(Identity::Scheduler), scheduling, clock, &tasks);
 
     let sources = config.sources.iter().map(source_config).collect::<Result<Vec<_>>>()?;
-    let sync_options = SyncOptions { data_dir: config.data_dir.clone(), secret_key, beat: Some(beat) };
+    let sync_options =
+        SyncOptions { data_dir: config.data_dir.clone(), secret_key, beat: Some(beat) };
     api.set_wake(sync::run(api.local(Identity::Sync), sources, sync_options, clock, &tasks));
 
     until_stopped(&tasks).await?;
@@ -129,32 +138,19 @@ pub async fn run(config: Config) -> Result<()> {
     store.close();
     info!("stopped: containers and rules stay as they are");
     if died > 0 {
-        bail!("{died} task(s) died, see the log above; start the daemon again: no workload is touched");
-    }
-    Ok(())
-}
-
-/// The API and the dashboard on loopback; the webhook alone on its own listener.
-async fn serve(config: &Config, api: &Api<Sqlite>, clock: Clock, tasks: &Tasks) -> Result<()> {
-    let mut registry = prometheus_client::registry::Registry::default();
-    let figures = metrics::register(&mut registry);
-    tasks.spawn("metrics", metrics::follow(api.local(Identity::Reader), figures, tasks.stop().clone()));
-    api.set_registry(registry);
-
-    let router = api.router().merge(web::router(api.local(Identity::Web), clock));
-    let listener = bind(config.listen).await?;
-    info!(address = %config.listen, "serving the API and the dashboard");
-    tasks.spawn("listener", api::server::serve(listener, router, api::server::Limits::default(), tasks.stop().clone()));
-    if let Some(address) = config.webhook_listen {
-        let listener = bind(address).await?;
-        info!(%address, "serving webhooks alone");
-        tasks.spawn("webhooks", api::server::serve(listener, api.webhook_router(), api::server::Limits::public(), tasks.stop().clone()));
+        bail!(
+            "{died} task(s) died, see the log above; start the daemon again: no workload is touched"
+        );
     }
     Ok(())
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}: is another daemon running? choose another with --listen"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "cannot listen on {address}: is another daemon running? choose another with --listen"
+        )
+    })
 }
 
 /// Waits for a signal or for a task's death. Every arm is cancel safe.
@@ -171,13 +167,17 @@ async fn until_stopped(tasks: &Tasks) -> Result<()> {
 
 /// Address ranges that a route of this host already uses would cut the host off from it.
 fn refuse_overlaps(config: &Config, names: &Names) -> Result<()> {
-    let routes = subnet::parse_routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
+    let routes =
+        subnet::parse_routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
     let faults = subnet::range_faults(config.pod_cidr, config.service_cidr, &routes, &names.bridge);
     if faults.is_empty() {
         return Ok(());
     }
     let lines: Vec<String> = faults.iter().map(|fault| format!("  {fault}")).collect();
-    bail!("the address ranges cannot be used on this host; choose others with --pod-cidr and --service-cidr:\n{}", lines.join("\n"))
+    bail!(
+        "the address ranges cannot be used on this host; choose others with --pod-cidr and --service-cidr:\n{}",
+        lines.join("\n")
+    )
 }
 
 /// One node in this version: the first /24 of the range.
@@ -185,13 +185,21 @@ fn node_range(config: &Config) -> ipnet::Ipv4Net {
     subnet::node_range(config.pod_cidr, 0).expect("the config has a range of a /24 at least")
 }
 
-fn node_options(config: &Config, names: &Names, beat: Arc<dyn Fn(&'static str) + Send + Sync>) -> NodeOptions {
+fn node_options(
+    config: &Config,
+    names: &Names,
+    beat: Arc<dyn Fn(&'static str) + Send + Sync>,
+) -> NodeOptions {
     NodeOptions {
-        address: config.node_address.unwrap_or_else(own_address),
+        node_name: config.node_name.clone(),
+        installation: config.installation.clone(),
+        prefix: names.network.clone(),
+        data_dir: config.data_dir.clone(),
+        host_ip: config.node_address.unwrap_or_else(own_address),
+        pod_range: node_range(config),
         network: names.network.clone(),
         bridge: names.bridge.clone(),
         beat,
-        ..NodeOptions::new(&config.node_name, &config.installation, &config.data_dir, node_range(config))
     }
 }
 
@@ -210,10 +218,18 @@ fn own_address() -> Ipv4Addr {
 
 fn source_config(source: &SourceSettings) -> Result<SourceConfig> {
     let local = source.url.strip_prefix("file://").unwrap_or(&source.url);
-    let url = if Path::new(local).exists() { std::fs::canonicalize(local)?.to_string_lossy().into_owned() } else { source.url.clone() };
+    let url = if Path::new(local).exists() {
+        std::fs::canonicalize(local)?.to_string_lossy().into_owned()
+    } else {
+        source.url.clone()
+    };
     let credentials = match (&source.token, &source.ssh_key_file) {
         (Some(token), _) => Credentials::Token { user: "git".to_owned(), token: token.clone() },
-        (None, Some(key)) => Credentials::SshKey { key: key.clone(), passphrase: None, known_hosts: source.known_hosts_file.clone() },
+        (None, Some(key)) => Credentials::SshKey {
+            key: key.clone(),
+            passphrase: None,
+            known_hosts: source.known_hosts_file.clone(),
+        },
         (None, None) => Credentials::None,
     };
     Ok(SourceConfig {
@@ -230,10 +246,13 @@ fn source_config(source: &SourceSettings) -> Result<SourceConfig> {
 fn secret_key(data_dir: &Path) -> Result<[u8; 32]> {
     let path = data_dir.join("secret.key");
     match std::fs::read(&path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is damaged: remove it, a new one is made", path.display())),
+        Ok(bytes) => bytes.try_into().map_err(|_| {
+            anyhow::anyhow!("{} is damaged: remove it, a new one is made", path.display())
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let key: [u8; 32] = rand::random();
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             file.write_all(&key)?;
             file.sync_all()?;
             Ok(key)

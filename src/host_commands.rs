@@ -12,19 +12,19 @@ use crate::cli::Output;
 use crate::daemon::Names;
 use crate::network::iptables::Iptables;
 use crate::network::kernel;
-use crate::network::packet::Host;
+use crate::network::packet::{End, Host};
 use crate::network::{reset as rules_reset, subnet, trace as walk};
 use crate::node::docker::Docker;
 use crate::node::reset as node_reset;
+use crate::store::{OpenError, Sqlite, SqliteOptions};
 
 /// `ballast trace <from> <to:port>`: exit 0 when the packet arrives somewhere.
 ///
 /// # Errors
 /// A side that cannot be read; rules that cannot be read.
 pub async fn trace(from: &str, to: &str, installation: &str, output: Output) -> Result<ExitCode> {
-    let names = Names::of(installation)?;
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let host = Host::of(subnet::parse_local_addresses(&read("/proc/net/fib_trie")), subnet::parse_routes(&read("/proc/net/route")), &names.bridge);
+    let host = Host { addresses: subnet::parse_local_addresses(&read("/proc/net/fib_trie")) };
     let packet = walk::question(from, to, &host)?;
     let tables = kernel::observe(&Iptables::new()).await.context("the rules cannot be read")?;
     let told = walk::trace(&tables, packet, &host, BTreeMap::new());
@@ -32,15 +32,20 @@ pub async fn trace(from: &str, to: &str, installation: &str, output: Output) -> 
         Output::Text => print!("{told}"),
         Output::Json => println!("{:#}", serde_json::to_value(&told)?),
     }
-    Ok(ExitCode::from(u8::from(!told.arrives())))
+    Ok(ExitCode::from(u8::from(!arrives(&told))))
 }
 
 /// `ballast reset`: shows, asks, removes.
 ///
 /// # Errors
 /// A daemon that still runs; the first thing that could not be removed. Running it again goes on.
-pub async fn reset(installation: &str, data_dir: &Path, docker: &str, yes: bool) -> Result<ExitCode> {
-    let names = Names::of(installation)?;
+pub async fn reset(
+    installation: &str,
+    data_dir: &Path,
+    docker: &str,
+    yes: bool,
+) -> Result<ExitCode> {
+    let names = Names::of(installation);
     refuse_running(data_dir)?;
     let iptables = Iptables::keeping_sysctls();
     let rules = match kernel::observe(&iptables).await {
@@ -51,15 +56,21 @@ pub async fn reset(installation: &str, data_dir: &Path, docker: &str, yes: bool)
         }
         Err(error) => return Err(error).context("the rules cannot be read"),
     };
-    let engine = Docker::connect(docker)?;
-    let containers = node_reset::plan(&engine, installation, &names.network).await.context("the engine cannot be read; nothing was removed")?;
+    let engine = Docker::new(docker);
+    let containers = node_reset::find(&engine, installation)
+        .await
+        .context("the engine cannot be read; nothing was removed")?;
     let has_data = data_dir.exists();
-    if rules.is_empty() && containers.is_empty() && !has_data {
+    if rules.is_empty() && containers.containers.is_empty() && !has_data {
         println!("nothing of installation {installation} is on this host");
         return Ok(ExitCode::SUCCESS);
     }
     println!("Installation {installation} on this host:");
-    print!("{containers}{rules}");
+    for (id, name) in &containers.containers {
+        println!("container {id:.12} {name}");
+    }
+    println!("network {}", names.network);
+    print!("{rules}");
     if has_data {
         println!("directory {}", data_dir.display());
     }
@@ -68,11 +79,15 @@ pub async fn reset(installation: &str, data_dir: &Path, docker: &str, yes: bool)
         return Ok(ExitCode::FAILURE);
     }
     // Rules first: no new connection may be sent to a container that is about to go.
-    rules_reset::perform(&iptables, &rules).await.context("rules could not be removed; run it again")?;
-    node_reset::perform(&engine, &containers).await.context("containers could not be removed; run it again")?;
+    rules_reset::perform(&iptables, &rules)
+        .await
+        .context("rules could not be removed; run it again")?;
+    node_reset::remove(&engine, &containers, &names.network, data_dir)
+        .await
+        .context("containers could not be removed; run it again")?;
     if has_data {
-        node_reset::unmount(data_dir).context("volumes could not be unmounted")?;
-        std::fs::remove_dir_all(data_dir).with_context(|| format!("{} could not be removed", data_dir.display()))?;
+        std::fs::remove_dir_all(data_dir)
+            .with_context(|| format!("{} could not be removed", data_dir.display()))?;
     }
     println!("removed");
     Ok(ExitCode::SUCCESS)
@@ -81,10 +96,16 @@ pub async fn reset(installation: &str, data_dir: &Path, docker: &str, yes: bool)
 /// Two writers of one installation would fight.
 fn refuse_running(data_dir: &Path) -> Result<()> {
     let store = data_dir.join("store.db");
-    if store.exists() && crate::store::is_open_elsewhere(&store) {
-        bail!("a daemon is running on {}: stop it first", data_dir.display());
+    if !store.exists() {
+        return Ok(());
     }
-    Ok(())
+    // What else may be wrong with the file does not matter: it is about to be removed.
+    match Sqlite::open(&store, SqliteOptions::default()) {
+        Err(OpenError::InUse { .. }) => {
+            bail!("a daemon is running on {}: stop it first", data_dir.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn asked(question: &str) -> Result<bool> {
@@ -93,4 +114,9 @@ fn asked(question: &str) -> Result<bool> {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Whether every way the packet may take ends at somebody who can answer.
+fn arrives(trace: &walk::Trace) -> bool {
+    trace.fates.iter().all(|fate| matches!(fate.end, End::Forwarded(_) | End::Local(_)))
 }

@@ -1,3 +1,112 @@
 //! The binary: parses the command line and hands over to the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use ballast::cli::{Cli, Command, Output, Run};
+use ballast::config::{self, ConfigFile, Overrides};
+use ballast::telemetry::{self, LogFormat};
+use ballast::{commands, daemon, host_commands};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ballast: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    match command {
+        Command::Run(arguments) => {
+            let config = configured(*arguments)?;
+            let format = if config.log_json { LogFormat::Json } else { LogFormat::Text };
+            telemetry::start(&config.log, format).context("the log filter cannot be read")?;
+            runtime.block_on(daemon::run(config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status { server, output } => runtime.block_on(status(&server.server, output)),
+        Command::Drift { server, all, output } => {
+            runtime.block_on(drift(&server.server, all, output))
+        }
+        Command::Validate { .. } | Command::Plan { .. } => anyhow::bail!("not wired"),
+        Command::Trace { from, to, installation, output } => {
+            runtime.block_on(host_commands::trace(&from, &to, &installation, output))
+        }
+        Command::Reset { installation, data_dir, docker, yes } => {
+            runtime.block_on(host_commands::reset(&installation, &data_dir, &docker, yes))
+        }
+        Command::Version { output } => {
+            version(output);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn configured(arguments: Run) -> Result<config::Config> {
+    let file = arguments
+        .config
+        .as_deref()
+        .map(config::read)
+        .transpose()?
+        .unwrap_or_else(ConfigFile::default);
+    let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let given = Overrides {
+        repository: arguments.repository,
+        branch: arguments.branch,
+        path: arguments.path,
+        data_dir: arguments.data_dir,
+        listen: arguments.listen,
+        webhook_listen: arguments.webhook_listen,
+        installation: arguments.installation,
+        node_name: arguments.node_name,
+        docker: arguments.docker,
+        pod_cidr: arguments.pod_cidr,
+        service_cidr: arguments.service_cidr,
+        log: arguments.log,
+        log_format: arguments.log_format,
+    };
+    Ok(config::build(file, given, &host_name)?)
+}
+
+async fn status(server: &str, output: Output) -> Result<ExitCode> {
+    let (sources, _) = commands::ask(server).await?;
+    match output {
+        Output::Text => {
+            print!("{}", commands::status_text(&sources, ballast::clock::Clock::wall().now()))
+        }
+        Output::Json => println!("{:#}", commands::status_json(&sources)),
+    }
+    Ok(ExitCode::from(u8::from(!commands::is_converged(&sources))))
+}
+
+async fn drift(server: &str, all: bool, output: Output) -> Result<ExitCode> {
+    let (_, drifts) = commands::ask(server).await?;
+    let chosen = commands::chosen(drifts, all);
+    match output {
+        Output::Text => {
+            print!("{}", commands::drift_text(&chosen, ballast::clock::Clock::wall().now()))
+        }
+        Output::Json => println!("{:#}", serde_json::to_value(&chosen)?),
+    }
+    Ok(ExitCode::from(u8::from(chosen.iter().any(|drift| commands::is_open(drift)))))
+}
+
+fn version(output: Output) {
+    let sqlite = ballast::store::sqlite_version();
+    match output {
+        Output::Text => println!(
+            "ballast {} (Kubernetes 1.36 semantics, SQLite {sqlite})",
+            env!("CARGO_PKG_VERSION")
+        ),
+        Output::Json => println!(
+            "{:#}",
+            serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "kubernetes": "1.36", "sqlite": sqlite })
+        ),
+    }
+}

@@ -5,15 +5,17 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::{Deserialize, Serialize};
 
-use crate::object::{Kind, OwnVersion};
+use crate::object::{DriftWord, Kind, OwnVersion};
 
 /// `ballast.dev/v1alpha1 Drift`, in the namespace of the object it is about (`default` for a
 /// cluster-scoped one).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind")]
+#[serde(rename_all = "camelCase")]
 pub struct Drift {
     #[serde(default)]
     pub api_version: OwnVersion,
+    #[serde(default)]
+    pub kind: DriftWord,
     #[serde(default)]
     pub metadata: ObjectMeta,
     pub spec: DriftSpec,

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::object::drift::{
     Action, Class, Drift, DriftObject, DriftSpec, DriftStatus, Layer, Origin, Phase,
 };
-use crate::object::{Key, OwnVersion};
+use crate::object::{DriftWord, Key, OwnVersion};
 
 /// Seconds between two writes that only confirm an open Drift.
 pub const SEEN_SECONDS: i64 = 10;
@@ -243,6 +243,7 @@ impl Ledger {
         };
         let drift = Drift {
             api_version: OwnVersion,
+            kind: DriftWord,
             metadata: metadata(&id, self.layer),
             spec,
             status: Some(status),

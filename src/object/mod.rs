@@ -35,4 +35,4 @@ pub use error::{ApiError, Reason};
 pub use key::Key;
 pub use kind::{Kind, Object};
 pub use note::{Note, Severity, reference};
-pub use own_version::OwnVersion;
+pub use own_version::{DriftWord, OwnVersion, SourceWord};

@@ -1,26 +1,40 @@
-//! Pure: the `apiVersion` of our own kinds, as a value that can only be right.
+//! Pure: the `apiVersion` and `kind` of our own kinds, as values that can only be right.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// `ballast.dev/v1alpha1`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OwnVersion;
+macro_rules! constant_word {
+    ($(#[$doc:meta])* $name:ident, $field:literal, $text:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name;
 
-const TEXT: &str = "ballast.dev/v1alpha1";
-
-impl Serialize for OwnVersion {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(TEXT)
-    }
-}
-
-impl<'de> Deserialize<'de> for OwnVersion {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text == TEXT {
-            Ok(Self)
-        } else {
-            Err(serde::de::Error::custom(format!("apiVersion is {text:?}, expected {TEXT:?}")))
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str($text)
+            }
         }
-    }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                if text == $text {
+                    return Ok(Self);
+                }
+                Err(serde::de::Error::custom(format!("{} is {text:?}, expected {:?}", $field, $text)))
+            }
+        }
+    };
 }
+
+constant_word!(
+    /// `apiVersion: ballast.dev/v1alpha1`
+    OwnVersion, "apiVersion", "ballast.dev/v1alpha1"
+);
+constant_word!(
+    /// `kind: Source`
+    SourceWord, "kind", "Source"
+);
+constant_word!(
+    /// `kind: Drift`
+    DriftWord, "kind", "Drift"
+);

@@ -4,14 +4,16 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::{Deserialize, Serialize};
 
-use crate::object::{Key, Kind, OwnVersion};
+use crate::object::{Key, Kind, OwnVersion, SourceWord};
 
 /// `ballast.dev/v1alpha1 Source`, cluster-scoped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind")]
+#[serde(rename_all = "camelCase")]
 pub struct Source {
     #[serde(default)]
     pub api_version: OwnVersion,
+    #[serde(default)]
+    pub kind: SourceWord,
     #[serde(default)]
     pub metadata: ObjectMeta,
     #[serde(default)]

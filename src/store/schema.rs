@@ -74,6 +74,11 @@ pub fn sqlite_version_ok() -> Result<(), OpenError> {
     new_enough(rusqlite::version_number(), rusqlite::version())
 }
 
+/// The SQLite that is linked in, as `3.54.1`.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
 fn new_enough(number: i32, version: &str) -> Result<(), OpenError> {
     if number >= OLDEST_SQLITE {
         return Ok(());

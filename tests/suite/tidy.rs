@@ -32,7 +32,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("iptables", &["network/iptables.rs"]),
     ("axum", &["api/", "web/", "daemon.rs"]),
     ("hyper", &["api/", "node/prober.rs"]),
-    ("anyhow", &["main.rs", "daemon.rs", "commands.rs"]),
+    // The binary's own files.
+    ("anyhow", &["main.rs", "daemon.rs", "host_commands.rs", "offline_commands.rs"]),
     ("maud", &["web/"]),
     ("serde_saphyr", &["sync/manifest.rs", "sync/document.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
