@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::SignedDuration;
-use tokio::net::TcpListener;
+use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
+use crate::api::server::{self, Limits, Surface};
 use crate::api::{Api, ApiOptions, IdSource, Identity};
 use crate::clock::Clock;
 use crate::config::{Config, SourceSettings};
@@ -94,10 +95,10 @@ pub async fn run(config: Config) -> Result<()> {
         }
     }
     let beat = api.beats().beat();
-    for name in ["sync", "node", "network", "scheduler"] {
+    for name in ["sync", "node pods", "node engine", "network", "scheduler"] {
         api.beats().expect(name, LOOP_PATIENCE);
     }
-    //SERVE serve(&config, &api, clock, &tasks).await?;
+    serve(&config, &api, &store, clock, &tasks).await?;
 
     let node_identity = |node: &str| node.to_owned();
     let kernel = Iptables::new();
@@ -145,12 +146,33 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "cannot listen on {address}: is another daemon running? choose another with --listen"
-        )
-    })
+/// The API and the dashboard on loopback; the webhook alone on its own listener.
+async fn serve(
+    config: &Config,
+    api: &Api<Sqlite>,
+    store: &Sqlite,
+    clock: Clock,
+    tasks: &Tasks,
+) -> Result<()> {
+    let mut registry = Registry::default();
+    store.register(&mut registry);
+    let figures = metrics::register(&mut registry);
+    let following = metrics::follow(api.local(Identity::Reader), figures, tasks.stop().clone());
+    tasks.spawn("metrics", following);
+    api.set_registry(Arc::new(registry));
+
+    let router = api.router().merge(web::router(api.local(Identity::Web), clock));
+    let listener = server::bind(config.listen, Surface::Everything).await?;
+    info!(address = %config.listen, "serving the API and the dashboard");
+    let limits = Limits::new(Surface::Everything);
+    tasks.spawn("listener", server::serve(listener, router, limits, tasks.stop().clone()));
+    if let Some(address) = config.webhook_listen {
+        let listener = server::bind(address, Surface::WebhookOnly).await?;
+        info!(%address, "serving webhooks alone");
+        let (router, limits) = (api.webhook_router(), Limits::new(Surface::WebhookOnly));
+        tasks.spawn("webhooks", server::serve(listener, router, limits, tasks.stop().clone()));
+    }
+    Ok(())
 }
 
 /// Waits for a signal or for a task's death. Every arm is cancel safe.
