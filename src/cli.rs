@@ -80,9 +80,6 @@ pub enum Command {
         from: String,
         /// Where it goes: address:port, with /udp for UDP.
         to: String,
-        /// The installation whose chains are read.
-        #[arg(long, default_value = "default")]
-        installation: String,
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },

@@ -136,7 +136,7 @@ pub async fn run(config: Config) -> Result<()> {
     if tokio::time::timeout(STOP_PATIENCE, all_done.wait()).await.is_err() {
         error!(seconds = STOP_PATIENCE.as_secs(), "tasks did not end in time");
     }
-    store.close();
+    store.close().await;
     info!("stopped: containers and rules stay as they are");
     if died > 0 {
         bail!(

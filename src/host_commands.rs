@@ -22,7 +22,7 @@ use crate::store::{OpenError, Sqlite, SqliteOptions};
 ///
 /// # Errors
 /// A side that cannot be read; rules that cannot be read.
-pub async fn trace(from: &str, to: &str, installation: &str, output: Output) -> Result<ExitCode> {
+pub async fn trace(from: &str, to: &str, output: Output) -> Result<ExitCode> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let host = Host { addresses: subnet::parse_local_addresses(&read("/proc/net/fib_trie")) };
     let packet = walk::question(from, to, &host)?;

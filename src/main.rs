@@ -35,8 +35,8 @@ fn run(command: Command) -> Result<ExitCode> {
             runtime.block_on(drift(&server.server, all, output))
         }
         Command::Validate { .. } | Command::Plan { .. } => anyhow::bail!("not wired"),
-        Command::Trace { from, to, installation, output } => {
-            runtime.block_on(host_commands::trace(&from, &to, &installation, output))
+        Command::Trace { from, to, output } => {
+            runtime.block_on(host_commands::trace(&from, &to, output))
         }
         Command::Reset { installation, data_dir, docker, yes } => {
             runtime.block_on(host_commands::reset(&installation, &data_dir, &docker, yes))
