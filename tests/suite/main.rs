@@ -2,7 +2,10 @@
 
 mod admission;
 mod api;
+#[path = "sim/fake_runtime.rs"]
+mod fake_runtime;
 mod garbage;
+mod node;
 mod node_lifecycle;
 mod proxy;
 mod reconcile;

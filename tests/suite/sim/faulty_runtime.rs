@@ -108,9 +108,9 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         self.read(self.runtime.exec(id, command, limit)).await
     }
 
-    async fn events(&self, installation: &str) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
+    async fn events(&self, installation: &str, since: jiff::Timestamp) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
         let effects = self.effects.clone();
-        let events = self.read(self.runtime.events(installation)).await?;
+        let events = self.read(self.runtime.events(installation, since)).await?;
         // Dropped, twice, or after a second: a fault each.
         let bent = events.flat_map(move |event| {
             let (drop, double, late) = (effects.fails(), effects.fails(), effects.fails());

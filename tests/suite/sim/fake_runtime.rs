@@ -1,0 +1,349 @@
+//! A container engine in memory: containers, images, one address range, an event stream. It keeps
+//! the engine's own promises (a name is taken once, a member needs its sandbox running, a container
+//! that ended stays until it is removed) and refuses what the engine would refuse. Faults and crashes
+//! are put around it by `faulty_runtime.rs`; it outlives the daemon's lives.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use ballast::clock::Clock;
+use ballast::node::capacity::{Engine, Limits};
+use ballast::node::container_spec::{ContainerSpec, NetworkMode};
+use ballast::node::instance::{Instance, Life, Role, Settings};
+use ballast::node::runtime::{
+    EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError,
+    RuntimeEvent,
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::broadcast;
+
+/// Events kept for a slow listener; one that is slower still is cut off, as the engine does it.
+const EVENTS: usize = 4096;
+
+/// Cheap to clone: every clone is the same engine.
+#[derive(Clone)]
+pub struct FakeRuntime(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    state: Mutex<State>,
+    events: broadcast::Sender<(String, RuntimeEvent)>,
+}
+
+#[derive(Default)]
+struct State {
+    containers: BTreeMap<String, Instance>,
+    images: BTreeSet<String>,
+    /// What a registry would give.
+    registry: BTreeSet<String>,
+    networks: HashMap<String, NetworkSpec>,
+    made: u64,
+    away: bool,
+    /// Every container that was ever started, by engine name: one twice is a duplicate.
+    started: Vec<String>,
+}
+
+impl FakeRuntime {
+    pub fn new(clock: Clock) -> Self {
+        let (events, _) = broadcast::channel(EVENTS);
+        Self(Arc::new(Inner { clock, state: Mutex::default(), events }))
+    }
+
+    /// An image that is there without a pull.
+    pub fn with_image(self, reference: &str) -> Self {
+        self.state().images.insert(reference.to_owned());
+        self
+    }
+
+    /// An image that a pull finds.
+    pub fn with_registry_image(self, reference: &str) -> Self {
+        self.state().registry.insert(reference.to_owned());
+        self
+    }
+
+    /// Unreachable from now on, or back again: what runs goes on running.
+    pub fn set_away(&self, away: bool) {
+        self.state().away = away;
+    }
+
+    /// Everything there is, by id.
+    pub fn containers(&self) -> Vec<Instance> {
+        self.state().containers.values().cloned().collect()
+    }
+
+    /// Engine names in the order they were started.
+    pub fn started(&self) -> Vec<String> {
+        self.state().started.clone()
+    }
+
+    /// `docker kill`, or a process that ends by itself (`signal: None`).
+    pub fn end(&self, id: &str, exit_code: i32, signal: Option<&str>) {
+        let mut state = self.state();
+        if let Some(signal) = signal
+            && let Some(instance) = state.containers.get(id)
+        {
+            self.tell(instance, EventAction::Killed { signal: signal.to_owned() });
+        }
+        self.exit(&mut state, id, exit_code);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no panic inside")
+    }
+
+    /// The state, unless the engine is away.
+    fn answer(&self) -> Result<MutexGuard<'_, State>, RuntimeError> {
+        let state = self.state();
+        if state.away {
+            return Err(RuntimeError::Unreachable("the engine is away".to_owned()));
+        }
+        Ok(state)
+    }
+
+    fn tell(&self, instance: &Instance, action: EventAction) {
+        let event = RuntimeEvent {
+            container_id: instance.id.clone(),
+            pod_uid: instance.identity.pod_uid.clone(),
+            action,
+            at: self.0.clock.now(),
+        };
+        let _ = self.0.events.send((instance.identity.installation.clone(), event));
+    }
+
+    /// Ends a running container.
+    fn exit(&self, state: &mut State, id: &str, exit_code: i32) {
+        let now = self.0.clock.now();
+        let Some(instance) = state.containers.get_mut(id).filter(|i| i.is_running()) else {
+            return;
+        };
+        instance.life = Life::Exited;
+        instance.exit_code = exit_code;
+        instance.finished_at = Some(now);
+        instance.ip = None;
+        self.tell(instance, EventAction::Died { exit_code });
+    }
+}
+
+fn no_such(id: &str) -> RuntimeError {
+    RuntimeError::NotFound(format!("No such container: {id}"))
+}
+
+fn image_id(reference: &str) -> String {
+    if reference.starts_with("sha256:") {
+        reference.to_owned()
+    } else {
+        format!("sha256:{reference}")
+    }
+}
+
+/// The first address that no running container has; .0 is the range, .1 the bridge.
+fn free_address(state: &State, network: &NetworkSpec) -> Option<Ipv4Addr> {
+    let taken: BTreeSet<Ipv4Addr> = state.containers.values().filter_map(|i| i.ip).collect();
+    network.subnet.hosts().skip(1).find(|ip| !taken.contains(ip))
+}
+
+impl Runtime for FakeRuntime {
+    async fn ping(&self) -> Result<(), RuntimeError> {
+        self.answer().map(|_| ())
+    }
+
+    async fn engine(&self) -> Result<Engine, RuntimeError> {
+        self.answer().map(|_| Engine {
+            version: "fake".to_owned(),
+            api_version: "1.41".to_owned(),
+            cpus: 64,
+            memory: 256 << 30,
+            kernel: "6.0".to_owned(),
+            os_image: "memory".to_owned(),
+            architecture: "amd64".to_owned(),
+            limits: Limits { memory: true, swap: true, cpu_quota: true, cpu_shares: true },
+        })
+    }
+
+    async fn list(&self, installation: &str) -> Result<Vec<Instance>, RuntimeError> {
+        let state = self.answer()?;
+        let all = state.containers.values();
+        Ok(all.filter(|i| i.identity.installation == installation).cloned().collect())
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Instance, RuntimeError> {
+        let state = self.answer()?;
+        let by_name = || state.containers.values().find(|instance| instance.name == id);
+        state.containers.get(id).or_else(by_name).cloned().ok_or_else(|| no_such(id))
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
+        let mut state = self.answer()?;
+        if let Some(holder) = state.containers.values().find(|i| i.name == spec.name) {
+            return Err(RuntimeError::NameConflict(format!(
+                "Conflict. The container name \"/{}\" is already in use by container \"{}\".",
+                spec.name, holder.id
+            )));
+        }
+        if !state.images.contains(&spec.image) {
+            return Err(RuntimeError::NotFound(format!("No such image: {}", spec.image)));
+        }
+        let joined = match &spec.network {
+            NetworkMode::Join(sandbox) if !state.containers.contains_key(sandbox) => {
+                return Err(no_such(sandbox));
+            }
+            NetworkMode::Join(sandbox) => Some(sandbox.clone()),
+            NetworkMode::Bridge(name) if !state.networks.contains_key(name) => {
+                return Err(RuntimeError::NotFound(format!("network {name} not found")));
+            }
+            NetworkMode::Bridge(_) | NetworkMode::Host => None,
+        };
+        state.made += 1;
+        let id = format!("c{:06}", state.made);
+        let instance = Instance {
+            id: id.clone(),
+            name: spec.name.clone(),
+            identity: spec.identity.clone(),
+            life: Life::Created,
+            image_id: image_id(&spec.image),
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            created_at: self.0.clock.now(),
+            started_at: None,
+            finished_at: None,
+            ip: None,
+            joined,
+            settings: Settings {
+                image: spec.image.clone(),
+                env: spec.env.clone(),
+                memory: spec.memory,
+                memory_swap: spec.memory,
+                cpu_shares: spec.cpu_shares,
+                cpu_quota: spec.cpu_quota,
+                restart_policy: "no".to_owned(),
+            },
+        };
+        state.containers.insert(id.clone(), instance);
+        Ok(id)
+    }
+
+    async fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        let mut state = self.answer()?;
+        let instance = state.containers.get(id).cloned().ok_or_else(|| no_such(id))?;
+        if instance.is_running() {
+            return Ok(());
+        }
+        if let Some(sandbox) = &instance.joined
+            && !state.containers.get(sandbox).is_some_and(Instance::is_running)
+        {
+            return Err(RuntimeError::Other(format!(
+                "cannot join network of a non running container: {sandbox}"
+            )));
+        }
+        let ip = match instance.identity.role {
+            Role::Sandbox => {
+                let network = state.networks.values().next().cloned();
+                network.and_then(|network| free_address(&state, &network))
+            }
+            _ => None,
+        };
+        let now = self.0.clock.now();
+        state.started.push(instance.name.clone());
+        let instance = state.containers.get_mut(id).expect("it was there above");
+        instance.life = Life::Running;
+        instance.started_at = Some(now);
+        instance.finished_at = None;
+        instance.ip = ip;
+        self.tell(instance, EventAction::Started);
+        Ok(())
+    }
+
+    async fn stop(&self, id: &str, _grace: Duration) -> Result<(), RuntimeError> {
+        let mut state = self.answer()?;
+        // Everything in memory ends at once on SIGTERM.
+        self.exit(&mut state, id, 0);
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        let mut state = self.answer()?;
+        self.exit(&mut state, id, 137);
+        if let Some(instance) = state.containers.remove(id) {
+            self.tell(&instance, EventAction::Removed);
+        }
+        Ok(())
+    }
+
+    async fn ensure_network(&self, network: &NetworkSpec) -> Result<Ipv4Addr, RuntimeError> {
+        let mut state = self.answer()?;
+        state.networks.insert(network.name.clone(), network.clone());
+        Ok(network.subnet.hosts().next().expect("a range has hosts"))
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), RuntimeError> {
+        self.answer()?.networks.remove(name);
+        Ok(())
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
+        let state = self.answer()?;
+        Ok(state.images.contains(reference).then(|| ImageFacts { id: image_id(reference) }))
+    }
+
+    async fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
+        let mut state = self.answer()?;
+        if !state.registry.contains(reference) {
+            return Err(RuntimeError::NotFound(format!("manifest for {reference} not found")));
+        }
+        state.images.insert(reference.to_owned());
+        Ok(())
+    }
+
+    async fn load(&self, _archive: Bytes) -> Result<(), RuntimeError> {
+        // The one archive that is ever loaded is the sandbox's.
+        let id = ballast::node::pause_image::pause_image().id.clone();
+        self.answer()?.images.insert(id);
+        Ok(())
+    }
+
+    async fn logs(
+        &self,
+        id: &str,
+        _options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError> {
+        let instance = self.inspect(id).await?;
+        let line = Bytes::from(format!("{} says nothing\n", instance.name));
+        Ok(futures::stream::iter([Ok(line)]).boxed())
+    }
+
+    async fn exec(
+        &self,
+        id: &str,
+        _command: &[String],
+        _limit: Duration,
+    ) -> Result<ExecOutcome, RuntimeError> {
+        let running = self.inspect(id).await?.is_running();
+        Ok(ExecOutcome { exit_code: i64::from(!running), output: String::new() })
+    }
+
+    async fn events(
+        &self,
+        installation: &str,
+        _since: jiff::Timestamp,
+    ) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
+        drop(self.answer()?);
+        let begin = (self.clone(), self.0.events.subscribe(), installation.to_owned());
+        let events = futures::stream::unfold(begin, |(engine, mut events, installation)| async {
+            loop {
+                match events.recv().await {
+                    Ok((of, event)) if of == installation && !engine.state().away => {
+                        return Some((Ok(event), (engine, events, installation)));
+                    }
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+            }
+        });
+        Ok(events.boxed())
+    }
+}
