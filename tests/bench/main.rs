@@ -1,6 +1,7 @@
 //! `cargo bench`: us and the peers in one run, interleaved. `cargo bench -- store` runs what has
 //! `store` in its name. A benchmark is a module with `run(&mut Report)` and a row in [`BENCHES`].
 
+mod replica_set;
 mod report;
 mod scheduler;
 mod store;
@@ -8,7 +9,8 @@ mod store;
 use report::Report;
 
 /// Name, and what measures it.
-const BENCHES: &[(&str, fn(&mut Report))] = &[("scheduler", scheduler::run), ("store", store::run)];
+const BENCHES: &[(&str, fn(&mut Report))] =
+    &[("replica_set", replica_set::run), ("scheduler", scheduler::run), ("store", store::run)];
 
 fn main() {
     // Cargo adds `--bench`; whatever is no option is a filter.
