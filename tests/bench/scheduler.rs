@@ -2,14 +2,23 @@
 //! are those of Kubernetes' `scheduler_perf` (`SchedulingBasic`: 680 pods/s with 5,000 nodes is its
 //! threshold). First the decisions alone, then the whole loop with durable bindings.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ballast::api::{Api, ApiOptions, IdSource, Identity};
+use ballast::clock::Clock;
+use ballast::object::{Change, Cluster, Object, Scope};
+use ballast::reconcile::scheduler;
 use ballast::reconcile::scheduler::demand::Demand;
 use ballast::reconcile::scheduler::placement::{Placement, place};
 use ballast::reconcile::scheduler::snapshot::Snapshot;
+use ballast::store::{Sqlite, SqliteOptions, WriterMode};
+use ballast::task::Tasks;
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use crate::report::Report;
 
@@ -18,6 +27,10 @@ const PODS: usize = 10_000;
 /// Pods of one ReplicaSet.
 const REPLICAS: usize = 100;
 const ROUNDS: usize = 5;
+/// Each stores 21,000 objects first.
+const DURABLE_ROUNDS: usize = 3;
+/// Writers that fill the store.
+const WRITERS: usize = 64;
 
 pub fn run(report: &mut Report) {
     for _ in 0..ROUNDS {
@@ -31,6 +44,10 @@ pub fn run(report: &mut Report) {
             let selector = if number % 100 == 0 { json!({"half": "none"}) } else { json!({}) };
             json!({"nodeSelector": selector})
         });
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    for _ in 0..DURABLE_ROUNDS {
+        runtime.block_on(durable(report));
     }
 }
 
@@ -67,7 +84,7 @@ pub fn pod(number: usize, more: &serde_json::Value) -> Pod {
     .expect("a pod")
 }
 
-/// One round: every pod is read, placed and assumed, one after the other.
+/// One round of decisions: every pod is read, placed and assumed, one after the other.
 fn decisions(report: &mut Report, name: &str, more: impl Fn(usize) -> serde_json::Value) {
     let mut snapshot = Snapshot::default();
     for number in 0..NODES {
@@ -89,4 +106,71 @@ fn decisions(report: &mut Report, name: &str, more: impl Fn(usize) -> serde_json
     }
     report.sample(name, "pods/s", PODS as f64 / begun.elapsed().as_secs_f64());
     assert!(placed >= PODS - PODS / 100, "only {placed} pods found a node");
+}
+
+/// One round of the whole loop: 10,000 pods wait in the store, the scheduler starts, and the clock
+/// stops when a watch has shown the last one bound.
+async fn durable(report: &mut Report) {
+    let folder = tempfile::tempdir_in(".").expect("a folder on this disk");
+    let options = SqliteOptions { writer: WriterMode::Thread, ..SqliteOptions::default() };
+    let store = Sqlite::open(&folder.path().join("store.db"), options).expect("opens");
+    let (tasks, done) = Tasks::new();
+    let options = ApiOptions {
+        service_range: "10.43.0.0/16".parse().expect("a range"),
+        node_ports: 30_000..=32_767,
+        clock: Clock::wall(),
+        secret_key: [7; 32],
+        ids: IdSource::seeded(1),
+    };
+    let api = Api::new(store.clone(), options, &tasks);
+    let admin = api.local(Identity::Admin);
+    stream::iter((0..NODES).map(node))
+        .for_each_concurrent(WRITERS, |node| fill_node(admin.clone(), node))
+        .await;
+    let begun = Instant::now();
+    stream::iter((0..PODS).map(|number| pod(number, &json!({}))))
+        .for_each_concurrent(WRITERS, |mut pod| {
+            let admin = admin.clone();
+            pod.metadata.uid = None;
+            async move {
+                admin.create(&pod).await.expect("the pod is stored");
+            }
+        })
+        .await;
+    let created = PODS as f64 / begun.elapsed().as_secs_f64();
+    report.sample("pods created durably, for comparison", "pods/s", created);
+
+    let begun = Instant::now();
+    let scheduler = api.local(Identity::Scheduler);
+    let changes = admin.watch::<Pod>(Scope::all());
+    scheduler::run(scheduler, Clock::wall(), &tasks);
+    all_bound(changes).await;
+    let rate = PODS as f64 / begun.elapsed().as_secs_f64();
+    report.sample("pods bound durably", "pods/s", rate);
+    tasks.stop().cancel();
+    drop((tasks, api, admin));
+    done.wait().await;
+    store.close();
+}
+
+async fn all_bound(changes: impl Stream<Item = Change<Pod>>) {
+    let mut changes = std::pin::pin!(changes);
+    let mut bound = HashSet::new();
+    while bound.len() < PODS {
+        let seen = match changes.next().await.expect("a watch never ends") {
+            Change::Reset(pods) => pods,
+            Change::Applied(pod) => vec![pod],
+            Change::Deleted(pod) => panic!("{} is gone", pod.key()),
+        };
+        let is_bound =
+            |pod: &&Arc<Pod>| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        bound.extend(seen.iter().filter(is_bound).map(|pod| pod.key()));
+    }
+}
+
+async fn fill_node(cluster: impl Cluster, node: Node) {
+    let created = cluster.create(&node).await.expect("the node is stored");
+    let mut said = (*created).clone();
+    said.status = node.status;
+    cluster.update_status(&said).await.expect("the node says what it has");
 }
