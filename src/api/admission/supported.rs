@@ -181,8 +181,8 @@ mod tests {
         assert_eq!(
             pod(json!({"containers": [container], "dnsPolicy": "None", "hostPID": true})),
             [
-                "spec.containers[0].lifecycle.preStop",
                 "spec.containers[0].volumeMounts[1].subPath",
+                "spec.containers[0].lifecycle.preStop",
                 "spec.dnsPolicy",
                 "spec.hostPID",
             ]
