@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::object::decode::{self, DecodeFaultKind};
+use crate::object::quantity::Quantity;
 use crate::object::source::{Problem, SOURCE_ANNOTATION};
 use crate::object::{Key, Kind};
 use crate::sync::document::{self, Document};
@@ -248,6 +249,9 @@ fn check(manifest: Manifest, parsed: &mut Parsed) {
         ));
     });
     strict(&manifest, problems);
+    quantities("", &manifest.value, &mut |path, message| {
+        problems.push(manifest.problem(path, message));
+    });
     if problems.len() == before {
         parsed.manifests.push(manifest);
     }
@@ -351,6 +355,34 @@ fn unrendered(path: &str, value: &Value, found: &mut impl FnMut(&str, &str)) {
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
                 unrendered(&format!("{path}[{index}]"), item, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Amounts that are none. Their type is a text, so decoding cannot tell, and the API's own sentence
+/// names no field.
+fn quantities(path: &str, value: &Value, found: &mut impl FnMut(&str, String)) {
+    match value {
+        Value::Object(map) => {
+            let amounts = path.ends_with(".limits") || path.ends_with(".requests");
+            for (name, value) in map.iter().filter(|(name, _)| *name != "metadata") {
+                let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                match value.as_str() {
+                    Some(text) if amounts || name == "sizeLimit" => {
+                        if let Err(grammar) = Quantity::parse(text) {
+                            found(&inner, format!("{:?}: {grammar}", printable(text)));
+                        }
+                    }
+                    Some(_) => {}
+                    None => quantities(&inner, value, found),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                quantities(&format!("{path}[{index}]"), item, found);
             }
         }
         _ => {}

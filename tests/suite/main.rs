@@ -15,4 +15,5 @@ mod store;
 mod supported;
 mod sync;
 mod sync_git;
+mod sync_inputs;
 mod tidy;
