@@ -20,24 +20,41 @@ use serde_json::{Value, json};
 /// An API over a store of its own, gone with the test.
 pub struct Fixture {
     pub api: Api<Sqlite>,
+    pub store: Sqlite,
     pub tasks: Tasks,
     _folder: tempfile::TempDir,
 }
 
 impl Fixture {
     pub fn new() -> Self {
+        Self::with(
+            Clock::wall(),
+            SqliteOptions { writer: WriterMode::Thread, ..SqliteOptions::default() },
+        )
+    }
+
+    /// Written inline on the runtime, so that a paused clock stays paused.
+    pub fn at(clock: Clock) -> Self {
+        Self::with(clock, SqliteOptions { writer: WriterMode::Inline, ..SqliteOptions::default() })
+    }
+
+    /// With a history of so many changes.
+    pub fn keeping(keep_changes: u64) -> Self {
+        Self::with(Clock::wall(), SqliteOptions { writer: WriterMode::Thread, keep_changes })
+    }
+
+    fn with(clock: Clock, options: SqliteOptions) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let options = SqliteOptions { writer: WriterMode::Thread, ..SqliteOptions::default() };
         let store = Sqlite::open(&folder.path().join("store.db"), options).expect("opens");
         let (tasks, _done) = Tasks::new();
         let options = ApiOptions {
             service_range: "10.97.0.0/16".parse().expect("a range"),
             node_ports: 30000..=32767,
-            clock: Clock::wall(),
+            clock,
             secret_key: [7; 32],
             ids: IdSource::seeded(1),
         };
-        Self { api: Api::new(store, options, &tasks), tasks, _folder: folder }
+        Self { api: Api::new(store.clone(), options, &tasks), store, tasks, _folder: folder }
     }
 
     pub fn local(&self, who: Identity) -> Local<Sqlite> {
