@@ -12,6 +12,7 @@ pub mod drift_report;
 pub mod host_commands;
 pub mod metrics;
 pub mod offline;
+pub mod offline_commands;
 pub mod task;
 pub mod telemetry;
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use ballast::cli::{Cli, Command, Output, Run};
 use ballast::config::{self, ConfigFile, Overrides};
+use ballast::offline_commands::{self, PlanQuestion};
 use ballast::telemetry::{self, LogFormat};
 use ballast::{commands, daemon, host_commands};
 use clap::Parser;
@@ -34,7 +35,14 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Drift { server, all, output } => {
             runtime.block_on(drift(&server.server, all, output))
         }
-        Command::Validate { .. } | Command::Plan { .. } => anyhow::bail!("not wired"),
+        Command::Validate { path, output } => {
+            runtime.block_on(offline_commands::validate(&path, output))
+        }
+        Command::Plan { path_or_ref, repository, path, source, empty, server, output } => {
+            let server = (!empty).then_some(server.server);
+            let question = PlanQuestion { path_or_ref, repository, path, source, server };
+            runtime.block_on(offline_commands::plan(&question, output))
+        }
         Command::Trace { from, to, output } => {
             runtime.block_on(host_commands::trace(&from, &to, output))
         }
