@@ -45,24 +45,17 @@ pub struct Limits {
     pub stop_time: Duration,
 }
 
-/// The local listener's.
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    /// The bounds that the daemon uses.
+    pub fn new(surface: Surface) -> Self {
         Self {
-            surface: Surface::Everything,
+            surface,
             // A few people with dashboards and `kubectl -w`, and room for ten times as many.
             connections: 512,
             header_bytes: 16 * 1024,
             header_time: Duration::from_secs(10),
             stop_time: Duration::from_secs(5),
         }
-    }
-}
-
-impl Limits {
-    /// Of a public listener, which serves the webhook alone: any `Host`, fewer connections.
-    pub fn public() -> Self {
-        Self { surface: Surface::WebhookOnly, connections: 64, ..Self::default() }
     }
 }
 

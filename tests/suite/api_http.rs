@@ -616,7 +616,7 @@ async fn the_listener_bounds_what_a_stranger_costs() {
     let stop = fixture.tasks.stop().clone();
     let listener = bind("127.0.0.1:0".parse().unwrap(), Surface::Everything).await.expect("binds");
     let address = listener.local_addr().expect("an address");
-    let limits = Limits { header_time: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { header_time: Duration::from_millis(300), ..Limits::new(Surface::Everything) };
     let server = tokio::spawn(serve(listener, fixture.api.router(), limits, stop.clone()));
     let asking =
         |host: &str| format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");

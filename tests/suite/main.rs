@@ -2,13 +2,10 @@
 
 mod admission;
 mod api;
-<<<<<<< HEAD
-#[path = "sim/fake_runtime.rs"]
-mod fake_runtime;
-=======
 mod api_golden;
 mod api_http;
->>>>>>> 9d87c91 (api: the HTTP skin is compared with golden answers and driven by a kube::Client)
+#[path = "sim/fake_runtime.rs"]
+mod fake_runtime;
 mod garbage;
 mod node;
 mod node_lifecycle;
