@@ -42,6 +42,8 @@ pub struct Book {
     local_targets: BTreeMap<Ipv4Addr, usize>,
     ruleset: Ruleset,
     stale: Stale,
+    /// Chains that may differ from when [`Book::take_changed`] was last asked.
+    changed: BTreeSet<ChainId>,
 }
 
 /// What the next [`Book::ruleset`] must recompute.
@@ -79,6 +81,7 @@ impl Book {
             local_targets: BTreeMap::new(),
             ruleset: Ruleset::default(),
             stale: Stale { shared: Shared::all(), ..Stale::default() },
+            changed: BTreeSet::new(),
         }
     }
 
@@ -173,6 +176,12 @@ impl Book {
         &self.ruleset
     }
 
+    /// The chains that [`Book::ruleset`] has touched since this was last asked: whoever programmed
+    /// the rest before need not look at it again.
+    pub fn take_changed(&mut self) -> BTreeSet<ChainId> {
+        std::mem::take(&mut self.changed)
+    }
+
     fn recompute(&mut self, key: &Key) {
         let before = self.rules.remove(key).unwrap_or_default();
         let after = match self.services.get(key) {
@@ -186,10 +195,12 @@ impl Book {
         for (chain, _) in &before.chains {
             self.ruleset.chains.remove(chain);
             self.owners.remove(chain);
+            self.changed.insert(chain.clone());
         }
         for (chain, rules) in &after.chains {
             self.ruleset.chains.insert(chain.clone(), rules.clone());
             self.owners.insert(chain.clone(), key.clone());
+            self.changed.insert(chain.clone());
         }
         let shared = &mut self.stale.shared;
         shared.dispatch |= before.dispatch != after.dispatch;
@@ -234,7 +245,9 @@ impl Book {
     fn reassemble(&mut self, shared: &Shared) {
         let (names, node) = (&self.names, &self.node);
         let mut put = |table, name: String, rules: Vec<Rule>| {
-            self.ruleset.chains.insert(ChainId::new(table, name), Arc::new(rules));
+            let chain = ChainId::new(table, name);
+            self.changed.insert(chain.clone());
+            self.ruleset.chains.insert(chain, Arc::new(rules));
         };
         let all = || self.rules.values();
         if shared.dispatch {
@@ -315,6 +328,7 @@ mod tests {
         fn step_by_step_is_as_from_nothing(acts in proptest::collection::vec(act(), 1..25)) {
             let names = ChainNames::default_installation();
             let mut book = Book::new(names.clone(), scene::node());
+            let mut before = BTreeMap::new();
             for act in acts {
                 match act {
                     Act::Service(number, facts) => book.set_service(key(number), facts),
@@ -337,6 +351,14 @@ mod tests {
                     .collect();
                 fresh.reset_slices(slices.into_iter());
                 prop_assert_eq!(book.ruleset(), fresh.ruleset());
+                let now = book.ruleset().chains.clone();
+                let changed = book.take_changed();
+                let all: BTreeSet<&ChainId> = now.keys().chain(before.keys()).collect();
+                for chain in all {
+                    let same = now.get(chain) == before.get(chain);
+                    prop_assert!(same || changed.contains(chain), "{} changed", chain);
+                }
+                before = now;
             }
         }
     }

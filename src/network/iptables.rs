@@ -110,6 +110,11 @@ impl Kernel for Iptables {
     async fn save(&self, table: Table) -> Result<Tables, KernelError> {
         let programs = self.programs().await?;
         let text = run(programs.save, &["-t", table.as_str()], None).await?;
+        if let Some(line) = text.lines().find(|line| line.contains("' is incompatible, use")) {
+            // iptables-nft prints this in place of a table that nft itself wrote to.
+            let (program, message) = (programs.save.to_owned(), line.to_owned());
+            return Err(KernelError::Failed { program, message });
+        }
         // Parsing 25,000 rules takes tens of milliseconds: not on the loop's thread.
         let parsed = tokio::task::spawn_blocking(move || Tables::parse_save(&text)).await;
         Ok(parsed.expect("the parser cannot fail"))

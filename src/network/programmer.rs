@@ -18,7 +18,7 @@ use super::chain_name::ChainNames;
 use super::drift::{Findings, NodeName, findings};
 use super::kernel::{BridgeFacts, Kernel, KernelError, observe};
 use super::programmed::Programmed;
-use super::restore_text::{Plan, Restore, owned, plan, plan_jumps, restore_text};
+use super::restore_text::{Plan, Restore, owned, plan, plan_chains, plan_jumps, restore_text};
 use super::rule::{ChainId, Rule, Table};
 use super::ruleset::Ruleset;
 use super::ruleset_check::{Difference, check, check_chains, check_jumps};
@@ -130,29 +130,41 @@ impl<K: Kernel> Programmer<K> {
         if full || jumps_changed {
             self.full_pass(book, node, look, now).await
         } else {
-            self.changes(book, now).await
+            self.changes(book, node, now).await
         }
     }
 
-    /// Writes what changed since the last pass; reads nothing but that.
+    /// Writes what changed since the last pass; reads nothing but that. Its cost is that of the
+    /// changed chains, however many others there are.
     async fn changes(
         &mut self,
         book: &mut Book,
+        node: &NodeName,
         now: Timestamp,
     ) -> Result<Vec<LedgerWrite>, KernelError> {
+        book.ruleset();
+        let changed = book.take_changed();
         let wanted = book.ruleset();
-        let before = self.programmed.take().unwrap_or_default();
-        let mut plan = plan(wanted, &before.chains, &BTreeSet::new());
+        let mut before = self.programmed.take().unwrap_or_default();
+        let mut plan = plan_chains(wanted, &before.chains, changed.iter());
         if plan.is_empty() {
             self.programmed = Some(before);
             return Ok(Vec::new());
         }
         self.perform(&mut plan, wanted, &before.chains).await?;
-        self.read_back(&plan, wanted).await?;
-        for chain in plan.restores.iter().flat_map(|restore| restore.written.iter()) {
-            self.left.remove(chain);
+        let difference = self.read_back(&plan, wanted).await?;
+        for chain in changed {
+            self.left.remove(&chain);
+            match wanted.chains.get(&chain) {
+                Some(rules) => before.chains.insert(chain, rules.clone()),
+                None => before.chains.remove(&chain),
+            };
         }
-        self.programmed = Some(wanted.clone());
+        self.programmed = Some(before);
+        if difference.is_some() {
+            // Somebody was at it between our writing and our reading.
+            return self.full_pass(book, node, Look::Full, now).await;
+        }
         self.verified = now;
         // New pods have new ports on the bridge. After the rules: it is the slower part.
         self.note_bridge(self.kernel.prepare(&self.bridge).await);
@@ -182,6 +194,9 @@ impl<K: Kernel> Programmer<K> {
             found = findings(&differences, book, node, &self.ledger, self.verified, now);
             log_differences(&differences);
         }
+        book.ruleset();
+        // Everything is compared below.
+        book.take_changed();
         let wanted = book.ruleset();
         self.left = still_left(&found.leave, self.programmed.as_ref(), wanted);
         let ours = owned(&self.names, &actual);
@@ -191,8 +206,13 @@ impl<K: Kernel> Programmer<K> {
         let mut writes = self.ledger.observe(&found.examined, false, now);
         self.published.send_modify(|now| now.reset(ours.values().map(|rules| rules.as_slice())));
         self.perform(&mut plan, wanted, &ours).await?;
-        self.read_back(&plan, wanted).await?;
+        let difference = self.read_back(&plan, wanted).await?;
         self.programmed = Some(wanted.clone());
+        if let Some(difference) = difference {
+            // It stays what was programmed, so that the next look names what was changed.
+            warn!(?difference, "rules differ right after they were written");
+            return Ok(writes);
+        }
         self.verified = now;
         if !found.examined.is_empty() {
             found.examined.iter_mut().for_each(|one| {
@@ -267,7 +287,12 @@ impl<K: Kernel> Programmer<K> {
         });
     }
 
-    async fn read_back(&self, plan: &Plan, wanted: &Ruleset) -> Result<(), KernelError> {
+    /// The first difference in the chains that the plan wrote.
+    async fn read_back(
+        &self,
+        plan: &Plan,
+        wanted: &Ruleset,
+    ) -> Result<Option<Difference>, KernelError> {
         for restore in &plan.restores {
             let touched = || restore.written.iter().chain(&restore.removed);
             let names: Vec<String> = touched().map(|chain| chain.name.clone()).collect();
@@ -276,14 +301,12 @@ impl<K: Kernel> Programmer<K> {
             } else {
                 self.kernel.save(restore.table).await?
             };
-            if let Some(difference) = check_chains(wanted, touched(), &actual).first() {
-                return Err(KernelError::Failed {
-                    program: "reading back".to_owned(),
-                    message: format!("{}: {difference:?}", difference.chain()),
-                });
+            let mut differences = check_chains(wanted, touched(), &actual);
+            if !differences.is_empty() {
+                return Ok(Some(differences.swap_remove(0)));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether somebody flushed: the jumps, or a chain that every service needs, are not as programmed.

@@ -90,22 +90,28 @@ pub fn plan(
     actual: &BTreeMap<ChainId, Arc<Vec<Rule>>>,
     leave: &BTreeSet<ChainId>,
 ) -> Plan {
+    let all: BTreeSet<&ChainId> = wanted.chains.keys().chain(actual.keys()).collect();
+    plan_chains(wanted, actual, all.into_iter().filter(|chain| !leave.contains(*chain)))
+}
+
+/// As [`plan`], where only `chains` can differ.
+pub fn plan_chains<'a>(
+    wanted: &Ruleset,
+    actual: &BTreeMap<ChainId, Arc<Vec<Rule>>>,
+    chains: impl Iterator<Item = &'a ChainId>,
+) -> Plan {
+    let mut by_table: BTreeMap<Table, (Vec<ChainId>, Vec<ChainId>)> = BTreeMap::new();
+    for id in chains {
+        let (written, removed) = by_table.entry(id.table).or_default();
+        match (wanted.chains.get(id), actual.get(id)) {
+            (Some(rules), Some(there)) if Arc::ptr_eq(there, rules) || there == rules => {}
+            (Some(_), _) => written.push(id.clone()),
+            (None, Some(_)) => removed.push(id.clone()),
+            (None, None) => {}
+        }
+    }
     let mut plan = Plan::default();
-    for table in Table::ALL {
-        let written: Vec<ChainId> = wanted
-            .chains
-            .iter()
-            .filter(|(id, _)| id.table == table && !leave.contains(id))
-            .filter(|(id, rules)| {
-                actual.get(id).is_none_or(|there| !Arc::ptr_eq(there, rules) && there != *rules)
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
-        let removed: Vec<ChainId> = actual
-            .keys()
-            .filter(|id| id.table == table && !wanted.chains.contains_key(id))
-            .cloned()
-            .collect();
+    for (table, (written, removed)) in by_table {
         if !written.is_empty() || !removed.is_empty() {
             let text = restore_text(table, wanted, &written, &removed);
             plan.restores.push(Restore { table, written, removed, text });
