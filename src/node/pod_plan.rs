@@ -521,6 +521,10 @@ fn clean_up(view: &View<'_>, sandbox: Option<&Instance>, plan: &mut PodPlan) {
     for ((role, _), mut instances) in by_container {
         instances.sort_by_key(|instance| std::cmp::Reverse(instance.identity.attempt));
         let kept = if role == Role::Sandbox { 1 } else { 2 };
+        // Somebody started an earlier attempt again: it would run beside the present one.
+        for twin in instances.iter().skip(1).filter(|i| role != Role::Sandbox && i.is_running()) {
+            stop(view, twin, LEAST_GRACE_SECONDS, "a later attempt took its place", plan);
+        }
         for old in instances.into_iter().skip(kept) {
             let is_current = sandbox.is_some_and(|sandbox| sandbox.id == old.id);
             if !is_current && (!old.is_running() || role == Role::Sandbox) {
@@ -802,6 +806,20 @@ pub(crate) mod tests {
         assert_eq!(
             told(&pod, &instances, &with_image(), 3),
             "Remove { id: \"web-0\" } because a later attempt took its place"
+        );
+    }
+
+    #[test]
+    fn an_earlier_attempt_that_somebody_started_again_is_stopped() {
+        let pod = pod(json!({}));
+        let instances = [
+            instance(&pod, Role::Sandbox, "", 0),
+            instance(&pod, Role::Container, "web", 0),
+            instance(&pod, Role::Container, "web", 1),
+        ];
+        assert_eq!(
+            told(&pod, &instances, &with_image(), 3),
+            "Stop { id: \"web-0\", container: \"web\", grace_seconds: 2 } because a later attempt took its place"
         );
     }
 
