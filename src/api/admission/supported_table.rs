@@ -37,6 +37,7 @@ const SELINUX: &str = "SELinux labels are not passed to Docker";
 const WINDOWS: &str = "nodes are Linux";
 const GRPC: &str = "gRPC probes are not made; use httpGet, tcpSocket or exec";
 const PROBE_GRACE: &str = "the pod's own terminationGracePeriodSeconds counts";
+const HTTP: &[&str] = &["\"HTTP\""];
 const RUNTIME_DEFAULT: &[&str] = &["{\"type\":\"RuntimeDefault\"}"];
 
 /// What a container and an init container have in common.
@@ -135,7 +136,6 @@ macro_rules! container_rows_with_probes {
             concat!($in, $probe, ".httpGet.httpHeaders[].value"),
             concat!($in, $probe, ".httpGet.path"),
             concat!($in, $probe, ".httpGet.port"),
-            concat!($in, $probe, ".httpGet.scheme"),
             concat!($in, $probe, ".tcpSocket.host"),
             concat!($in, $probe, ".tcpSocket.port"),
             concat!($in, $probe, ".initialDelaySeconds"),
@@ -144,6 +144,8 @@ macro_rules! container_rows_with_probes {
             concat!($in, $probe, ".successThreshold"),
             concat!($in, $probe, ".failureThreshold"),
         ],
+        Only(HTTP, "probes over HTTPS are not made; use tcpSocket or exec") =>
+            [concat!($in, $probe, ".httpGet.scheme")],
         Refused(GRPC) => [concat!($in, $probe, ".grpc")],
         Refused(PROBE_GRACE) => [concat!($in, $probe, ".terminationGracePeriodSeconds")],)*
     ] };
