@@ -19,6 +19,7 @@
 
 pub mod chain_name;
 pub mod rule;
+mod rule_text;
 pub mod ruleset;
 pub mod service_port;
 pub mod subnet;

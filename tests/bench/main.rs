@@ -4,13 +4,18 @@
 mod replica_set;
 mod report;
 mod scheduler;
+mod services;
 mod store;
 
 use report::Report;
 
 /// Name, and what measures it.
-const BENCHES: &[(&str, fn(&mut Report))] =
-    &[("replica_set", replica_set::run), ("scheduler", scheduler::run), ("store", store::run)];
+const BENCHES: &[(&str, fn(&mut Report))] = &[
+    ("replica_set", replica_set::run),
+    ("scheduler", scheduler::run),
+    ("services", services::run),
+    ("store", store::run),
+];
 
 fn main() {
     // Cargo adds `--bench`; whatever is no option is a filter.

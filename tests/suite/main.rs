@@ -7,6 +7,7 @@ mod api_http;
 #[path = "sim/fake_runtime.rs"]
 mod fake_runtime;
 mod garbage;
+mod network_loop;
 mod node;
 mod node_lifecycle;
 mod proxy;
