@@ -165,12 +165,12 @@ async fn serve(
     let listener = server::bind(config.listen, Surface::Everything).await?;
     info!(address = %config.listen, "serving the API and the dashboard");
     let limits = Limits::new(Surface::Everything);
-    tasks.spawn("listener", server::serve(listener, router, limits, tasks.stop().clone()));
+    tasks.spawn("listener", server::serve(listener, router, limits, tasks.clone()));
     if let Some(address) = config.webhook_listen {
         let listener = server::bind(address, Surface::WebhookOnly).await?;
         info!(%address, "serving webhooks alone");
         let (router, limits) = (api.webhook_router(), Limits::new(Surface::WebhookOnly));
-        tasks.spawn("webhooks", server::serve(listener, router, limits, tasks.stop().clone()));
+        tasks.spawn("webhooks", server::serve(listener, router, limits, tasks.clone()));
     }
     Ok(())
 }

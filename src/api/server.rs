@@ -15,12 +15,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::api::reply::error_reply;
 use crate::object::{ApiError, Reason};
+use crate::task::Tasks;
 
 /// What a listener is for decides who may reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +85,9 @@ pub async fn bind(address: SocketAddr, surface: Surface) -> Result<TcpListener, 
     TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
 }
 
-/// Serves until the stop signal, then lets running answers end.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
+/// Serves until the stop signal, then lets running answers end. Each connection is a task.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks: Tasks) {
+    let stop = tasks.stop().clone();
     let slots = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     loop {
@@ -112,7 +113,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
             }
         };
         let connection = graceful.watch(connection(stream, router.clone(), &limits));
-        tokio::spawn(async move {
+        tasks.spawn_short("connection", async move {
             if let Err(failure) = connection.await {
                 debug!(%failure, "connection ended early");
             }

@@ -616,8 +616,9 @@ async fn the_listener_bounds_what_a_stranger_costs() {
     let stop = fixture.tasks.stop().clone();
     let listener = bind("127.0.0.1:0".parse().unwrap(), Surface::Everything).await.expect("binds");
     let address = listener.local_addr().expect("an address");
-    let limits = Limits { header_time: Duration::from_millis(300), ..Limits::new(Surface::Everything) };
-    let server = tokio::spawn(serve(listener, fixture.api.router(), limits, stop.clone()));
+    let limits =
+        Limits { header_time: Duration::from_millis(300), ..Limits::new(Surface::Everything) };
+    let server = tokio::spawn(serve(listener, fixture.api.router(), limits, fixture.tasks.clone()));
     let asking =
         |host: &str| format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     assert!(raw(address, asking("127.0.0.1:7440").as_bytes()).await.starts_with("HTTP/1.1 200"));
