@@ -95,7 +95,7 @@ pub async fn run(config: Config) -> Result<()> {
         }
     }
     let beat = api.beats().beat();
-    for name in ["sync", "node pods", "node engine", "network", "scheduler"] {
+    for name in ["sync", "node heartbeat", "network", "scheduler"] {
         api.beats().expect(name, LOOP_PATIENCE);
     }
     serve(&config, &api, &store, clock, &tasks).await?;

@@ -13,6 +13,7 @@ pub mod host_commands;
 pub mod metrics;
 pub mod offline;
 pub mod offline_commands;
+pub mod offline_report;
 pub mod task;
 pub mod telemetry;
 

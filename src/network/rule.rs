@@ -8,7 +8,7 @@
 //! interfaces and protocol in front. Rules have no comments: no text of a user's reaches the kernel.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;

@@ -90,7 +90,7 @@ pub fn decide(
     let policy = pull_policy(container);
     let present = matches!(state.present, Some(Some(_)));
     let fresh = state.pulled_at.is_some_and(|at| at >= needed_since);
-    if (present && policy != "Always") || (present && fresh) {
+    if present && (policy != "Always" || fresh) {
         return ImageDecision::Ready;
     }
     if policy == "Never" {

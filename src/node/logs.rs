@@ -1,6 +1,6 @@
 //! `kubectl logs`: finds the instance that is meant and passes the engine's stream on.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;

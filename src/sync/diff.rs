@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn only_our_incarnation_is_removed() {
-        let cases: [(&str, fn(&mut Observed)); 4] = [
+        type Case = (&'static str, fn(&mut Observed));
+        let cases: [Case; 4] = [
             ("another object has its name now", |observed| {
                 live_mut(observed, "b").uid = "other".into();
             }),

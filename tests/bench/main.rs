@@ -6,15 +6,20 @@ mod report;
 mod scheduler;
 mod services;
 mod store;
+mod table;
+mod whole_path;
 
 use report::Report;
 
 /// Name, and what measures it.
-const BENCHES: &[(&str, fn(&mut Report))] = &[
+type Bench = (&'static str, fn(&mut Report));
+
+const BENCHES: &[Bench] = &[
     ("replica_set", replica_set::run),
     ("scheduler", scheduler::run),
     ("services", services::run),
     ("store", store::run),
+    ("whole_path", |_| whole_path::run()),
 ];
 
 fn main() {

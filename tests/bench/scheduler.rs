@@ -150,7 +150,7 @@ async fn durable(report: &mut Report) {
     tasks.stop().cancel();
     drop((tasks, api, admin));
     done.wait().await;
-    store.close();
+    store.close().await;
 }
 
 async fn all_bound(changes: impl Stream<Item = Change<Pod>>) {

@@ -39,13 +39,25 @@ impl Table {
     /// Prints the table; ratios are of medians, to the first contender.
     pub fn print(&mut self) {
         println!("\n{}", self.title);
-        println!("    {:<50} {:>10} {:>10} {:>7} {:>4}", "", format!("median {}", self.unit), format!("p99 {}", self.unit), "ratio", "n");
+        println!(
+            "    {:<50} {:>10} {:>10} {:>7} {:>4}",
+            "",
+            format!("median {}", self.unit),
+            format!("p99 {}", self.unit),
+            "ratio",
+            "n"
+        );
         let mut first = None;
         for (name, samples) in &mut self.rows {
             samples.sort_by(f64::total_cmp);
             let median = percentile(samples, 0.5);
             let first = *first.get_or_insert(median);
-            println!("    {name:<50} {median:>10.1} {:>10.1} {:>7.2} {:>4}", percentile(samples, 0.99), median / first, samples.len());
+            println!(
+                "    {name:<50} {median:>10.1} {:>10.1} {:>7.2} {:>4}",
+                percentile(samples, 0.99),
+                median / first,
+                samples.len()
+            );
         }
     }
 }

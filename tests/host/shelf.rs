@@ -14,8 +14,11 @@ use tokio::sync::broadcast;
 #[derive(Clone)]
 pub struct Shelf(Arc<Inner>);
 
+/// The last revision, and every object.
+type Shelved = (u64, BTreeMap<(Kind, Key), Value>);
+
 struct Inner {
-    objects: Mutex<(u64, BTreeMap<(Kind, Key), Value>)>,
+    objects: Mutex<Shelved>,
     changed: broadcast::Sender<(Kind, Value, bool)>,
     pub notes: Mutex<Vec<Note>>,
 }

@@ -1,7 +1,8 @@
 //! What people and attackers commit, through `validate`: the sync's own code with the real admission
 //! behind it. Every row is refused with file, line and field, or taken with a stated meaning.
 
-use ballast::offline::{Report, Wanted, plan_against, validate};
+use ballast::offline::{Wanted, plan_against, validate};
+use ballast::offline_report::Report;
 
 const POD: &str = "apiVersion: v1
 kind: Pod
