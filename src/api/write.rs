@@ -112,6 +112,9 @@ impl<S: Store> Api<S> {
         dry_run: bool,
     ) -> Result<Arc<K>, ApiError> {
         who.may(Verb::Update, K::OBJECT_KIND, part, &object.key())?;
+        if K::OBJECT_KIND == Kind::Secret && !who.sees_secrets() {
+            return Err(hidden_values(who, &object.key()));
+        }
         self.change(who, part, &object.key(), dry_run, |_, _| Ok(object.clone())).await
     }
 
@@ -127,6 +130,9 @@ impl<S: Store> Api<S> {
         dry_run: bool,
     ) -> Result<(Arc<K>, Vec<String>), ApiError> {
         who.may(Verb::Patch, K::OBJECT_KIND, part, key)?;
+        if K::OBJECT_KIND == Kind::Secret && !who.sees_secrets() && !only_metadata(wanted) {
+            return Err(hidden_values(who, key));
+        }
         let warnings = Mutex::new(Vec::new());
         let object = self
             .change(who, part, key, dry_run, |record, _old: &Arc<K>| {
@@ -378,6 +384,24 @@ impl<S: Store> Api<S> {
     pub(crate) fn now(&self) -> jiff::Timestamp {
         self.options().clock.now()
     }
+}
+
+/// Who sees hashes would store them with an update, and could copy or test a value with a JSON
+/// patch: such an identity changes a Secret's metadata alone, by a merge.
+fn only_metadata(patch: &Patch) -> bool {
+    let Patch::Merge(Value::Object(fields)) = patch else { return false };
+    fields.keys().all(|field| matches!(field.as_str(), "metadata" | "kind" | "apiVersion"))
+}
+
+fn hidden_values(who: &Identity, key: &Key) -> ApiError {
+    ApiError::new(
+        Reason::Forbidden,
+        format!(
+            "secrets \"{}\" is forbidden: {} does not see its values and changes its metadata only, by a merge patch",
+            key.name,
+            who.name()
+        ),
+    )
 }
 
 fn namespace_finalizers<K: Object>(object: &K) -> Option<Vec<String>> {

@@ -349,13 +349,26 @@ async fn no_reply_of_any_form_has_a_secrets_value() {
         json!([{"op": "copy", "from": "/data/password", "path": "/metadata/labels"}]),
         json!([{"op": "copy", "from": "/data/password", "path": "/type"}]),
         json!([{"op": "test", "path": "/data/password", "value": "aHVudGVyMi12YWx1ZQ=="}]),
+        json!([{"op": "copy", "from": "/data/password", "path": "/metadata/annotations/x"}]),
         json!([{"op": "add", "path": "/data/more", "value": "eA=="}]),
     ] {
         let kind = ("content-type", "application/json-patch+json");
         let path = format!("{one}?dryRun=All");
         let answer = ask(&controllers, Method::PATCH, &path, &[kind], patch.to_string()).await;
+        assert_eq!(answer.code, StatusCode::FORBIDDEN, "{patch}");
         replies.push((patch.to_string(), answer.body));
     }
+    let merge = ("content-type", "application/merge-patch+json");
+    let owners = json!({"metadata": {"ownerReferences": null, "labels": {"a": "b"}}}).to_string();
+    let answer = ask(&controllers, Method::PATCH, one, &[merge], owners).await;
+    assert_eq!(answer.code, StatusCode::OK, "metadata is theirs to change");
+    replies.push(("metadata".to_owned(), answer.body));
+    let held = fixture.admin().get::<Secret>(&Key::new("default", "s")).await.expect("there");
+    assert_eq!(
+        held.data.as_ref().expect("values")["password"].0,
+        b"hunter2-value",
+        "nothing was overwritten"
+    );
     for (what, body) in &replies {
         let text = String::from_utf8_lossy(body);
         assert!(
