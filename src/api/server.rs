@@ -167,6 +167,8 @@ fn is_local<B>(request: &Request<B>) -> bool {
 /// `localhost`, `*.localhost` (RFC 6761) or a loopback address, with or without a port.
 fn is_local_name(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
+        // A bare IPv6 address has colons and no port.
+        _ if host.parse::<IpAddr>().is_ok() => host,
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
