@@ -198,7 +198,7 @@ async fn an_engine_that_is_away_changes_no_status_and_is_told() {
         })
     };
     let begin = Instant::now();
-    while !unready(&*world.cluster.get::<Node>(&Key::cluster("n1")).await.expect("a node")) {
+    while !unready(&world.cluster.get::<Node>(&Key::cluster("n1")).await.expect("a node")) {
         assert!(begin.elapsed() < PATIENCE, "the node still says it is ready");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
