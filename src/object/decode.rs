@@ -28,31 +28,77 @@ pub struct Decoded<T> {
     pub unknown: Vec<String>,
 }
 
+/// Values of wrong type that are looked for in one document before the rest is left unsaid.
+const MOST_FAULTS: usize = 32;
+
 /// # Errors
-/// The first value that cannot be its field's type, after the unknown fields before it.
+/// Every unknown field, then every value that cannot be its field's type: a value that cannot be is
+/// taken out and the document read again, so that one mistake does not hide the others.
 pub fn decode<T: DeserializeOwned>(value: &Value) -> Result<Decoded<T>, Vec<DecodeFault>> {
+    let (mut path, message, mut unknown) = match attempt::<T>(value) {
+        Ok(decoded) => return Ok(decoded),
+        Err(refused) => refused,
+    };
+    let mut wrong = vec![(path.clone(), message)];
+    let mut rest = value.clone();
+    while wrong.len() < MOST_FAULTS && take_out(&mut rest, &path) {
+        match attempt::<T>(&rest) {
+            Ok(decoded) => {
+                unknown = decoded.unknown;
+                break;
+            }
+            Err((next, _, _)) if wrong.iter().any(|(known, _)| *known == next) => break,
+            Err((next, message, seen)) => {
+                unknown = seen;
+                path.clone_from(&next);
+                wrong.push((next, message));
+            }
+        }
+    }
+    let unknown =
+        unknown.into_iter().map(|path| DecodeFault { path, what: DecodeFaultKind::UnknownField });
+    let wrong = wrong
+        .into_iter()
+        .map(|(path, message)| DecodeFault { path, what: DecodeFaultKind::WrongType(message) });
+    Err(unknown.chain(wrong).collect())
+}
+
+/// Where the first value of wrong type is, what serde says of it, and the unknown fields before it.
+type Refused = (String, String, Vec<String>);
+
+fn attempt<T: DeserializeOwned>(value: &Value) -> Result<Decoded<T>, Refused> {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-    let result = serde_ignored::deserialize(tracked, |path| {
-        // Our own kinds carry `kind` as serde's tag, which reads it and still reports it as ignored.
-        let path = plain_path(&path.to_string());
-        if path != "kind" {
-            unknown.push(path);
-        }
-    });
+    let result =
+        serde_ignored::deserialize(tracked, |path| unknown.push(plain_path(&path.to_string())));
     match result {
         Ok(object) => Ok(Decoded { object, unknown }),
-        Err(error) => {
-            let path = plain_path(&track.path().to_string());
-            let mut faults: Vec<DecodeFault> = unknown
-                .into_iter()
-                .map(|path| DecodeFault { path, what: DecodeFaultKind::UnknownField })
-                .collect();
-            faults.push(DecodeFault { path, what: DecodeFaultKind::WrongType(error.to_string()) });
-            Err(faults)
-        }
+        Err(error) => Err((plain_path(&track.path().to_string()), error.to_string(), unknown)),
     }
+}
+
+/// Removes the field at a plain path, or empties the list's element there. `false` when there is
+/// nothing at that path: the document itself is of the wrong type.
+fn take_out(value: &mut Value, path: &str) -> bool {
+    let split = path.rfind(['.', '[']);
+    let (parent, last) = split.map_or(("", path), |at| path.split_at(at));
+    let Some(parent) = value.pointer_mut(&pointer(parent)) else { return false };
+    let key = last.trim_matches(['.', '[', ']']);
+    match parent {
+        Value::Object(fields) => fields.remove(key).is_some(),
+        Value::Array(items) => {
+            let item = key.parse::<usize>().ok().and_then(|index| items.get_mut(index));
+            item.map(|item| *item = Value::Object(serde_json::Map::new())).is_some()
+        }
+        _ => false,
+    }
+}
+
+/// `a[0].b` as RFC 6901 writes it.
+fn pointer(path: &str) -> String {
+    let words = path.split(['.', '[', ']']).filter(|word| !word.is_empty());
+    words.map(|word| format!("/{word}")).collect()
 }
 
 /// Both crates' paths (`a.?.0.b`, `a[0].b`) as Kubernetes writes them: `a[0].b`.
@@ -96,5 +142,23 @@ mod tests {
             json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": true}});
         let faults = decode::<Deployment>(&document).expect_err("a boolean is no count");
         assert_eq!(faults[0].path, "spec.replicas");
+    }
+
+    #[test]
+    fn one_wrong_type_does_not_hide_the_others() {
+        let document = json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replicas": "three", "selector": {},
+            "template": {"spec": {"containers": [{"name": 1, "imagee": "b"}, "x"]}}}});
+        let faults = decode::<Deployment>(&document).expect_err("two are wrong");
+        let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
+        let container = "spec.template.spec.containers[0]";
+        assert_eq!(
+            paths,
+            [
+                format!("{container}.imagee").as_str(),
+                "spec.replicas",
+                format!("{container}.name").as_str(),
+                "spec.template.spec.containers[1]"
+            ]
+        );
     }
 }
