@@ -42,6 +42,7 @@ cleanup() {
   if [ -n "$daemon" ]; then kill "$daemon" 2>/dev/null || true; wait "$daemon" 2>/dev/null || true; fi
   if engine version >/dev/null 2>&1; then
     "$ballast" reset --installation "$installation" --data-dir "$work/data" --yes >"$work/reset.log" 2>&1 || { cat "$work/reset.log"; code=1; }
+    [ -n "${pause-x}" ] || engine images -q ballast/pause | xargs -r docker rmi -f >/dev/null 2>&1 || true
     for image in "${images[@]:-}"; do [ -z "$image" ] || engine rmi -f "$image" >/dev/null 2>&1 || true; done
   fi
   if [ -n "$dockerd" ]; then kill "$dockerd" 2>/dev/null || true; wait "$dockerd" 2>/dev/null || true; fi
@@ -86,6 +87,7 @@ images=()
 for tag in web:v1 web:v2 web:v3 client:v1; do
   engine image inspect "ballast.example/$tag" >/dev/null 2>&1 || images+=("ballast.example/$tag")
 done
+pause=$(engine images -q ballast/pause)
 examples/images.sh "$PWD/target/host-images"
 engine load -q -i target/host-images/images.tar >/dev/null
 good "web v1, v2, v3 and a client, built here from examples/: no registry is needed"
@@ -129,15 +131,18 @@ load_new='' load_keep=''
 
 step "A killed container comes back, and is on record"
 wait_until 60 "converged" converged || bad "not converged after the rollout"
-victim=$(engine ps -q --filter "label=ballast.dev/installation=$installation" --filter "label=ballast.dev/kind=container" | head -1)
+running() { engine ps -q --filter "label=ballast.dev/installation=$installation" --filter "label=ballast.dev/kind=container"; }
+before=$(running | wc -l)
+victim=$(running | head -1)
 say "\$ docker kill ${victim:0:12}"
 engine kill "$victim" >/dev/null
 recorded() { curl -s "$server/api/v1/drift" | grep -q "$1"; }
 wait_until 30 "the drift is on record" recorded '"container"' || bad "no drift was recorded"
-wait_until 60 "the world matches again" converged && good "healed" || bad "not healed"
+all_run() { [ "$(running | wc -l)" = "$before" ] && ! running | grep -q "$victim"; }
+wait_until 60 "all $before containers run again" all_run && good "healed" || bad "not healed"
 
 step "Flushed rules come back, and are on record"
-mapfile -t chains < <(iptables-save -t nat | sed -n "s/^:\(BALLAST-$installation-[^ ]*\).*/\1/p")
+mapfile -t chains < <(iptables-save -t nat 2>/dev/null | sed -n "s/^:\(BALLAST-$installation-[^ ]*\).*/\1/p")
 say "\$ iptables -t nat -F  # only the tour's own ${#chains[@]} chains"
 for chain in "${chains[@]}"; do iptables -w -t nat -F "$chain"; done
 wait_until 30 "the drift is on record" recorded '"network"' || bad "no drift was recorded"

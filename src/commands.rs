@@ -186,8 +186,12 @@ pub fn drift_text(drifts: &[Arc<Drift>], now: Timestamp) -> String {
         let origin = spec.origin.as_ref().map_or_else(String::new, |origin| {
             format!("   ({}:{}@{:.7})", origin.file, origin.line, origin.commit)
         });
-        let _ = writeln!(text, "  wanted  {}{origin}", spec.wanted.as_deref().unwrap_or("nothing"));
-        let _ = writeln!(text, "  actual  {}", spec.actual.as_deref().unwrap_or("nothing"));
+        // Several rules of one chain stand one below the other.
+        let value = |text: &Option<String>| {
+            text.as_deref().unwrap_or("nothing").replace('\n', "\n          ")
+        };
+        let _ = writeln!(text, "  wanted  {}{origin}", value(&spec.wanted));
+        let _ = writeln!(text, "  actual  {}", value(&spec.actual));
         if let Some(cause) = &status.cause {
             let _ = writeln!(text, "  cause   {cause}");
         }
