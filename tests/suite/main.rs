@@ -4,8 +4,6 @@ mod admission;
 mod api;
 mod api_golden;
 mod api_http;
-#[path = "sim/fake_runtime.rs"]
-mod fake_runtime;
 mod garbage;
 mod network_loop;
 mod node;
@@ -14,6 +12,7 @@ mod proxy;
 mod reconcile;
 mod repository;
 mod scheduler;
+mod sim;
 mod store;
 mod supported;
 mod sync;

@@ -16,7 +16,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
 use serde_json::{Value, json};
 
-use crate::fake_runtime::FakeRuntime;
+use crate::sim::fake_runtime::FakeRuntime;
 
 /// Longer than anything here takes: a condition that never comes fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(60);

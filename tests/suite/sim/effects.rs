@@ -46,7 +46,8 @@ impl Effects {
     /// after the last.
     pub fn with_faults(self, seed: u64, one_in: u32, most: u32) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        *self.0.faults.lock().expect("no panic inside") = Some(Faults { random, one_in, left: most });
+        *self.0.faults.lock().expect("no panic inside") =
+            Some(Faults { random, one_in, left: most });
         self
     }
 
@@ -71,14 +72,18 @@ impl Effects {
     /// Whether this call is to fail.
     pub fn fails(&self) -> bool {
         let mut faults = self.0.faults.lock().expect("no panic inside");
-        let Some(faults) = faults.as_mut().filter(|faults| faults.left > 0 && faults.one_in > 0) else { return false };
+        let Some(faults) = faults.as_mut().filter(|faults| faults.left > 0 && faults.one_in > 0)
+        else {
+            return false;
+        };
         let fails = faults.random.random_range(0..faults.one_in) == 0;
         faults.left -= u32::from(fails);
         fails
     }
 
-    pub fn crashed(&self) -> CancellationToken {
-        self.0.crashed.clone()
+    /// Resolves when the fatal effect has happened. Cancel safe.
+    pub async fn crash(&self) {
+        self.0.crashed.cancelled().await;
     }
 
     pub fn count(&self) -> u64 {

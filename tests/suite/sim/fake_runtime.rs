@@ -19,6 +19,7 @@ use ballast::node::runtime::{
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 /// Events kept for a slow listener; one that is slower still is cut off, as the engine does it.
@@ -29,7 +30,8 @@ const EVENTS: usize = 4096;
 pub struct FakeRuntime(Arc<Inner>);
 
 struct Inner {
-    clock: Clock,
+    /// Another one in each of the daemon's lives.
+    clock: Mutex<Clock>,
     state: Mutex<State>,
     events: broadcast::Sender<(String, RuntimeEvent)>,
 }
@@ -45,12 +47,14 @@ struct State {
     away: bool,
     /// Every container that was ever started, by engine name: one twice is a duplicate.
     started: Vec<String>,
+    /// What must never be: two containers at once that stand for the same one of a pod.
+    doubles: Vec<String>,
 }
 
 impl FakeRuntime {
     pub fn new(clock: Clock) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
-        Self(Arc::new(Inner { clock, state: Mutex::default(), events }))
+        Self(Arc::new(Inner { clock: Mutex::new(clock), state: Mutex::default(), events }))
     }
 
     /// An image that is there without a pull.
@@ -91,6 +95,20 @@ impl FakeRuntime {
         self.exit(&mut state, id, exit_code);
     }
 
+    /// Every start beside a running container of the same pod and name.
+    pub fn doubles(&self) -> Vec<String> {
+        self.state().doubles.clone()
+    }
+
+    /// The engine outlives a simulated daemon; its time is the present life's.
+    pub fn set_clock(&self, clock: Clock) {
+        *self.0.clock.lock().expect("no panic inside") = clock;
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.clock.lock().expect("no panic inside").now()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no panic inside")
     }
@@ -109,14 +127,14 @@ impl FakeRuntime {
             container_id: instance.id.clone(),
             pod_uid: instance.identity.pod_uid.clone(),
             action,
-            at: self.0.clock.now(),
+            at: self.now(),
         };
         let _ = self.0.events.send((instance.identity.installation.clone(), event));
     }
 
     /// Ends a running container.
     fn exit(&self, state: &mut State, id: &str, exit_code: i32) {
-        let now = self.0.clock.now();
+        let now = self.now();
         let Some(instance) = state.containers.get_mut(id).filter(|i| i.is_running()) else {
             return;
         };
@@ -208,7 +226,7 @@ impl Runtime for FakeRuntime {
             exit_code: 0,
             oom_killed: false,
             error: String::new(),
-            created_at: self.0.clock.now(),
+            created_at: self.now(),
             started_at: None,
             finished_at: None,
             ip: None,
@@ -247,7 +265,16 @@ impl Runtime for FakeRuntime {
             }
             _ => None,
         };
-        let now = self.0.clock.now();
+        let now = self.now();
+        let twin = state.containers.values().find(|other| {
+            other.is_running()
+                && other.identity.pod_uid == instance.identity.pod_uid
+                && other.identity.container == instance.identity.container
+        });
+        if let Some(twin) = twin {
+            let double = format!("{} started beside {}", instance.name, twin.name);
+            state.doubles.push(double);
+        }
         state.started.push(instance.name.clone());
         let instance = state.containers.get_mut(id).expect("it was there above");
         instance.life = Life::Running;
@@ -329,7 +356,7 @@ impl Runtime for FakeRuntime {
     async fn events(
         &self,
         installation: &str,
-        _since: jiff::Timestamp,
+        _since: Timestamp,
     ) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
         drop(self.answer()?);
         let begin = (self.clone(), self.0.events.subscribe(), installation.to_owned());

@@ -2,8 +2,7 @@
 
 use std::future::Future;
 
-use ballast::network::kernel::{BridgeFacts, Flow, JumpStep, Kernel, KernelError};
-use ballast::network::tables::{Table, Tables};
+use ballast::network::kernel::{BridgeFacts, Flow, JumpStep, Kernel, KernelError, Table, Tables};
 
 use super::effects::Effects;
 
@@ -18,7 +17,11 @@ impl<K: Kernel> FaultyKernel<K> {
         Self { kernel, effects }
     }
 
-    async fn change<T>(&self, what: String, call: impl Future<Output = Result<T, KernelError>>) -> Result<T, KernelError> {
+    async fn change<T>(
+        &self,
+        what: String,
+        call: impl Future<Output = Result<T, KernelError>>,
+    ) -> Result<T, KernelError> {
         self.effects.alive().await;
         if self.effects.fails() {
             return Err(injected());
@@ -28,14 +31,20 @@ impl<K: Kernel> FaultyKernel<K> {
         Ok(answer)
     }
 
-    async fn read<T>(&self, call: impl Future<Output = Result<T, KernelError>>) -> Result<T, KernelError> {
+    async fn read<T>(
+        &self,
+        call: impl Future<Output = Result<T, KernelError>>,
+    ) -> Result<T, KernelError> {
         self.effects.alive().await;
         if self.effects.fails() { Err(injected()) } else { call.await }
     }
 }
 
 fn injected() -> KernelError {
-    KernelError::Failed { program: "iptables".into(), message: "injected: another program holds the lock".into() }
+    KernelError::Failed {
+        program: "iptables".into(),
+        message: "injected: another program holds the lock".into(),
+    }
 }
 
 impl<K: Kernel> Kernel for FaultyKernel<K> {
@@ -56,7 +65,8 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
     }
 
     async fn restore(&self, text: &str) -> Result<(), KernelError> {
-        self.change(format!("restore {} lines", text.lines().count()), self.kernel.restore(text)).await
+        self.change(format!("restore {} lines", text.lines().count()), self.kernel.restore(text))
+            .await
     }
 
     async fn jump(&self, step: &JumpStep) -> Result<(), KernelError> {

@@ -28,7 +28,11 @@ impl<R: Runtime> FaultyRuntime<R> {
 
     /// A call that changes the engine: it may fail before it does anything, and the daemon may die
     /// right after it.
-    async fn change<T>(&self, what: String, call: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, RuntimeError> {
+    async fn change<T>(
+        &self,
+        what: String,
+        call: impl Future<Output = Result<T, RuntimeError>>,
+    ) -> Result<T, RuntimeError> {
         self.effects.alive().await;
         if self.effects.fails() {
             return Err(RuntimeError::Unreachable(format!("injected before {what}")));
@@ -38,7 +42,10 @@ impl<R: Runtime> FaultyRuntime<R> {
         Ok(answer)
     }
 
-    async fn read<T>(&self, call: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, RuntimeError> {
+    async fn read<T>(
+        &self,
+        call: impl Future<Output = Result<T, RuntimeError>>,
+    ) -> Result<T, RuntimeError> {
         self.effects.alive().await;
         if self.effects.fails() {
             return Err(RuntimeError::Unreachable("injected".to_owned()));
@@ -100,27 +107,42 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         self.change("load".to_owned(), self.runtime.load(archive)).await
     }
 
-    async fn logs(&self, id: &str, options: &LogOptions) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError> {
+    async fn logs(
+        &self,
+        id: &str,
+        options: &LogOptions,
+    ) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError> {
         self.read(self.runtime.logs(id, options)).await
     }
 
-    async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<ExecOutcome, RuntimeError> {
+    async fn exec(
+        &self,
+        id: &str,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<ExecOutcome, RuntimeError> {
         self.read(self.runtime.exec(id, command, limit)).await
     }
 
-    async fn events(&self, installation: &str, since: jiff::Timestamp) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
+    async fn events(
+        &self,
+        installation: &str,
+        since: jiff::Timestamp,
+    ) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
         let effects = self.effects.clone();
         let events = self.read(self.runtime.events(installation, since)).await?;
         // Dropped, twice, or after a second: a fault each.
         let bent = events.flat_map(move |event| {
             let (drop, double, late) = (effects.fails(), effects.fails(), effects.fails());
             let copies = if drop { 0 } else { 1 + usize::from(double) };
-            futures::stream::iter(vec![event.ok(); copies].into_iter().flatten().map(Ok)).then(move |event| async move {
-                if late {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                event
-            })
+            futures::stream::iter(vec![event.ok(); copies].into_iter().flatten().map(Ok)).then(
+                move |event| async move {
+                    if late {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    event
+                },
+            )
         });
         Ok(bent.boxed())
     }

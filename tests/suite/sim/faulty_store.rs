@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use ballast::object::{Key, Kind};
-use ballast::store::{ListPage, ListRequest, Record, Store, StoreError, Transaction, WatchItem, Write};
+use ballast::store::{
+    ListPage, ListRequest, Record, Store, StoreError, Transaction, WatchItem, Write,
+};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -34,7 +36,9 @@ fn describe(transaction: &Transaction) -> String {
 /// Events and leases go on for ever and decide nothing: they are not points to crash at.
 fn counts(transaction: &Transaction) -> bool {
     transaction.writes.iter().any(|write| match write {
-        Write::Put { kind, .. } | Write::Delete { kind, .. } => !matches!(kind, Kind::Event | Kind::Lease),
+        Write::Put { kind, .. } | Write::Delete { kind, .. } => {
+            !matches!(kind, Kind::Event | Kind::Lease)
+        }
         Write::Check { .. } => false,
     })
 }
@@ -52,7 +56,11 @@ impl<S: Store> Store for FaultyStore<S> {
         self.store.list(kind, request)
     }
 
-    fn watch(&self, kind: Kind, from: Option<u64>) -> Result<BoxStream<'static, WatchItem>, StoreError> {
+    fn watch(
+        &self,
+        kind: Kind,
+        from: Option<u64>,
+    ) -> Result<BoxStream<'static, WatchItem>, StoreError> {
         let effects = self.effects.clone();
         let inner = self.store.watch(kind, from)?;
         // A dropped event is a Lost that ends the stream: the watcher lists again, late.

@@ -6,11 +6,18 @@
 //! effect for every n, and with random crashes and faults from many seeds: every step must end in
 //! the same state as the undisturbed one, nothing twice, nothing lost.
 
+// The world: what the daemon acts on, and what may go wrong with it.
+mod fake_kernel;
+pub mod fake_runtime;
+
 mod effects;
 mod faulty_kernel;
 mod faulty_runtime;
 mod faulty_store;
+
+// The daemon in it, and how its work is told from another's.
 mod life;
 mod scenario;
+mod state;
 
 mod crashes;

@@ -18,6 +18,9 @@ pub const STEPS: [Step; 4] = [Step::Deploy, Step::Scale, Step::Roll, Step::Delet
 const NAMESPACE: &str = "sim";
 
 impl Step {
+    /// Everything that a registry must have.
+    pub const IMAGES: [&str; 2] = ["app:v1", "app:v2"];
+
     fn replicas(self) -> Option<i32> {
         match self {
             Self::Deploy => Some(2),
@@ -32,14 +35,22 @@ impl Step {
 
     /// The objects of this commit, in the order a sync applies them.
     fn objects(self) -> Vec<(Kind, Key, Value)> {
-        let mut all = vec![(Kind::Namespace, Key::cluster(NAMESPACE), json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }))];
+        let mut all = vec![(
+            Kind::Namespace,
+            Key::cluster(NAMESPACE),
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }),
+        )];
         if let Some(replicas) = self.replicas() {
             all.push((Kind::ConfigMap, Key::new(NAMESPACE, "app"), json!({
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "app", "namespace": NAMESPACE }, "data": { "GREETING": "hello" } })));
             all.push((Kind::Service, Key::new(NAMESPACE, "app"), json!({
                 "apiVersion": "v1", "kind": "Service", "metadata": { "name": "app", "namespace": NAMESPACE },
                 "spec": { "clusterIP": "10.43.0.77", "selector": { "app": "app" }, "ports": [{ "port": 80, "targetPort": 8080 }] } })));
-            all.push((Kind::Deployment, Key::new(NAMESPACE, "app"), deployment(replicas, self.image())));
+            all.push((
+                Kind::Deployment,
+                Key::new(NAMESPACE, "app"),
+                deployment(replicas, self.image()),
+            ));
         }
         all
     }
@@ -48,14 +59,27 @@ impl Step {
     fn removed(self) -> Vec<(Kind, Key)> {
         let now = self.objects();
         let before = Step::Roll.objects();
-        before.into_iter().filter(|(kind, key, _)| !now.iter().any(|(other, at, _)| other == kind && at == key)).map(|(kind, key, _)| (kind, key)).collect()
+        before
+            .into_iter()
+            .filter(|(kind, key, _)| !now.iter().any(|(other, at, _)| other == kind && at == key))
+            .map(|(kind, key, _)| (kind, key))
+            .collect()
     }
 
     /// The commit as the sync would apply it; `uid_of` tells which removed objects are still there.
     pub fn commit(self, uid_of: impl Fn(Kind, &Key) -> Option<String>) -> ApplySet {
-        let mut writes: Vec<SetWrite> = self.objects().into_iter().map(|(kind, key, manifest)| SetWrite::Apply {
-            kind, key, manifest, previous_labels: Vec::new(), previous_annotations: Vec::new(), adopt: false,
-        }).collect();
+        let mut writes: Vec<SetWrite> = self
+            .objects()
+            .into_iter()
+            .map(|(kind, key, manifest)| SetWrite::Apply {
+                kind,
+                key,
+                manifest,
+                previous_labels: Vec::new(),
+                previous_annotations: Vec::new(),
+                adopt: false,
+            })
+            .collect();
         writes.extend(self.removed().into_iter().filter_map(|(kind, key)| {
             let uid = uid_of(kind, &key)?;
             Some(SetWrite::Delete { kind, key, uid })

@@ -1,0 +1,184 @@
+//! The reference run; the same with a crash after each of its effects; the same with a crash and
+//! faults by chance.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::effects::Effects;
+use super::life::{Life, World};
+use super::scenario::{STEPS, Step};
+use super::state::State;
+
+/// Longer than the daemon's slowest timer: what comes after a step has converged is seen too.
+const REFERENCE_QUIET: Duration = Duration::from_secs(70);
+/// Longer than the pauses inside a step.
+const QUIET: Duration = Duration::from_secs(3);
+/// Schedules of faults that are tried.
+const SEEDS: u64 = 500;
+/// Runs one seed alone, with its log.
+const SEED_VARIABLE: &str = "BALLAST_SIM_SEED";
+/// Two cores are what a host has at least.
+const THREADS: usize = 2;
+
+/// The undisturbed run.
+struct Reference {
+    /// The state at the end of each step.
+    states: Vec<State>,
+    effects: u64,
+    log: Vec<String>,
+}
+
+/// What a step must come to, whoever computes it.
+fn is_right(step: Step, state: &State) -> Result<(), String> {
+    let pods = step.expected_pods();
+    let image = step.expected_image();
+    let facts = [
+        ("pods", state.count("Pod sim/"), pods),
+        ("containers", state.count("container "), 2 * pods),
+        ("running", state.count_holding(&format!(": {image} Running")), pods),
+        ("rules to pods", state.count_holding("--to-destination POD"), pods),
+        ("differences", state.count("addresses differ"), 0),
+        ("deployments", state.count("Deployment "), usize::from(pods > 0)),
+        ("open drifts", state.count("Drift "), 0),
+    ];
+    let wrong = facts.iter().find(|(_, is, wanted)| is != wanted);
+    match wrong {
+        None => Ok(()),
+        Some((what, is, wanted)) => {
+            Err(format!("{step:?}: {what} are {is}, wanted {wanted}:\n{state}"))
+        }
+    }
+}
+
+fn reference() -> Reference {
+    let mut world = World::new(0);
+    let effects = Effects::new(u64::MAX);
+    let run = world.live(&effects, async |life: &Life| {
+        let mut states = Vec::new();
+        for step in STEPS {
+            life.commit(step).await?;
+            states.push(life.settled(REFERENCE_QUIET, |state| is_right(step, state)).await?);
+        }
+        Ok(states)
+    });
+    let states = match run {
+        Ok(states) => states.expect("it has no crash"),
+        Err(why) => panic!("{why}\n{}", effects.log().join("\n")),
+    };
+    assert_eq!(world.engine.doubles(), [""; 0]);
+    Reference { states, effects: effects.count(), log: effects.log() }
+}
+
+/// The scenario over two lives: the second begins where the first had its crash, at the commit that
+/// Git has then.
+fn disturbed(seed: u64, lives: [Effects; 2], reference: &Reference) -> Result<(), String> {
+    let mut world = World::new(seed);
+    let mut done = 0;
+    for (number, effects) in lives.iter().enumerate() {
+        let run = world.live(effects, async |life: &Life| {
+            while done < STEPS.len() {
+                let wanted = &reference.states[done];
+                life.commit(STEPS[done]).await?;
+                let is_it = |state: &State| match state.difference(wanted) {
+                    same if same.is_empty() => Ok(()),
+                    difference => Err(difference),
+                };
+                life.settled(QUIET, is_it)
+                    .await
+                    .map_err(|why| format!("{:?} in life {}:\n{why}", STEPS[done], number + 1))?;
+                done += 1;
+            }
+            Ok(())
+        });
+        let doubles = world.engine.doubles();
+        let outcome = match run {
+            Ok(_) if !doubles.is_empty() => Err(format!("two at once: {doubles:?}")),
+            other => other,
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(())) => return Ok(()),
+            Err(why) => {
+                let logs: Vec<String> = lives
+                    .iter()
+                    .enumerate()
+                    .map(|(life, effects)| {
+                        format!("life {}:\n{}", life + 1, effects.log().join("\n"))
+                    })
+                    .collect();
+                return Err(format!("{why}\n{}", logs.join("\n")));
+            }
+        }
+    }
+    Err("the second life has a crash too".to_owned())
+}
+
+/// Runs `one` for every number on two threads, and says what became of the first that fails.
+fn on_all(numbers: std::ops::RangeInclusive<u64>, one: impl Fn(u64) -> Result<(), String> + Sync) {
+    let next = AtomicU64::new(*numbers.start());
+    let failures = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if number > *numbers.end() {
+                        return;
+                    }
+                    if let Err(why) = one(number) {
+                        failures.lock().expect("no panic inside").push((number, why));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("no panic inside");
+    if let Some((number, why)) = failures.iter().min() {
+        let all: Vec<u64> = failures.iter().map(|(number, _)| *number).collect();
+        panic!("{} of them fail: {all:?}; number {number}: {why}", all.len());
+    }
+}
+
+#[test]
+fn the_reference_run_deploys_scales_rolls_and_deletes() {
+    let reference = reference();
+    assert!(reference.effects > 50, "too few to mean anything: {:?}", reference.log);
+    println!("{} effects", reference.effects);
+    let last = reference.states.last().expect("four steps");
+    assert_eq!(last.count("ReplicaSet "), 0, "{last}");
+    assert_eq!(last.count("EndpointSlice "), 0, "{last}");
+}
+
+#[test]
+fn a_crash_after_any_effect_changes_no_outcome() {
+    let reference = reference();
+    on_all(1..=reference.effects, |crash| {
+        let lives = [Effects::new(crash), Effects::new(u64::MAX)];
+        disturbed(0, lives, &reference)
+    });
+}
+
+/// One random crash, and faults in both lives.
+fn chance(seed: u64, reference: &Reference) -> Result<(), String> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let crash = random.random_range(1..=reference.effects);
+    let mut faults = |effects: Effects| {
+        let (one_in, most) = (random.random_range(5..=60), random.random_range(0..=15));
+        effects.with_faults(random.random(), one_in, most)
+    };
+    let lives = [faults(Effects::new(crash)), faults(Effects::new(u64::MAX))];
+    disturbed(seed, lives, reference)
+        .map_err(|why| format!("run it alone with {SEED_VARIABLE}={seed}\n{why}"))
+}
+
+#[test]
+fn faults_and_a_crash_by_chance_change_no_outcome() {
+    let reference = reference();
+    let asked = std::env::var(SEED_VARIABLE).ok();
+    let asked = asked.map(|text| text.parse().expect("a seed is a number"));
+    let seeds = asked.map_or(1..=SEEDS, |seed| seed..=seed);
+    on_all(seeds, |seed| chance(seed, &reference));
+}
