@@ -19,10 +19,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use crate::api::{Fixture, object};
-use fake_kernel::FakeKernel;
-
-#[path = "sim/fake_kernel.rs"]
-mod fake_kernel;
+use crate::sim::fake_kernel::FakeKernel;
 
 const ONE: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 4);
 const TWO: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 5);

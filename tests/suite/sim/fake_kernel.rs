@@ -14,6 +14,7 @@ pub struct FakeKernel(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     tables: Tables,
+    forgotten: Vec<Flow>,
 }
 
 const BUILT_IN: [(Table, &str); 7] = [
@@ -38,12 +39,24 @@ impl FakeKernel {
         );
         tables.chains.extend(docker.chains);
         tables.policies.extend(docker.policies);
-        Self(Arc::new(Mutex::new(State { tables })))
+        Self(Arc::new(Mutex::new(State { tables, forgotten: Vec::new() })))
     }
 
     /// What is in it, to walk packets through and to compare.
     pub fn tables(&self) -> Tables {
         self.0.lock().expect("no panic inside").tables.clone()
+    }
+
+    /// The flows that conntrack was told to forget, in order.
+    pub fn forgotten(&self) -> Vec<Flow> {
+        self.0.lock().expect("no panic inside").forgotten.clone()
+    }
+
+    /// `iptables -t TABLE -F`: somebody else empties every chain.
+    pub fn flush(&self, table: Table) {
+        let mut state = self.0.lock().expect("no panic inside");
+        let chains = state.tables.chains.iter_mut().filter(|(id, _)| id.table == table);
+        chains.for_each(|(_, rules)| *rules = Arc::default());
     }
 }
 
@@ -145,8 +158,8 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    async fn forget(&self, _flow: &Flow) -> Result<(), KernelError> {
-        // No packet is sent here, so there is no flow to forget.
+    async fn forget(&self, flow: &Flow) -> Result<(), KernelError> {
+        self.0.lock().expect("no panic inside").forgotten.push(*flow);
         Ok(())
     }
 }

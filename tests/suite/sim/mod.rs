@@ -7,7 +7,7 @@
 //! the same state as the undisturbed one, nothing twice, nothing lost.
 
 // The world: what the daemon acts on, and what may go wrong with it.
-mod fake_kernel;
+pub mod fake_kernel;
 pub mod fake_runtime;
 
 mod effects;
