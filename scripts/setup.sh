@@ -14,6 +14,7 @@ need docker "$(apt-cache show docker-cli >/dev/null 2>&1 && echo docker-cli || e
 need iptables iptables
 need ip iproute2
 need nsenter util-linux
+need sysctl procps
 need conntrack conntrack
 need kubectl kubernetes-client
 need curl curl
