@@ -193,7 +193,7 @@ pub fn plan(view: &View<'_>) -> PodPlan {
             }
         }
         Sandbox::New => members(view, spec, None, &mut plan),
-        Sandbox::Running(id) => members(view, spec, Some(&id), &mut plan),
+        Sandbox::There(id) => members(view, spec, Some(&id), &mut plan),
     }
     clean_up(view, running_sandbox(view.instances), &mut plan);
     plan
@@ -204,13 +204,14 @@ enum Sandbox {
     Wait,
     /// This plan makes it.
     New,
-    Running(String),
+    /// It runs, or this plan starts it: what was made in it before is still its own.
+    There(String),
 }
 
 fn sandbox(view: &View<'_>, plan: &mut PodPlan) -> Sandbox {
     let last = latest(view.instances, Role::Sandbox, "");
     if let Some(running) = last.filter(|sandbox| sandbox.is_running()) {
-        return Sandbox::Running(running.id.clone());
+        return Sandbox::There(running.id.clone());
     }
     let ended = last.filter(|sandbox| sandbox.ended().is_some());
     if view.memory.report_only && (ended.is_some() || has_run(view.pod)) {
@@ -240,6 +241,7 @@ fn sandbox(view: &View<'_>, plan: &mut PodPlan) -> Sandbox {
     match last.filter(|sandbox| sandbox.life == Life::Created && sandbox.error.is_empty()) {
         Some(created) => {
             plan.act(Step::StartSandbox { id: created.id.clone() }, "it was made, not started");
+            return Sandbox::There(created.id.clone());
         }
         None => {
             let attempt = last.map_or(0, |sandbox| sandbox.identity.attempt + 1);
@@ -662,6 +664,10 @@ pub(crate) mod tests {
             started_at: None,
             ..instance(&pod, Role::Container, "web", 0)
         };
+        let sandbox = Instance { life: Life::Created, ..instance(&pod, Role::Sandbox, "", 0) };
+        let plan = told(&pod, &[sandbox, member.clone()], &with_image(), 0);
+        assert!(!plan.contains("MakeMember"), "{plan}");
+        assert!(plan.contains("StartMember { container: \"web\", id: \"web-0\" }"), "{plan}");
         let instances = [instance(&pod, Role::Sandbox, "", 0), member];
         let plan = told(&pod, &instances, &with_image(), 0);
         assert!(plan.starts_with("StartMember { container: \"web\", id: \"web-0\" }"), "{plan}");
