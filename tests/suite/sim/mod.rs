@@ -5,6 +5,13 @@
 //! The reference run deploys, scales, rolls and deletes. It is repeated with a crash after the n-th
 //! effect for every n, and with random crashes and faults from many seeds: every step must end in
 //! the same state as the undisturbed one, nothing twice, nothing lost.
+//!
+//! A seed decides the crash, the schedule of faults, uids, names and the scheduler's draws. It does
+//! not decide which of several ready tasks tokio runs first, nor the order of std's hash maps: a
+//! failure that hangs on those may need its seed more than once to come back.
+//!
+//! Deliberately absent: Git (a commit is applied as the sync would), power failures (the store's own
+//! tests), probes, volumes and more than one node.
 
 // The world: what the daemon acts on, and what may go wrong with it.
 pub mod fake_kernel;
