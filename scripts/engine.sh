@@ -60,12 +60,14 @@ stop() {
     local ids; ids=$(timeout 10 docker -H "unix://$dir/docker.sock" ps -aq || true)
     [ -z "$ids" ] || timeout 60 xargs docker -H "unix://$dir/docker.sock" rm -f <<<"$ids" >/dev/null || true
   fi
-  local pid
-  for pid in dockerd containerd; do
-    [ -f "$dir/$pid.pid" ] || continue
-    kill "$(cat "$dir/$pid.pid")" 2>/dev/null || true
-    wait_for 15 sh -c "! kill -0 $(cat "$dir/$pid.pid") 2>/dev/null" || kill -9 "$(cat "$dir/$pid.pid")" 2>/dev/null || true
-    rm -f "$dir/$pid.pid"
+  local program pid
+  for program in dockerd containerd; do
+    # Read once: dockerd removes its own file when it ends.
+    pid=$(cat "$dir/$program.pid" 2>/dev/null || true)
+    [ -n "$pid" ] || continue
+    kill "$pid" 2>/dev/null || true
+    wait_for 15 sh -c "! kill -0 $pid 2>/dev/null" || kill -9 "$pid" 2>/dev/null || true
+    rm -f "$dir/$program.pid"
   done
   # What the engine mounted below its directory goes before the directory does.
   awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l 2>/dev/null || true

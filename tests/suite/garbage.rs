@@ -101,6 +101,8 @@ async fn a_foreground_deletion_ends_from_the_leaves() {
     let child = config(&admin, "default", "child", &[&owner]).await;
     config(&admin, "default", "grandchild", &[&child]).await;
     let mut changes = std::pin::pin!(admin.watch::<ConfigMap>(Scope::all()));
+    // A watch begins with its first item: a deletion before that is no change to it.
+    assert!(matches!(changes.next().await, Some(ballast::object::Change::Reset(_))));
     let tasks = start(&fixture);
     delete(&admin, &owner, Propagation::Foreground).await;
     let mut gone = Vec::new();
