@@ -73,6 +73,12 @@ async fn rows(dir: PathBuf) {
         .negotiate_version()
         .await
         .expect("the engine");
+    // Swarm asks the registry for the image although it is there: a resolver that cannot answer must
+    // say so at once, or every service waits 40 s for it.
+    let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    for server in resolvers.lines().filter_map(|line| line.strip_prefix("nameserver ")) {
+        let _ = Command::new("ip").args(["route", "add", "unreachable", server.trim()]).status();
+    }
     docker_cli(&socket, &["swarm", "init", "--advertise-addr", "127.0.0.1"]);
     let repo = dir.join("repo");
     std::fs::create_dir_all(&repo).expect("a folder");
@@ -122,7 +128,7 @@ impl Bench {
 
     /// (a) push to 1, 10 and 30 pods running.
     async fn push_rows(&self) {
-        for (pods, rounds) in [(1, 12), (10, 5), (30, 3)] {
+        for (pods, rounds) in [(1, 10), (10, 4), (30, 3)] {
             let mut table = Table::new(&format!("(a) push to {pods} pods running"), "ms");
             for round in 0..rounds {
                 table.add(
