@@ -1,7 +1,7 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`. Both install what they miss.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint suite host bench deny build
+.PHONY: help setup setup-test demo test lint suite host bench deny build
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -9,11 +9,14 @@ help: ## This list
 setup: ## Install what demo and test need (apt when root, else the line to run)
 	@scripts/setup.sh
 
+setup-test: # And what only the tests need
+	@scripts/setup.sh test
+
 demo: setup ## The tour on this host's Docker; ONCE=1 ends after it
 	@cargo build --bin ballast
 	@scripts/demo.sh
 
-test: setup lint suite host ## Everything: format, clippy, tidy, unit, property, in-process, simulation, host
+test: setup-test lint suite host ## Everything: format, clippy, tidy, unit, property, in-process, simulation, host
 
 lint:
 	cargo fmt --check
@@ -26,7 +29,7 @@ suite: ## The hermetic tests alone: no Docker, no root
 host: ## Real Docker, iptables and kubectl, in a network namespace of their own (root)
 	cargo test --test host -- --test-threads=1
 
-bench: setup ## Us and the peers, interleaved, in one run: make bench ONLY=store
+bench: setup ## Us and the peers, interleaved: make bench ONLY=store (or push, rollout, kill, footprint, deployments, services, scheduler, replica_set)
 	cargo bench --bench bench -- $(ONLY)
 
 deny: ## Licences, advisories, sources and banned crates (cargo install cargo-deny)

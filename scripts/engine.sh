@@ -5,12 +5,17 @@
 #   engine.sh start NAME DIR   start containerd and dockerd in the namespace NAME, state below DIR
 #   engine.sh stop NAME DIR    stop both, remove the namespace and DIR
 #
+# ENGINE_HOST=1 starts it in the present namespace, for the tour on a host without an engine: Docker's
+# own bridge and rules are then the host's, and stay for the caller to remove.
 # ENGINE_LIVE_RESTORE= (empty) leaves live-restore off, as Swarm demands. The socket is DIR/docker.sock. The namespace is joined with nsenter, not `ip netns exec`, which
 # would hide the cgroup mounts that runc needs. A veth pair `NAME-h` (host, 198.18.N.1) to `eth0`
 # (namespace, 198.18.N.2) gives the namespace a node address and a default route.
 set -euo pipefail
 action=$1 name=$2 dir=$3
-inside() { nsenter --net=/var/run/netns/"$name" "$@"; }
+enter=(nsenter --net=/var/run/netns/"$name")
+bridge=(--bip 172.30.0.1/24)
+[ -z "${ENGINE_HOST:-}" ] || enter=() bridge=()
+inside() { "${enter[@]}" "$@"; }
 
 # 198.18.0.0/15 is set aside for benchmarks by RFC 2544: no real network has it.
 subnet() { echo $(( $(cksum <<<"$name" | cut -d' ' -f1) % 250 + 1 )); }
@@ -25,6 +30,11 @@ wait_for() { # wait_for SECONDS COMMAND...
 
 start() {
   mkdir -p "$dir"
+  [ -n "${ENGINE_HOST:-}" ] || make_namespace
+  start_engine
+}
+
+make_namespace() {
   ip netns add "$name"
   local n; n=$(subnet)
   ip link add "${name:0:12}-h" type veth peer name eth0 netns "$name"
@@ -35,6 +45,9 @@ start() {
   inside ip link set eth0 up
   inside ip route add default via "198.18.$n.1"
   inside sysctl -qw net.ipv4.ip_forward=1
+}
+
+start_engine() {
   # A containerd of its own: the host's would start shims in the host's network namespace.
   cat > "$dir/containerd.toml" <<TOML
 version = 2
@@ -44,14 +57,17 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
   address = "$dir/containerd.sock"
 TOML
-  inside containerd --config "$dir/containerd.toml" >"$dir/containerd.log" 2>&1 < /dev/null &
+  # Not `inside`: of a function in the background $! is a shell in between, and containerd would
+  # outlive it. Locks of whoever starts an engine are not the engine's.
+  "${enter[@]}" containerd --config "$dir/containerd.toml" \
+    >"$dir/containerd.log" 2>&1 < /dev/null 5>&- 6>&- 7>&- 8>&- 9>&- &
   echo $! > "$dir/containerd.pid"
   wait_for 20 test -S "$dir/containerd.sock"
   echo "{}" > "$dir/daemon.json"
   inside dockerd --config-file "$dir/daemon.json" --data-root "$dir/docker" --exec-root "$dir/exec" -H "unix://$dir/docker.sock" \
     -p "$dir/dockerd.pid" --containerd "$dir/containerd.sock" --containerd-namespace "$name" \
-    --containerd-plugins-namespace "$name-plugins" ${ENGINE_LIVE_RESTORE---live-restore} --bip 172.30.0.1/24 \
-    ${ENGINE_FLAGS:-} >"$dir/dockerd.log" 2>&1 < /dev/null &
+    --containerd-plugins-namespace "$name-plugins" ${ENGINE_LIVE_RESTORE---live-restore} "${bridge[@]}" \
+    ${ENGINE_FLAGS:-} >"$dir/dockerd.log" 2>&1 < /dev/null 5>&- 6>&- 7>&- 8>&- 9>&- &
   wait_for 40 docker -H "unix://$dir/docker.sock" version
 }
 
@@ -71,8 +87,10 @@ stop() {
   done
   # What the engine mounted below its directory goes before the directory does.
   awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l 2>/dev/null || true
-  ip netns del "$name" 2>/dev/null || true
-  ip link del "${name:0:12}-h" 2>/dev/null || true
+  if [ -z "${ENGINE_HOST:-}" ]; then
+    ip netns del "$name" 2>/dev/null || true
+    ip link del "${name:0:12}-h" 2>/dev/null || true
+  fi
   rm -rf "$dir"
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building, the tour and the tests need and this machine misses, on Debian or Ubuntu:
-# through apt when root, else by printing the exact line. Starts dockerd if none runs.
+# Installs what building and the tour need and this machine misses, on Debian or Ubuntu: through apt
+# when root, else by printing the exact line. `setup.sh test` adds what only the tests need.
 set -euo pipefail
 
 missing=()
@@ -18,8 +18,21 @@ need sysctl procps
 need conntrack conntrack
 need kubectl kubernetes-client
 need curl curl
-[ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
 [ -e /usr/include/zlib.h ] || missing+=(zlib1g-dev)
+
+if [ "${1:-}" = test ]; then
+  need ssh openssh-client
+  PATH="$PATH:/usr/sbin:/sbin" need sshd openssh-server
+fi
+
+# The tests run an sshd of their own on loopback. The package would start one for everybody: a machine
+# that had no SSH server before must not have one afterwards.
+forbid_services() {
+  [ -e /usr/sbin/policy-rc.d ] && return
+  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+  chmod +x /usr/sbin/policy-rc.d
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+}
 
 if [ ${#missing[@]} -gt 0 ]; then
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
@@ -32,12 +45,19 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "setup: installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
+  case " ${missing[*]} " in *" openssh-server "*) forbid_services ;; esac
   # kubectl is there already where another package manager brought it: a missing package of that
   # name must not stop the rest.
   if ! apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
     echo "setup: apt could not install: ${missing[*]}" >&2
     exit 1
   fi
+  case " ${missing[*]} " in
+  *" openssh-server "*)
+    # Also not at the next boot. Where no systemd runs there is nothing to switch off.
+    systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true
+    ;;
+  esac
 fi
 
 command -v cargo >/dev/null 2>&1 || {

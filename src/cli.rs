@@ -32,6 +32,8 @@ pub enum Command {
     Validate {
         /// A file, a directory or a repository.
         path: PathBuf,
+        #[command(flatten)]
+        ranges: Ranges,
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
@@ -51,6 +53,8 @@ pub enum Command {
         /// Compare with an empty cluster instead of a running daemon.
         #[arg(long)]
         empty: bool,
+        #[command(flatten)]
+        ranges: Ranges,
         #[command(flatten)]
         server: Server,
         #[arg(long, value_enum, default_value_t)]
@@ -83,12 +87,17 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Remove everything that is Ballast's from Docker, iptables and disk, after showing it.
+    /// Remove an installation from Docker, iptables and disk, after showing what goes.
+    ///
+    /// Refuses while its daemon runs. A data directory goes only with the installation that is
+    /// written in it; without Docker the rules alone go.
     Reset {
-        #[arg(long, default_value = "default")]
-        installation: String,
-        #[arg(long, default_value = "/var/lib/ballast")]
-        data_dir: PathBuf,
+        /// Whose containers and rules [default: the one written in the data directory, else default]
+        #[arg(long)]
+        installation: Option<String>,
+        /// Its data directory [default: /var/lib/ballast]
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
         #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
         docker: String,
         /// Do it without asking.
@@ -111,6 +120,18 @@ pub struct Run {
     /// The folder of manifests inside the repository.
     #[arg(long)]
     pub path: Option<String>,
+    /// For https://: a file that holds the token, and nothing else.
+    #[arg(long, env = "BALLAST_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// For https://: authorities to trust besides the system's (PEM).
+    #[arg(long, env = "BALLAST_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// For ssh://: the private key, without a passphrase [default: what ssh chooses]
+    #[arg(long, env = "BALLAST_SSH_KEY_FILE")]
+    pub ssh_key_file: Option<PathBuf>,
+    /// For ssh://: the host keys to trust [default: ~/.ssh/known_hosts]
+    #[arg(long, env = "BALLAST_KNOWN_HOSTS_FILE")]
+    pub known_hosts_file: Option<PathBuf>,
     /// Where the store and the volumes live [default: /var/lib/ballast]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
@@ -126,7 +147,7 @@ pub struct Run {
     /// Tells this daemon's containers and rules from another's on the same host [default: default]
     #[arg(long)]
     pub installation: Option<String>,
-    /// This node's name [default: the host's name]
+    /// This node's name; kept in the data directory [default: the host's name at the first start]
     #[arg(long)]
     pub node_name: Option<String>,
     /// The Docker Engine [default: unix:///var/run/docker.sock]
@@ -138,6 +159,9 @@ pub struct Run {
     /// The Services' addresses [default: 10.43.0.0/16]
     #[arg(long)]
     pub service_cidr: Option<String>,
+    /// The ports that Services may open on every node [default: 30000-32767]
+    #[arg(long)]
+    pub node_ports: Option<String>,
     /// Which log lines: info, debug, ballast::node=debug … [default: info]
     #[arg(long)]
     pub log: Option<String>,
@@ -151,6 +175,20 @@ pub struct Server {
     /// The daemon's address.
     #[arg(long, default_value = "http://127.0.0.1:7440", env = "BALLAST_SERVER")]
     pub server: String,
+}
+
+/// Which addresses are right: a flag wins over the config file, the file over a daemon that is asked.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Ranges {
+    /// The daemon's config file: its serviceCidr and nodePorts are judged by.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// The Services' addresses [default: the running daemon's, else 10.43.0.0/16]
+    #[arg(long)]
+    pub service_cidr: Option<String>,
+    /// The ports that Services may open [default: the running daemon's, else 30000-32767]
+    #[arg(long)]
+    pub node_ports: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

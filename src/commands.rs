@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube::api::ListParams;
+use kube::api::{GetParams, ListParams};
 use serde_json::json;
 
 use crate::object::age::human_age;
 use crate::object::drift::{Drift, Phase};
 use crate::object::source::{Commit, Source};
+use crate::ranges::Written;
 
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +51,23 @@ pub async fn ask(server: &str) -> Result<(Vec<Source>, Vec<Drift>), AskError> {
     Ok((sources, drifts.list(&all).await.map_err(unreachable)?.items))
 }
 
-/// Whether every source is fetched, applied and converged.
+/// The ranges by which the daemon admits Services.
+///
+/// # Errors
+/// The daemon does not answer.
+pub async fn written_ranges(server: &str) -> Result<Written, AskError> {
+    let unreachable = |cause: String| AskError::Unreachable { server: server.to_owned(), cause };
+    let question = kube::core::Request::new("/api/v1")
+        .get("configuration", &GetParams::default())
+        .map_err(|error| unreachable(error.to_string()))?;
+    let answer = client(server)?.request::<Written>(question).await;
+    answer.map_err(|error| unreachable(crate::telemetry::chain(&error)))
+}
+
+/// Whether every source that is followed is fetched, applied and converged.
 pub fn is_converged(sources: &[Source]) -> bool {
+    let is_followed =
+        |source: &&Source| source.status.as_ref().is_none_or(|status| status.unfollowed.is_none());
     let whole = |source: &Source| {
         let Some(status) = &source.status else { return false };
         let id = |commit: &Option<Commit>| commit.as_ref().map(|commit| commit.id.clone());
@@ -62,7 +78,8 @@ pub fn is_converged(sources: &[Source]) -> bool {
                 verdict.converged && Some(&verdict.commit) == applied.as_ref()
             })
     };
-    !sources.is_empty() && sources.iter().all(whole)
+    let mut followed = sources.iter().filter(is_followed).peekable();
+    followed.peek().is_some() && followed.all(whole)
 }
 
 /// `ballast status` for people.
@@ -92,6 +109,9 @@ pub fn status_text(sources: &[Source], now: Timestamp) -> String {
                 },
             )
         };
+        if let Some(why) = &status.unfollowed {
+            let _ = writeln!(text, "  Unfollowed {why}");
+        }
         let _ = writeln!(text, "  Fetched    {}", commit(&status.fetched));
         if let Some(error) = &status.fetch_error {
             let _ = writeln!(text, "             the last fetch failed: {error}");
@@ -110,6 +130,9 @@ pub fn status_text(sources: &[Source], now: Timestamp) -> String {
                     problem.file, problem.line, problem.column, problem.field, problem.message
                 );
             }
+        }
+        if let Some(why) = &status.delayed {
+            let _ = writeln!(text, "             the fetched commit waits: {why}");
         }
         if let Some(held) = &status.held {
             let _ = writeln!(text, "             {:.7} is held: {}", held.commit.id, held.reason);
@@ -142,7 +165,7 @@ pub fn status_json(sources: &[Source]) -> serde_json::Value {
         json!({
             "name": source.metadata.name, "url": source.spec.url, "branch": source.spec.branch, "path": source.spec.path,
             "fetched": status.fetched, "fetchError": status.fetch_error, "applied": status.applied, "refused": status.refused,
-            "problems": status.problems, "held": status.held, "converged": status.converged,
+            "unfollowed": status.unfollowed, "problems": status.problems, "held": status.held, "delayed": status.delayed, "converged": status.converged,
         })
     };
     json!({ "converged": is_converged(sources), "sources": sources.iter().map(fact).collect::<Vec<_>>() })

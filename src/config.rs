@@ -9,7 +9,13 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
+use crate::installation;
 use crate::object::name;
+use crate::ranges::{self, network, ports};
+use crate::sync::{Access, SourceUrl, TokenFrom};
+
+/// The place Debian's policy gives to state.
+pub const DATA_DIR: &str = "/var/lib/ballast";
 
 /// The config file as written: YAML, every field optional, unknown fields refused.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -42,12 +48,21 @@ pub struct SourceFile {
     pub poll_seconds: Option<u32>,
     /// Turns the webhook of this source on.
     pub webhook_secret_file: Option<PathBuf>,
-    /// A token for `https://`, sent as the password.
+    /// For `https://`, beside the token; any will do for most servers.
+    pub user: Option<String>,
+    /// A token for `https://`, sent as the password; read at every fetch.
     pub token_file: Option<PathBuf>,
-    /// A private key for `ssh://`.
+    /// The environment variable that holds the token.
+    pub token_env: Option<String>,
+    /// Authorities that are trusted for `https://` besides the system's, in PEM form.
+    pub ca_file: Option<PathBuf>,
+    /// A private key for `ssh://`, without a passphrase.
     pub ssh_key_file: Option<PathBuf>,
     /// The host keys that are trusted; `~/.ssh/known_hosts` without it.
     pub known_hosts_file: Option<PathBuf>,
+    /// Sources that are configured no more, and whose objects this one takes over.
+    #[serde(default)]
+    pub formerly: Vec<String>,
 }
 
 /// What the command line said; it wins over the file.
@@ -56,6 +71,10 @@ pub struct Overrides {
     pub repository: Option<String>,
     pub branch: Option<String>,
     pub path: Option<String>,
+    pub token_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub ssh_key_file: Option<PathBuf>,
+    pub known_hosts_file: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
     pub listen: Option<String>,
     pub webhook_listen: Option<String>,
@@ -64,6 +83,7 @@ pub struct Overrides {
     pub docker: Option<String>,
     pub pod_cidr: Option<String>,
     pub service_cidr: Option<String>,
+    pub node_ports: Option<String>,
     pub log: Option<String>,
     pub log_format: Option<String>,
 }
@@ -71,7 +91,7 @@ pub struct Overrides {
 /// Everything the daemon needs to know, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `/var/lib/ballast`: the place Debian's policy gives to state.
+    /// [`DATA_DIR`]
     pub data_dir: PathBuf,
     /// `127.0.0.1:7440`: readers on this machine. Other addresses are refused until TLS exists.
     pub listen: SocketAddr,
@@ -79,17 +99,19 @@ pub struct Config {
     pub webhook_listen: Option<SocketAddr>,
     /// `default`: tells our containers, networks and chains from another daemon's on the same host.
     pub installation: String,
-    /// The host's name in lower case, as kubelet does.
-    pub node_name: String,
+    /// `None`: the name that the data directory keeps, and at the first start the host's.
+    pub node_name: Option<String>,
+    /// In lower case, as kubelet does.
+    pub host_name: String,
     /// The address of the interface with the default route when absent.
     pub node_address: Option<std::net::Ipv4Addr>,
     /// `unix:///var/run/docker.sock`; `DOCKER_HOST` wins, as in every Docker client.
     pub docker: String,
     /// 10.42.0.0/16: what k3s uses, and no common home or office network.
     pub pod_cidr: Ipv4Net,
-    /// 10.43.0.0/16, likewise.
+    /// [`ranges::SERVICE_CIDR`].
     pub service_cidr: Ipv4Net,
-    /// 30000-32767: Kubernetes' range, outside Linux' ephemeral ports.
+    /// [`ranges::NODE_PORTS`].
     pub node_ports: RangeInclusive<u16>,
     /// `info`.
     pub log: String,
@@ -101,7 +123,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceSettings {
     pub name: String,
-    pub url: String,
+    /// A local path is absolute, without symbolic links.
+    pub url: SourceUrl,
     /// `main`: what Git hosts call it.
     pub branch: String,
     /// `.`: the whole repository.
@@ -109,9 +132,8 @@ pub struct SourceSettings {
     /// 60 s: a webhook makes a push immediate, the poll only catches a lost one.
     pub poll: Duration,
     pub webhook_secret: Option<String>,
-    pub token: Option<String>,
-    pub ssh_key_file: Option<PathBuf>,
-    pub known_hosts_file: Option<PathBuf>,
+    pub access: Access,
+    pub formerly: Vec<String>,
 }
 
 /// Everything wrong with a configuration.
@@ -158,7 +180,7 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     );
     let service_cidr = network(
         "serviceCidr",
-        given.service_cidr.or(file.service_cidr).as_deref().unwrap_or("10.43.0.0/16"),
+        given.service_cidr.or(file.service_cidr).as_deref().unwrap_or(ranges::SERVICE_CIDR),
         &mut faults,
     );
     if pod_cidr.prefix_len() > 24 {
@@ -167,14 +189,17 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     if pod_cidr.contains(&service_cidr.network()) || service_cidr.contains(&pod_cidr.network()) {
         faults.push(format!("serviceCidr: {service_cidr} overlaps podCidr {pod_cidr}"));
     }
-    let installation =
-        given.installation.or(file.installation).unwrap_or_else(|| "default".to_owned());
+    let installation = given
+        .installation
+        .or(file.installation)
+        .unwrap_or_else(|| installation::DEFAULT.to_owned());
     check_label("installation", &installation, &mut faults);
-    let node_name = given.node_name.or(file.node_name).unwrap_or_else(|| host_name.to_lowercase());
+    let (node_name, host_name) = (given.node_name.or(file.node_name), host_name.to_lowercase());
+    let called = node_name.as_ref().unwrap_or(&host_name);
     faults.extend(
-        name::subdomain_faults(&node_name)
+        name::subdomain_faults(called)
             .into_iter()
-            .map(|fault| format!("nodeName: {node_name:?}: {fault}")),
+            .map(|fault| format!("nodeName: {called:?}: {fault}")),
     );
     let node_address = file.node_address.and_then(|text| {
         text.parse()
@@ -185,14 +210,23 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     if !["text", "json"].contains(&log_format.as_str()) {
         faults.push(format!("logFormat: {log_format:?} is neither text nor json"));
     }
-    let mut sources: Vec<SourceSettings> = Vec::new();
-    for source in file.sources {
-        let name = source.name.clone();
-        if sources.iter().any(|earlier| earlier.name == name) {
+    let mut names: Vec<String> = file.sources.iter().map(|source| source.name.clone()).collect();
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
             faults.push(format!("sources: {name:?} is there twice"));
         }
-        sources.push(settings(source, &mut faults));
     }
+    let mut sources: Vec<SourceSettings> =
+        file.sources.into_iter().filter_map(|source| settings(source, &mut faults)).collect();
+    let alone = given.repository.is_none();
+    let unused = [
+        ("branch", alone && given.branch.is_some()),
+        ("path", alone && given.path.is_some()),
+        ("token-file", alone && given.token_file.is_some()),
+        ("ca-file", alone && given.ca_file.is_some()),
+        ("ssh-key-file", alone && given.ssh_key_file.is_some()),
+        ("known-hosts-file", alone && given.known_hosts_file.is_some()),
+    ];
     if let Some(url) = given.repository {
         let path = given.path.clone();
         let source = SourceFile {
@@ -200,29 +234,52 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
             url,
             branch: given.branch,
             path,
+            token_file: given.token_file,
+            ca_file: given.ca_file,
+            ssh_key_file: given.ssh_key_file,
+            known_hosts_file: given.known_hosts_file,
             ..SourceFile::default()
         };
-        match sources.iter_mut().find(|known| known.name == "main") {
-            Some(_) => faults.push("sources: the config file already has a source main; give the repository in one place only".to_owned()),
-            None => sources.push(settings(source, &mut faults)),
+        if names.contains(&source.name) {
+            faults.push("sources: the config file already has a source main; give the repository in one place only".to_owned());
+        } else {
+            names.push(source.name.clone());
+            sources.extend(settings(source, &mut faults));
         }
     }
-    if sources.is_empty() {
+    for (source, earlier) in
+        sources.iter().flat_map(|source| source.formerly.iter().map(move |old| (source, old)))
+    {
+        if names.contains(earlier) {
+            faults.push(format!(
+                "sources[{}].formerly: {earlier:?} is configured itself: remove one of the two",
+                source.name
+            ));
+        }
+    }
+    for (flag, given) in unused {
+        if given {
+            faults.push(format!("--{flag}: is for the repository on the command line, and none is there; write it into the config file's source"));
+        }
+    }
+    // One that is at fault was named: that there is none would be a second fault of the same.
+    if sources.is_empty() && faults.is_empty() {
         faults.push("sources: nothing to follow; give a repository: ballast run <repository>, or a config file with sources".to_owned());
     }
-    let node_ports = ports(file.node_ports.as_deref().unwrap_or("30000-32767"), &mut faults);
+    let node_ports = ports(
+        given.node_ports.or(file.node_ports).as_deref().unwrap_or(ranges::NODE_PORTS),
+        &mut faults,
+    );
     if !faults.is_empty() {
         return Err(ConfigFaults(faults));
     }
     Ok(Config {
-        data_dir: given
-            .data_dir
-            .or(file.data_dir)
-            .unwrap_or_else(|| PathBuf::from("/var/lib/ballast")),
+        data_dir: given.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from(DATA_DIR)),
         listen: listen.expect("an address that is none is a fault above"),
         webhook_listen,
         installation,
         node_name,
+        host_name,
         node_address,
         docker: given
             .docker
@@ -237,39 +294,95 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     })
 }
 
-fn settings(source: SourceFile, faults: &mut Vec<String>) -> SourceSettings {
+/// `None`: a fault was told.
+fn settings(source: SourceFile, faults: &mut Vec<String>) -> Option<SourceSettings> {
     let at = format!("sources[{}]", source.name);
     check_label(&format!("{at}.name"), &source.name, faults);
-    if source.url.trim().is_empty() {
-        faults.push(format!("{at}.url: required"));
-    }
     let poll_seconds = source.poll_seconds.unwrap_or(60);
     if poll_seconds == 0 {
         faults.push(format!("{at}.pollSeconds: must be at least 1"));
     }
-    let mut secret = |field: &str, path: Option<PathBuf>| -> Option<String> {
-        let path = path?;
-        match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim().is_empty() => {
-                faults.push(format!("{at}.{field}: {} is empty", path.display()))
-            }
-            Ok(text) => return Some(text.trim().to_owned()),
-            Err(error) => faults.push(format!("{at}.{field}: {}: {error}", path.display())),
-        }
-        None
-    };
-    let webhook_secret = secret("webhookSecretFile", source.webhook_secret_file);
-    let token = secret("tokenFile", source.token_file);
-    SourceSettings {
+    let webhook_secret = source.webhook_secret_file.as_deref().and_then(|path| {
+        let secret =
+            readable(path).map_err(|why| faults.push(format!("{at}.webhookSecretFile: {why}")));
+        secret.ok().map(|text| text.trim().to_owned())
+    });
+    let url =
+        address_of(&source.url).map_err(|why| faults.push(format!("{at}.url: {why}"))).ok()?;
+    let access = access(&at, &url, &source, faults);
+    Some(SourceSettings {
         name: source.name,
-        url: source.url,
+        url,
         branch: source.branch.unwrap_or_else(|| "main".to_owned()),
         path: source.path.unwrap_or_else(|| ".".to_owned()),
         poll: Duration::from_secs(u64::from(poll_seconds)),
         webhook_secret,
-        token,
-        ssh_key_file: source.ssh_key_file,
-        known_hosts_file: source.known_hosts_file,
+        access,
+        formerly: source.formerly,
+    })
+}
+
+/// A path that exists is a local repository, however it is written.
+fn address_of(text: &str) -> Result<SourceUrl, String> {
+    let local = Path::new(text.strip_prefix("file://").unwrap_or(text));
+    match local.canonicalize() {
+        Ok(path) if !text.is_empty() => Ok(SourceUrl::Local(path)),
+        _ => SourceUrl::parse(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// What cannot be used is a fault now, not at the first fetch; and what the address has no use for
+/// is one too, because somebody believes that it is used.
+fn access(at: &str, url: &SourceUrl, source: &SourceFile, faults: &mut Vec<String>) -> Access {
+    let over_https = matches!(url, SourceUrl::Https { .. });
+    let over_ssh = matches!(url, SourceUrl::Ssh { .. });
+    let given = [
+        ("user", source.user.is_some(), over_https, "https://"),
+        ("tokenFile", source.token_file.is_some(), over_https, "https://"),
+        ("tokenEnv", source.token_env.is_some(), over_https, "https://"),
+        ("caFile", source.ca_file.is_some(), over_https, "https://"),
+        ("sshKeyFile", source.ssh_key_file.is_some(), over_ssh, "ssh://"),
+        ("knownHostsFile", source.known_hosts_file.is_some(), over_ssh, "ssh://"),
+    ];
+    for (field, _, _, scheme) in given.iter().filter(|(_, given, fits, _)| *given && !fits) {
+        faults.push(format!("{at}.{field}: is for {scheme} addresses, and {url} is none"));
+    }
+    let mut absolute = |field: &str, path: &Option<PathBuf>| {
+        let path = path.as_deref()?;
+        if let Err(why) = readable(path) {
+            faults.push(format!("{at}.{field}: {why}"));
+        }
+        // ssh looks for a relative file elsewhere than we do.
+        std::path::absolute(path).ok()
+    };
+    let ca_file = absolute("caFile", &source.ca_file);
+    let ssh_key = absolute("sshKeyFile", &source.ssh_key_file);
+    let known_hosts = absolute("knownHostsFile", &source.known_hosts_file);
+    let token_file = absolute("tokenFile", &source.token_file);
+    let token = match (token_file, &source.token_env) {
+        (Some(_), Some(_)) => {
+            faults.push(format!("{at}.tokenEnv: tokenFile is given too; keep one of the two"));
+            None
+        }
+        (Some(path), None) => Some(TokenFrom::File(path)),
+        (None, Some(name)) => match std::env::var(name) {
+            Ok(value) => Some(TokenFrom::Variable { name: name.clone(), value }),
+            Err(_) => {
+                faults.push(format!("{at}.tokenEnv: the environment has no variable {name}"));
+                None
+            }
+        },
+        (None, None) => None,
+    };
+    Access { user: source.user.clone(), token, ca_file, ssh_key, known_hosts }
+}
+
+/// The text of a file that must hold one.
+fn readable(path: &Path) -> Result<String, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Err(format!("{} is empty", path.display())),
+        Ok(text) => Ok(text),
+        Err(error) => Err(format!("{}: {error}", path.display())),
     }
 }
 
@@ -287,25 +400,6 @@ fn address(field: &str, text: &str, faults: &mut Vec<String>) -> Option<SocketAd
         .ok()
 }
 
-fn network(field: &str, text: &str, faults: &mut Vec<String>) -> Ipv4Net {
-    text.parse::<Ipv4Net>().map(|network| network.trunc()).unwrap_or_else(|_| {
-        faults.push(format!("{field}: {text:?} is no IPv4 network such as 10.42.0.0/16"));
-        Ipv4Net::default()
-    })
-}
-
-fn ports(text: &str, faults: &mut Vec<String>) -> RangeInclusive<u16> {
-    let bounds =
-        text.split_once('-').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
-    match bounds {
-        Some((low, high)) if 0 < low && low <= high => low..=high,
-        _ => {
-            faults.push(format!("nodePorts: {text:?} is no range such as 30000-32767"));
-            0..=0
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,8 +409,8 @@ mod tests {
         let given = Overrides { repository: Some("/srv/repo".into()), ..Overrides::default() };
         let config = build(ConfigFile::default(), given, "Host-1").expect("valid");
         assert_eq!(
-            (config.sources[0].branch.as_str(), config.node_name.as_str()),
-            ("main", "host-1")
+            (config.sources[0].branch.as_str(), config.node_name, config.host_name.as_str()),
+            ("main", None, "host-1")
         );
         assert_eq!(config.listen.to_string(), "127.0.0.1:7440");
     }
@@ -324,18 +418,75 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once() {
         let file: ConfigFile = serde_yaml::from_str(
-            "listen: 0.0.0.0:7440\nserviceCidr: 10.42.8.0/24\nnodePorts: 9-3\nlogFormat: xml\n",
+            "listen: 0.0.0.0:7440\nserviceCidr: 10.42.8.0/24\nnodePorts: 9-3\nlogFormat: xml\nsources:\n- {name: a, url: ''}\n- {name: b, url: /b, formerly: [a]}\n",
         )
         .expect("parses");
         let ConfigFaults(faults) = build(file, Overrides::default(), "h").expect_err("invalid");
-        for field in ["listen:", "serviceCidr:", "nodePorts:", "logFormat:", "sources:"] {
+        for field in [
+            "listen:",
+            "serviceCidr:",
+            "nodePorts:",
+            "logFormat:",
+            "sources[a].url:",
+            "sources[b].formerly:",
+        ] {
             assert!(faults.iter().any(|fault| fault.starts_with(field)), "{field} in {faults:?}");
         }
+        let given = Overrides { branch: Some("main".into()), ..Overrides::default() };
+        let ConfigFaults(faults) = build(ConfigFile::default(), given, "h").expect_err("invalid");
+        assert!(faults[0].starts_with("--branch: is for the repository"), "{faults:?}");
+        let nothing = build(ConfigFile::default(), Overrides::default(), "h").expect_err("invalid");
+        assert!(nothing.to_string().contains("sources: nothing to follow"), "{nothing}");
         assert!(
             serde_yaml::from_str::<ConfigFile>("lisen: x")
                 .unwrap_err()
                 .to_string()
                 .contains("unknown field `lisen`")
         );
+    }
+    #[test]
+    fn what_opens_a_repository_fits_its_address_and_can_be_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let token = folder.path().join("token");
+        std::fs::write(&token, "s3cret\n").expect("written");
+        let empty = folder.path().join("empty");
+        std::fs::write(&empty, "\n").expect("written");
+        let sources = |lines: &str| {
+            let text = format!("sources:\n- name: a\n{lines}");
+            let text = text.replace("TOKEN", &token.to_string_lossy());
+            let text = text.replace("EMPTY", &empty.to_string_lossy());
+            build(serde_yaml::from_str(&text).expect("parses"), Overrides::default(), "h")
+        };
+        let config = sources("  url: https://git.example/a\n  tokenFile: TOKEN\n").expect("valid");
+        assert_eq!(config.sources[0].access.token, Some(TokenFrom::File(token.clone())));
+        assert!(!format!("{config:?}").contains("s3cret"));
+        for (lines, fault) in [
+            (
+                "  url: ssh://git.example/a\n  tokenFile: TOKEN\n",
+                "tokenFile: is for https:// addresses",
+            ),
+            ("  url: https://git.example/a\n  sshKeyFile: TOKEN\n", "sshKeyFile: is for ssh://"),
+            (
+                "  url: https://git.example/a\n  tokenFile: /none\n",
+                "tokenFile: /none: No such file",
+            ),
+            ("  url: https://git.example/a\n  tokenEnv: NO_SUCH_X\n", "no variable NO_SUCH_X"),
+            (
+                "  url: https://git.example/a\n  tokenFile: TOKEN\n  tokenEnv: PATH\n",
+                "keep one of the two",
+            ),
+            ("  url: https://me:s3cret@git.example/a\n", "url: the repository's address contains"),
+            (
+                "  url: https://git.example/a\n  webhookSecretFile: EMPTY\n",
+                "webhookSecretFile: EMPTY is empty",
+            ),
+            ("  url: http://git.example/a\n", "url: http:// is not followed"),
+            ("  url: ''\n", "url: the repository's address is empty"),
+        ] {
+            let ConfigFaults(faults) = sources(lines).expect_err("invalid");
+            let fault = fault.replace("EMPTY", &empty.to_string_lossy());
+            assert!(faults.len() == 1 && faults[0].contains(&fault), "{lines}: {faults:?}");
+            assert!(!faults[0].contains("s3cret"));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The composition root: what starts in which order, and what stops in which.
 //!
-//! Start. The store first, because everything is read from it; the API over it; the listener as
+//! Start. First it is made sure that nobody else is: the installation's lock, then the data
+//! directory's mark. The store next, because everything is read from it; the API over it; the listener as
 //! soon as the API stands, so that `/readyz` can tell what is still missing. Then the rooms, each
 //! with an identity of its own: network before node, because the node agent asks the network before
 //! it ends a container; controllers, scheduler and sync last, because they make work for the others.
@@ -21,21 +22,22 @@ use anyhow::{Context, Result, bail};
 use jiff::SignedDuration;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::api::server::{self, Limits, Surface};
 use crate::api::{Api, ApiOptions, IdSource, Identity};
 use crate::clock::Clock;
 use crate::config::{Config, SourceSettings};
+use crate::home::{self, Wish};
+use crate::installation::{self, Names};
 use crate::metrics;
-use crate::network::chain_name::ChainNames;
 use crate::network::iptables::Iptables;
 use crate::network::{self, NetworkOptions, subnet};
 use crate::node::docker::Docker;
-use crate::node::{self, NodeOptions};
+use crate::node::{self, HostAddress, NodeOptions};
 use crate::reconcile::{self, scheduler};
 use crate::store::{Sqlite, SqliteOptions};
-use crate::sync::{self, Credentials, SourceConfig, SourceUrl, SyncOptions};
+use crate::sync::{self, SourceConfig, SyncOptions};
 use crate::task::Tasks;
 use crate::web;
 
@@ -44,37 +46,16 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A loop that beats at least every 30 s by design and is silent for this long is not reconciling.
 const LOOP_PATIENCE: SignedDuration = SignedDuration::from_secs(120);
 
-/// The names of what one installation owns on a host.
-#[derive(Clone, Debug)]
-pub struct Names {
-    pub chains: ChainNames,
-    /// The Docker network.
-    pub network: String,
-    /// Its bridge, an interface's name of at most 15 bytes.
-    pub bridge: String,
-}
-
-impl Names {
-    /// The installation `default` has the plain names.
-    pub fn of(installation: &str) -> Self {
-        let chains = ChainNames::of_installation(installation);
-        if installation == "default" {
-            return Self { chains, network: "ballast".to_owned(), bridge: "ballast0".to_owned() };
-        }
-        let bridge = format!("bl-{installation}").chars().take(15).collect();
-        Self { chains, network: format!("ballast-{installation}"), bridge }
-    }
-}
-
 /// Runs until SIGTERM, SIGINT or the death of a task.
 ///
 /// # Errors
 /// What keeps the daemon from starting, with the next step; or that a task died.
 pub async fn run(config: Config) -> Result<()> {
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+    // Until this function is left: the last thing that happens.
+    let _lock = installation::lock(&config.installation, &config.docker)?;
     let names = Names::of(&config.installation);
     refuse_overlaps(&config, &names)?;
+    let node_name = node_name(&config)?;
     let clock = Clock::wall();
     let secret_key = secret_key(&config.data_dir)?;
     let (tasks, all_done) = Tasks::new();
@@ -95,12 +76,14 @@ pub async fn run(config: Config) -> Result<()> {
         }
     }
     let beat = api.beats().beat();
-    for name in ["sync", "node heartbeat", "network", "scheduler"] {
+    for name in ["node heartbeat", "network", "scheduler"] {
         api.beats().expect(name, LOOP_PATIENCE);
+    }
+    for source in &config.sources {
+        api.beats().expect(&sync::loop_name(&source.name), LOOP_PATIENCE);
     }
     serve(&config, &api, &store, clock, &tasks).await?;
 
-    let node_identity = |node: &str| node.to_owned();
     let kernel = Iptables::new();
     let network_options = NetworkOptions {
         pod_range: config.pod_cidr,
@@ -108,14 +91,15 @@ pub async fn run(config: Config) -> Result<()> {
         service_range: config.service_cidr,
         node_ports: config.node_ports.clone(),
         beat: beat.clone(),
-        ..NetworkOptions::new(&config.node_name, names.chains.clone(), &names.bridge)
+        hold: true,
+        ..NetworkOptions::new(&node_name, names.chains.clone(), &names.bridge)
     };
-    let network_identity = Identity::Network { node: node_identity(&config.node_name) };
+    let network_identity = Identity::Network { node: node_name.clone() };
     let rules = network::run(api.local(network_identity), kernel, network_options, clock, &tasks);
 
     let docker = Docker::new(&config.docker);
-    let node_options = node_options(&config, &names, beat.clone());
-    let agent_identity = Identity::NodeAgent { node: node_identity(&config.node_name) };
+    let node_options = node_options(&config, &node_name, &names, beat.clone());
+    let agent_identity = Identity::NodeAgent { node: node_name };
     let agent = node::run(api.local(agent_identity), docker, node_options, rules, clock, &tasks);
     api.set_logs(agent);
 
@@ -124,7 +108,7 @@ pub async fn run(config: Config) -> Result<()> {
     let scheduling = scheduler::Options { beat: beat.clone(), ..scheduler::Options::default() };
     scheduler::run_with(api.local(Identity::Scheduler), scheduling, clock, &tasks);
 
-    let sources = config.sources.iter().map(source_config).collect::<Result<Vec<_>>>()?;
+    let sources = config.sources.iter().map(source_config).collect();
     let sync_options =
         SyncOptions { data_dir: config.data_dir.clone(), secret_key, beat: Some(beat) };
     api.set_wake(sync::run(api.local(Identity::Sync), sources, sync_options, clock, &tasks));
@@ -180,11 +164,27 @@ async fn until_stopped(tasks: &Tasks) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     tokio::select! {
+        biased;
         _ = terminate.recv() => info!("stopping: SIGTERM"),
         _ = interrupt.recv() => info!("stopping: interrupted"),
         () = tasks.stop().cancelled() => error!("stopping: a task died"),
     }
     Ok(())
+}
+
+/// Takes the data directory, and answers the name that this node has in it.
+fn node_name(config: &Config) -> Result<String> {
+    let wish = Wish {
+        installation: &config.installation,
+        node_name: config.node_name.as_deref(),
+        host_name: &config.host_name,
+    };
+    let mark = home::open(&config.data_dir, wish)?;
+    if config.node_name.is_none() && mark.node_name != config.host_name {
+        let (node, host) = (&mark.node_name, &config.host_name);
+        warn!(%node, %host, "the host has another name than at the first start; the node keeps its own");
+    }
+    Ok(mark.node_name)
 }
 
 /// Address ranges that a route of this host already uses would cut the host off from it.
@@ -209,59 +209,48 @@ fn node_range(config: &Config) -> ipnet::Ipv4Net {
 
 fn node_options(
     config: &Config,
+    node_name: &str,
     names: &Names,
     beat: Arc<dyn Fn(&'static str) + Send + Sync>,
 ) -> NodeOptions {
     NodeOptions {
-        node_name: config.node_name.clone(),
+        node_name: node_name.to_owned(),
         installation: config.installation.clone(),
         prefix: names.network.clone(),
         data_dir: config.data_dir.clone(),
-        host_ip: config.node_address.unwrap_or_else(own_address),
+        host_ip: config.node_address.map_or(HostAddress::Asked(own_address), HostAddress::Given),
         pod_range: node_range(config),
         network: names.network.clone(),
         bridge: names.bridge.clone(),
+        hold: true,
         beat,
     }
 }
 
-/// The address this host would send from: the kernel's choice, no packet is sent.
-fn own_address() -> Ipv4Addr {
+/// The address this host would send from: the kernel's choice, no packet is sent. `None` as long as
+/// there is no route, as before the network is up.
+fn own_address() -> Option<Ipv4Addr> {
     // 192.0.2.0/24 is for documentation: it is routed by the default route and never a neighbour.
     let chosen = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
     });
     match chosen {
-        Ok(SocketAddr::V4(address)) if !address.ip().is_unspecified() => *address.ip(),
-        _ => Ipv4Addr::LOCALHOST,
+        Ok(SocketAddr::V4(address)) if !address.ip().is_unspecified() => Some(*address.ip()),
+        _ => None,
     }
 }
 
-fn source_config(source: &SourceSettings) -> Result<SourceConfig> {
-    let local = source.url.strip_prefix("file://").unwrap_or(&source.url);
-    let url = if Path::new(local).exists() {
-        std::fs::canonicalize(local)?.to_string_lossy().into_owned()
-    } else {
-        source.url.clone()
-    };
-    let credentials = match (&source.token, &source.ssh_key_file) {
-        (Some(token), _) => Credentials::Token { user: "git".to_owned(), token: token.clone() },
-        (None, Some(key)) => Credentials::SshKey {
-            key: key.clone(),
-            passphrase: None,
-            known_hosts: source.known_hosts_file.clone(),
-        },
-        (None, None) => Credentials::None,
-    };
-    Ok(SourceConfig {
-        url: SourceUrl::parse(&url).with_context(|| format!("source {}", source.name))?,
+fn source_config(source: &SourceSettings) -> SourceConfig {
+    SourceConfig {
         name: source.name.clone(),
+        url: source.url.clone(),
         branch: source.branch.clone(),
         path: source.path.clone(),
         poll_seconds: u32::try_from(source.poll.as_secs()).unwrap_or(u32::MAX),
-        credentials,
-    })
+        access: source.access.clone(),
+        formerly: source.formerly.clone(),
+    }
 }
 
 /// The key behind the hashes that stand in for Secrets' values: made once, readable by root alone.

@@ -9,11 +9,15 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod drift_report;
+pub mod home;
 pub mod host_commands;
+pub mod installation;
 pub mod metrics;
 pub mod offline;
 pub mod offline_commands;
 pub mod offline_report;
+pub mod ranges;
+pub mod signal;
 pub mod task;
 pub mod telemetry;
 

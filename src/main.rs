@@ -35,19 +35,20 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Drift { server, all, output } => {
             runtime.block_on(drift(&server.server, all, output))
         }
-        Command::Validate { path, output } => {
-            runtime.block_on(offline_commands::validate(&path, output))
+        Command::Validate { path, ranges, output } => {
+            runtime.block_on(offline_commands::validate(&path, &ranges, output))
         }
-        Command::Plan { path_or_ref, repository, path, source, empty, server, output } => {
+        Command::Plan { path_or_ref, repository, path, source, empty, ranges, server, output } => {
             let server = (!empty).then_some(server.server);
-            let question = PlanQuestion { path_or_ref, repository, path, source, server };
+            let question = PlanQuestion { path_or_ref, repository, path, source, ranges, server };
             runtime.block_on(offline_commands::plan(&question, output))
         }
         Command::Trace { from, to, output } => {
             runtime.block_on(host_commands::trace(&from, &to, output))
         }
         Command::Reset { installation, data_dir, docker, yes } => {
-            runtime.block_on(host_commands::reset(&installation, &data_dir, &docker, yes))
+            let (installation, data_dir) = (installation.as_deref(), data_dir.as_deref());
+            runtime.block_on(host_commands::reset(installation, data_dir, &docker, yes))
         }
         Command::Version { output } => {
             version(output);
@@ -68,6 +69,10 @@ fn configured(arguments: Run) -> Result<config::Config> {
         repository: arguments.repository,
         branch: arguments.branch,
         path: arguments.path,
+        token_file: arguments.token_file,
+        ca_file: arguments.ca_file,
+        ssh_key_file: arguments.ssh_key_file,
+        known_hosts_file: arguments.known_hosts_file,
         data_dir: arguments.data_dir,
         listen: arguments.listen,
         webhook_listen: arguments.webhook_listen,
@@ -76,6 +81,7 @@ fn configured(arguments: Run) -> Result<config::Config> {
         docker: arguments.docker,
         pod_cidr: arguments.pod_cidr,
         service_cidr: arguments.service_cidr,
+        node_ports: arguments.node_ports,
         log: arguments.log,
         log_format: arguments.log_format,
     };

@@ -126,6 +126,9 @@ impl Metrics {
         for source in sources {
             let labels = OfSource { source: source.metadata.name.clone().unwrap_or_default() };
             let status = source.status.clone().unwrap_or_default();
+            if status.unfollowed.is_some() {
+                continue;
+            }
             if let Some(commit) = &status.fetched {
                 self.fetched.get_or_create(&labels).set(commit.at.0.as_millisecond() as f64 / 1e3);
             }
@@ -163,6 +166,7 @@ pub async fn follow<C: Cluster>(cluster: C, metrics: Metrics, stop: Cancellation
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }

@@ -8,31 +8,36 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
 use crate::api::{Api, ApiOptions, IdSource, Identity, Local};
 use crate::clock::Clock;
 use crate::object::drift::Class;
+use crate::object::inventory::InventoryEntry;
 use crate::object::source::{Problem, Source, SourceStatus};
 use crate::object::{ApiError, Cluster, Key, Kind, Object, SetAction, SetOutcome};
 use crate::offline_report::{FieldChange, PlanReport, PlannedChange, Report, Shown};
+use crate::ranges::Ranges;
 use crate::store::{OpenError, Sqlite, SqliteOptions, WriterMode};
 use crate::sync::apply::{self, ApplyError};
 use crate::sync::commit::{self, Commits, Read};
-use crate::sync::diff::{self, Step};
+use crate::sync::diff::{self, Observed, Step};
 use crate::sync::drift::{self, Wish};
 use crate::sync::excerpt::excerpt;
-use crate::sync::git::{GitError, Objects};
+use crate::sync::git::GitError;
 use crate::sync::manifest::{self, Manifest};
+use crate::sync::objects::Objects;
 use crate::sync::observe;
 use crate::sync::source::{CommitFacts, SourceFile};
-use crate::sync::tree::{Form, LARGEST_FILE, Walk};
+use crate::sync::tree::{Form, LARGEST_FILE, LARGEST_SETTINGS, Walk};
 use crate::task::Tasks;
 use crate::with_kind;
 
@@ -64,7 +69,7 @@ pub enum Wanted {
 ///
 /// # Errors
 /// The path cannot be read at all.
-pub async fn validate(path: &Path) -> Result<Report, OfflineError> {
+pub async fn validate(path: &Path, ranges: &Ranges) -> Result<Report, OfflineError> {
     let wanted = if is_bare_repository(path) {
         Wanted::Commit {
             repository: path.to_owned(),
@@ -75,12 +80,16 @@ pub async fn validate(path: &Path) -> Result<Report, OfflineError> {
         Wanted::Files(path.to_owned())
     };
     let found = read(&wanted)?;
-    let scratch = Scratch::open().await?;
+    let scratch = Scratch::open(ranges).await?;
     let mut notes = Vec::new();
+    if found.read.set.objects.iter().any(|manifest| manifest.kind == Kind::Service) {
+        notes.push(ranges.note.clone());
+    }
     scratch.assume_namespaces(&found.read, &mut notes).await?;
-    let observed = observe::observe(&scratch.cluster, &SourceStatus::default(), &found.read.set)
-        .await
-        .map_err(OfflineError::Fill)?;
+    let observed =
+        observe::observe(&scratch.cluster, &SourceStatus::default(), &[], &found.read.set)
+            .await
+            .map_err(OfflineError::Fill)?;
     let problems =
         apply::every_problem(&scratch.cluster, SCRATCH_SOURCE, &found.read, &observed).await;
     scratch.close().await;
@@ -92,28 +101,40 @@ pub async fn validate(path: &Path) -> Result<Report, OfflineError> {
     })
 }
 
-/// What applying `wanted` would change in a cluster that holds `live`: `source` is the Source object
-/// whose inventory is compared (`None`: nothing is applied yet), `live` the objects of its inventory
-/// and the namespaces, as the served API shows them.
+/// A source as the served API shows it; the default is one that has applied nothing yet.
+#[derive(Clone, Debug, Default)]
+pub struct Followed {
+    pub source: Option<Source>,
+    pub inventory: Vec<InventoryEntry>,
+    /// The objects of its inventory, and the namespaces.
+    pub live: Vec<Value>,
+}
+
+/// What applying `wanted` would change in a cluster that holds what is followed.
 ///
 /// # Errors
 /// The manifests cannot be read at all, or the live objects cannot be taken over.
 pub async fn plan_against(
-    source: Option<Source>,
-    live: Vec<Value>,
+    followed: Followed,
     wanted: &Wanted,
+    ranges: &Ranges,
 ) -> Result<PlanReport, OfflineError> {
     let found = read(wanted)?;
+    let Followed { source, mut inventory, live } = followed;
     let name = source
         .as_ref()
         .and_then(|source| source.metadata.name.clone())
         .unwrap_or_else(|| SCRATCH_SOURCE.to_owned());
-    let scratch = Scratch::open().await?;
-    let mut notes = Vec::new();
-    let mut status = source.and_then(|source| source.status).unwrap_or_default();
-    scratch.fill(live, &found.read, &mut status, &mut notes).await?;
+    let scratch = Scratch::open(ranges).await?;
+    let mut notes = vec![ranges.note.clone()];
+    let status = source.and_then(|source| source.status).unwrap_or_default();
+    scratch.fill(live, &found.read, &mut inventory, &mut notes).await?;
     scratch.assume_namespaces(&found.read, &mut notes).await?;
-    let report = plan_in(&scratch, &name, &status, &found, notes).await;
+    let observed = observe::observe(&scratch.cluster, &status, &inventory, &found.read.set).await;
+    let report = match observed {
+        Ok(observed) => plan_in(&scratch, &name, &observed, &found, notes).await,
+        Err(error) => Err(OfflineError::Fill(error)),
+    };
     scratch.close().await;
     report
 }
@@ -121,14 +142,11 @@ pub async fn plan_against(
 async fn plan_in(
     scratch: &Scratch,
     name: &str,
-    status: &SourceStatus,
+    observed: &Observed,
     found: &Found,
     mut notes: Vec<String>,
 ) -> Result<PlanReport, OfflineError> {
     let commit = found.commit.clone().map(|facts| facts.id).unwrap_or_default();
-    let observed = observe::observe(&scratch.cluster, status, &found.read.set)
-        .await
-        .map_err(OfflineError::Fill)?;
     let refused = |problems: Vec<Problem>, notes: Vec<String>| PlanReport {
         commit: commit.clone(),
         problems: found.show(problems),
@@ -136,21 +154,22 @@ async fn plan_in(
         ..PlanReport::default()
     };
     if !found.read.problems.is_empty() {
-        let problems = apply::every_problem(&scratch.cluster, name, &found.read, &observed).await;
+        let problems = apply::every_problem(&scratch.cluster, name, &found.read, observed).await;
         return Ok(refused(problems, notes));
     }
-    let plan = diff::plan(name, &found.read.set, &observed);
+    let plan = diff::plan(name, &found.read.set, observed);
     if !plan.problems.is_empty() {
         return Ok(refused(plan.problems, notes));
     }
     notes.extend(plan.left_alone.iter().cloned());
-    let set = apply::set_of(name, &plan.steps, None);
+    let set = apply::set_of(name, &observed.formerly, &plan.steps);
     let outcomes = match apply::perform(&scratch.cluster, &plan.steps, &set, true).await {
         Ok(outcomes) => outcomes,
         Err(ApplyError::Refused(problems)) => return Ok(refused(problems, notes)),
         Err(ApplyError::Later(message)) => return Err(OfflineError::Cluster(message)),
     };
-    let wish = Wish { source: name, commit: &commit, secret_key: &SCRATCH_KEY };
+    let unmade = BTreeSet::new();
+    let wish = Wish { source: name, commit: &commit, secret_key: &SCRATCH_KEY, unmade: &unmade };
     let pairs = plan.steps.iter().zip(&outcomes);
     let changes: Vec<PlannedChange> =
         pairs.filter_map(|(step, outcome)| change(wish, step, outcome)).collect();
@@ -251,8 +270,10 @@ fn is_bare_repository(path: &Path) -> bool {
 fn read_files(path: &Path) -> Result<Found, OfflineError> {
     let failed =
         |path: &Path, source| OfflineError::Path { path: path.display().to_string(), source };
-    let meta = fs::symlink_metadata(path).map_err(|error| failed(path, error))?;
-    let root = if meta.is_file() { path.parent().unwrap_or(path) } else { path };
+    // What a person names may be a link; what lies below it may not.
+    let path = &fs::canonicalize(path).map_err(|error| failed(path, error))?;
+    let meta = fs::metadata(path).map_err(|error| failed(path, error))?;
+    let root: &Path = if meta.is_file() { path.parent().unwrap_or(path) } else { path };
     let mut walk = Walk::default();
     if meta.is_file() {
         let name = path.file_name().unwrap_or_default();
@@ -272,17 +293,18 @@ fn read_files(path: &Path) -> Result<Found, OfflineError> {
     let (mut files, mut texts, mut problems) = (Vec::new(), HashMap::new(), listing.problems);
     for entry in listing.entries.iter().chain(&listing.settings) {
         let full = root.join(&entry.path);
-        let size = fs::metadata(&full).map_err(|error| failed(&full, error))?.len();
-        if size > LARGEST_FILE as u64 {
-            problems.push(Problem {
-                file: entry.path.clone(),
-                message: format!("the file has {size} bytes, at most {LARGEST_FILE} are read"),
-                hint: "split it".to_owned(),
-                ..Problem::default()
-            });
-            continue;
-        }
-        let bytes = fs::read(&full).map_err(|error| failed(&full, error))?;
+        let is_settings = listing.settings.as_ref() == Some(entry);
+        let most = if is_settings { LARGEST_SETTINGS } else { LARGEST_FILE };
+        let bytes = match read_file(&full, most) {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(message)) => {
+                let file = entry.path.clone();
+                let hint = "split it".to_owned();
+                problems.push(Problem { file, message, hint, ..Problem::default() });
+                continue;
+            }
+            Err(error) => return Err(failed(&full, error)),
+        };
         texts.insert(entry.path.clone(), String::from_utf8_lossy(&bytes).into_owned());
         let path = entry.path.as_str().into();
         files.push(SourceFile { path, blob: String::new(), bytes: bytes.into() });
@@ -297,6 +319,25 @@ fn read_files(path: &Path) -> Result<Found, OfflineError> {
         .map(|file| Arc::new(manifest::parse(file)))
         .collect();
     Ok(Found { read: commit::join(&parsed, settings.as_ref(), problems), commit: None, texts })
+}
+
+/// The bytes of a file, or why there are too many. What was a file when the folder was listed and is
+/// a link or a pipe now is neither followed nor waited for.
+fn read_file(path: &Path, most: usize) -> io::Result<Result<Vec<u8>, String>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("this is no file"));
+    }
+    let mut bytes = Vec::new();
+    // The limit holds for what is read, whatever the size said.
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        let size = meta.len().max(bytes.len() as u64);
+        return Ok(Err(format!("the file has {size} bytes, at most {most} are read")));
+    }
+    Ok(Ok(bytes))
 }
 
 fn walk_folder(root: &Path, walk: &mut Walk) -> Result<(), OfflineError> {
@@ -314,8 +355,10 @@ fn walk_folder(root: &Path, walk: &mut Walk) -> Result<(), OfflineError> {
                 Form::Link
             } else if kind.is_dir() {
                 Form::Folder
-            } else {
+            } else if kind.is_file() {
                 Form::File
+            } else {
+                Form::Special
             };
             let name = entry.file_name();
             if let Some(inner) = walk.visit(name.as_bytes(), form, "", &prefix, depth) {
@@ -341,7 +384,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    async fn open() -> Result<Self, OfflineError> {
+    async fn open(ranges: &Ranges) -> Result<Self, OfflineError> {
         let folder = std::env::temp_dir().join(format!("ballast-{}", uuid::Uuid::new_v4()));
         let failed = |source| OfflineError::Path { path: folder.display().to_string(), source };
         fs::create_dir(&folder).map_err(failed)?;
@@ -349,9 +392,8 @@ impl Scratch {
         let store = Sqlite::open(&folder.join("scratch.db"), options)?;
         let (tasks, _) = Tasks::new();
         let options = ApiOptions {
-            // The defaults of the daemon: an address outside them is refused there too.
-            service_range: "10.43.0.0/16".parse().expect("a network"),
-            node_ports: 30_000..=32_767,
+            service_range: ranges.services,
+            node_ports: ranges.node_ports.clone(),
             clock: Clock::wall(),
             secret_key: SCRATCH_KEY,
             ids: IdSource::random(),
@@ -419,7 +461,7 @@ impl Scratch {
         &self,
         mut live: Vec<Value>,
         read: &Read,
-        status: &mut SourceStatus,
+        inventory: &mut [InventoryEntry],
         notes: &mut Vec<String>,
     ) -> Result<(), OfflineError> {
         let wanted: BTreeMap<(Kind, Key), &Manifest> = read
@@ -457,7 +499,7 @@ impl Scratch {
             }
             object["status"] = json!({});
             let new_uid = with_kind!(kind, K => self.take_over::<K>(object).await)?;
-            for entry in &mut status.inventory {
+            for entry in &mut *inventory {
                 if entry.kind == kind && entry.key() == key && entry.uid == old_uid {
                     entry.uid.clone_from(&new_uid);
                 }
@@ -481,5 +523,23 @@ impl Scratch {
             }
             Err(error) => Err(OfflineError::Fill(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_a_link_or_a_pipe_is_neither_followed_nor_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (link, pipe) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+        std::os::unix::fs::symlink("/etc/passwd", &link).expect("a link");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::from_raw_mode(0o600)).expect("a pipe");
+        assert!(read_file(&link, LARGEST_FILE).is_err());
+        assert!(read_file(&pipe, LARGEST_FILE).is_err());
+        let file = folder.path().join("c.yaml");
+        fs::write(&file, "a: 1").expect("written");
+        assert_eq!(read_file(&file, LARGEST_FILE).expect("read"), Ok(b"a: 1".to_vec()));
     }
 }

@@ -8,20 +8,22 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
-use serde_json::Value;
 
-use crate::cli::Output;
+use crate::cli::{self, Output};
 use crate::commands;
+use crate::config::{self, ConfigFaults};
+use crate::object::inventory::Inventory;
 use crate::object::source::Source;
 use crate::object::{Key, Kind};
-use crate::offline::{self, Wanted};
+use crate::offline::{self, Followed, Wanted};
+use crate::ranges::{self, Ranges, Written};
 
 /// `ballast validate <path>`: exit 1 when anything is wrong.
 ///
 /// # Errors
-/// The path cannot be read at all.
-pub async fn validate(path: &Path, output: Output) -> Result<ExitCode> {
-    let report = offline::validate(path).await?;
+/// The path or the config file cannot be read at all.
+pub async fn validate(path: &Path, flags: &cli::Ranges, output: Output) -> Result<ExitCode> {
+    let report = offline::validate(path, &ranges(flags, None)?).await?;
     match output {
         Output::Text => print!("{}", report.text()),
         Output::Json => println!("{:#}", serde_json::to_value(&report)?),
@@ -38,6 +40,7 @@ pub struct PlanQuestion {
     /// The folder inside the repository.
     pub path: String,
     pub source: String,
+    pub ranges: cli::Ranges,
     /// `None` compares with an empty cluster.
     pub server: Option<String>,
 }
@@ -55,11 +58,16 @@ pub async fn plan(question: &PlanQuestion, output: Output) -> Result<ExitCode> {
         },
         None => Wanted::Files(PathBuf::from(&question.path_or_ref)),
     };
-    let (source, live) = match &question.server {
-        Some(server) => live(server, &question.source).await?,
-        None => (None, Vec::new()),
+    let (followed, daemon) = match &question.server {
+        Some(server) => {
+            let origin = format!("of the daemon at {server}");
+            let followed = followed(server, &question.source).await?;
+            (followed, Some((origin, commands::written_ranges(server).await?)))
+        }
+        None => (Followed::default(), None),
     };
-    let report = offline::plan_against(source, live, &wanted).await?;
+    let ranges = ranges(&question.ranges, daemon)?;
+    let report = offline::plan_against(followed, &wanted, &ranges).await?;
     match output {
         Output::Text => print!("{}", report.text()),
         Output::Json => println!("{:#}", serde_json::to_value(&report)?),
@@ -67,8 +75,22 @@ pub async fn plan(question: &PlanQuestion, output: Output) -> Result<ExitCode> {
     Ok(ExitCode::from(report.exit_code()))
 }
 
+/// A flag wins over the config file, the file over the daemon, the daemon over the defaults.
+fn ranges(flags: &cli::Ranges, daemon: Option<(String, Written)>) -> Result<Ranges> {
+    let by_flag =
+        Written { service_cidr: flags.service_cidr.clone(), node_ports: flags.node_ports.clone() };
+    let mut written = vec![("given on the command line".to_owned(), by_flag)];
+    if let Some(path) = &flags.config {
+        let file = config::read(path)?;
+        let by_file = Written { service_cidr: file.service_cidr, node_ports: file.node_ports };
+        written.push((format!("of {}", path.display()), by_file));
+    }
+    written.extend(daemon);
+    Ok(ranges::choose(&written).map_err(ConfigFaults)?)
+}
+
 /// The source, every object of its inventory, and every namespace, as the daemon shows them.
-async fn live(server: &str, name: &str) -> Result<(Option<Source>, Vec<Value>)> {
+async fn followed(server: &str, name: &str) -> Result<Followed> {
     let client = commands::client(server)?;
     let sources: Api<Source> = Api::all(client.clone());
     let source = sources
@@ -79,9 +101,10 @@ async fn live(server: &str, name: &str) -> Result<(Option<Source>, Vec<Value>)> 
     for namespace in Api::<Namespace>::all(client.clone()).list(&ListParams::default()).await? {
         live.push(serde_json::to_value(namespace)?);
     }
-    let status = source.as_ref().and_then(|source| source.status.as_ref());
-    let entries = status.iter().flat_map(|status| status.inventory.iter());
-    let wanted: BTreeSet<(Kind, Key)> = entries.map(|entry| (entry.kind, entry.key())).collect();
+    let inventory = Api::<Inventory>::all(client.clone()).get_opt(name).await?;
+    let inventory = inventory.map(|inventory| inventory.objects).unwrap_or_default();
+    let wanted: BTreeSet<(Kind, Key)> =
+        inventory.iter().map(|entry| (entry.kind, entry.key())).collect();
     for (kind, key) in wanted.into_iter().filter(|(kind, _)| *kind != Kind::Namespace) {
         let row = kind.row();
         let named = GroupVersionKind::gvk(row.group, row.version, row.name);
@@ -95,5 +118,5 @@ async fn live(server: &str, name: &str) -> Result<(Option<Source>, Vec<Value>)> 
             live.push(serde_json::to_value(object)?);
         }
     }
-    Ok((source, live))
+    Ok(Followed { source, inventory, live })
 }

@@ -1,10 +1,14 @@
 //! The one function that spawns. A task that dies is logged and counted and ends the daemon in
-//! order, never silently gone; a task that returns after the stop signal is simply done.
+//! order, never silently gone; a task that returns after the stop signal is simply done. What a loop
+//! does about one object runs under [`caught`]: a panic there is that object's alone.
 
+use std::any::Any;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, error_span};
@@ -79,9 +83,49 @@ impl Tasks {
     }
 }
 
+/// Runs `work`; a panic becomes its message. What `work` was changing may be left half changed: the
+/// caller must be content with that, or throw it away.
+///
+/// # Errors
+/// What the panic said.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| panic_text(&*payload))
+}
+
+/// As [`caught`], for a future.
+///
+/// # Errors
+/// What the panic said.
+pub async fn caught_async<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|payload| panic_text(&*payload))
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a message".to_owned())
+}
+
 impl AllDone {
     /// Resolves when every task is gone and every clone of the [`Tasks`] is dropped.
     pub async fn wait(mut self) {
         while self.0.recv().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_its_message() {
+        assert_eq!(caught(|| 7), Ok(7));
+        assert_eq!(caught(|| -> u8 { panic!("no {}", "way") }), Err("no way".to_owned()));
+        assert_eq!(caught_async(async { 7 }).await, Ok(7));
+        let work = async {
+            tokio::task::yield_now().await;
+            panic!("late")
+        };
+        assert_eq!(caught_async::<u8>(work).await, Err("late".to_owned()));
     }
 }

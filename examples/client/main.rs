@@ -2,15 +2,29 @@
 //!
 //! `client <url> <seconds> <keep-alive|new> [pause-ms]` requests the URL one after the other and
 //! prints one line at the end: `requests=N failed=M versions=v1:10,v2:20`. Exit 0 even when requests
-//! failed: the caller judges. `client get <url>` prints the body of one request, exit 1 on failure.
+//! failed: the caller judges. SIGTERM ends it early, with the same line. `client get <url>` prints the body of one request, exit 1 on failure.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A request that takes longer has failed: longer than any retransmission of a lost SYN.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+const SIGTERM: i32 = 15;
+
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+}
+
+/// Async-signal safe: one atomic store.
+extern "C" fn on_signal(_: i32) {
+    TERMINATED.store(true, Ordering::SeqCst);
+}
 
 struct Target {
     host: String,
@@ -77,6 +91,9 @@ fn request(
 }
 
 fn main() {
+    unsafe {
+        signal(SIGTERM, on_signal);
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["get", url] => {
@@ -114,7 +131,7 @@ fn run(target: &Target, seconds: u64, keep: bool, pause: Duration) {
     let (mut requests, mut failed) = (0_u64, 0_u64);
     let mut versions: BTreeMap<String, u64> = BTreeMap::new();
     let mut connection: Option<BufReader<TcpStream>> = None;
-    while Instant::now() < end {
+    while Instant::now() < end && !TERMINATED.load(Ordering::SeqCst) {
         requests += 1;
         let result = match connection.take() {
             Some(open) => Ok(open),

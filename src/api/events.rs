@@ -11,13 +11,14 @@ use k8s_openapi::api::core::v1::Event;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
 use crate::api::body::{draft_of, header_of};
 use crate::api::event_plan::{Correlation, EventStep, expired, last_counts};
 use crate::api::verbs::{Api, store_error};
 use crate::object::{ApiError, Key, Kind, Note, Object};
-use crate::store::{Expect, ListRequest, Store, Transaction, Write};
+use crate::store::{Expect, ListRequest, Store, StoreError, Transaction, Write};
+use crate::task::{caught, caught_async};
 
 /// Notes that wait: 5,000 pods scheduled at once, at about 500 bytes each.
 const QUEUE: usize = 8192;
@@ -65,8 +66,13 @@ pub(crate) async fn run<S: Store>(
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         tokio::select! {
+            biased;
             // Cancel safe: a cancelled token stays cancelled.
             () = stop.cancelled() => return,
+            // Cancel safe: a tick that was not taken comes again.
+            _ = expiry.tick() => {
+                shown(&api, 0, caught_async(expire(&api)).await);
+            }
             // Cancel safe: notes not received stay in the channel.
             received = notes.recv_many(&mut batch, BATCH) => {
                 if received == 0 {
@@ -76,17 +82,25 @@ pub(crate) async fn run<S: Store>(
                 let now = api.now();
                 let steps: Vec<EventStep> = batch
                     .drain(..)
-                    .map(|note| {
+                    .filter_map(|note| {
                         let unique = format!("{:x}{}", now.as_nanosecond(), api.options().ids.suffix());
-                        correlation.plan(&note, now, &unique)
+                        shown(&api, 1, caught(|| correlation.plan(&note, now, &unique)))
                     })
                     .collect();
-                write(&api, &steps).await;
+                let count = steps.len() as u64;
+                shown(&api, count, caught_async(write(&api, &steps)).await);
             }
-            // Cancel safe: a tick that was not taken comes again.
-            _ = expiry.tick() => expire(&api).await,
         }
     }
+}
+
+/// Events are best effort: a panic over some costs those and no others.
+fn shown<S: Store, T>(api: &Api<S>, count: u64, done: Result<T, String>) -> Option<T> {
+    done.map_err(|panic| {
+        error!(count, panic, "writing events panicked: they are dropped");
+        api.events().dropped.fetch_add(count, Ordering::Relaxed);
+    })
+    .ok()
 }
 
 async fn write<S: Store>(api: &Api<S>, steps: &[EventStep]) {
@@ -118,11 +132,30 @@ async fn write<S: Store>(api: &Api<S>, steps: &[EventStep]) {
     if writes.is_empty() {
         return;
     }
-    let count = writes.len() as u64;
-    writes.extend(namespaces.into_values());
-    if let Err(failure) = api.store().transact(Transaction { writes }).await {
-        dropped(api, count, &store_error(failure));
+    let all = writes.iter().chain(namespaces.values()).cloned().collect();
+    match api.store().transact(Transaction { writes: all }).await {
+        Ok(_) => {}
+        // An Event that expired meanwhile, a namespace that changed: the others are not to blame.
+        Err(failure) if is_one_writes(&failure) && writes.len() > 1 => {
+            for write in writes {
+                let namespace = Key::cluster(write.key().namespace.as_str());
+                let check = namespaces.get(&namespace).cloned();
+                let writes = std::iter::once(write).chain(check).collect();
+                if let Err(failure) = api.store().transact(Transaction { writes }).await {
+                    dropped(api, 1, &store_error(failure));
+                }
+            }
+        }
+        Err(failure) => dropped(api, writes.len() as u64, &store_error(failure)),
     }
+}
+
+/// Whether one write's precondition failed, and not the store.
+fn is_one_writes(failure: &StoreError) -> bool {
+    matches!(
+        failure,
+        StoreError::Stale { .. } | StoreError::Missing { .. } | StoreError::Exists { .. }
+    )
 }
 
 fn creates(steps: &[EventStep], key: &Key) -> bool {
@@ -146,7 +179,7 @@ async fn fresh<S: Store>(
         new.count = Some(*count);
     }
     if !namespaces.contains_key(&Key::cluster(key.namespace.as_str()))
-        && let Some(check) = api.living_namespace::<Event>(&key).await?
+        && let Some(check) = api.living_namespace::<Event>(&key, false).await?
     {
         namespaces.insert(Key::cluster(key.namespace.as_str()), check);
     }

@@ -1,5 +1,5 @@
-//! Is the daemon alive, and is it reconciling: every loop that matters says when it completed a
-//! pass, and a loop that is silent for too long makes /readyz red, by name.
+//! Is the daemon alive, and is it reconciling: every loop that matters beats in each of its turns,
+//! and one that is silent for too long makes /readyz red, by name.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,30 +12,29 @@ use crate::clock::Clock;
 /// Who has said what, and when. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Beats {
-    loops: Arc<Mutex<BTreeMap<&'static str, Beat>>>,
+    loops: Arc<Mutex<BTreeMap<String, Beat>>>,
     clock: Clock,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Beat {
-    /// `None` before the first pass.
+    /// `None` before the first one.
     last: Option<Timestamp>,
     /// Silence that is no fault; `None` for a loop nobody waits for.
     within: Option<SignedDuration>,
 }
 
-/// The function that rooms call after every completed pass, with the loop's name.
-pub type BeatFn = Arc<dyn Fn(&'static str) + Send + Sync>;
+/// The function that rooms call in every turn of a loop, with the loop's name.
+pub type BeatFn = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Beats {
     pub fn new(clock: Clock) -> Self {
         Self { loops: Arc::default(), clock }
     }
 
-    /// From now on the loop must complete a pass at least this often to be ready.
-    pub fn expect(&self, name: &'static str, within: SignedDuration) {
-        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        loops.entry(name).or_insert(Beat { last: None, within: None }).within = Some(within);
+    /// From now on the loop must beat at least this often to be ready.
+    pub fn expect(&self, name: &str, within: SignedDuration) {
+        self.change(name, |beat| beat.within = Some(within));
     }
 
     /// What is handed to the rooms as `beat`.
@@ -44,10 +43,17 @@ impl Beats {
         Arc::new(move |name| beats.mark(name))
     }
 
-    fn mark(&self, name: &'static str) {
+    fn mark(&self, name: &str) {
         let now = self.clock.now();
+        self.change(name, |beat| beat.last = Some(now));
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Beat)) {
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        loops.entry(name).or_insert(Beat { last: None, within: None }).last = Some(now);
+        match loops.get_mut(name) {
+            Some(beat) => change(beat),
+            None => change(loops.entry(name.to_owned()).or_default()),
+        }
     }
 
     /// One line a loop, `[+]` or `[-]`, and whether all are well.

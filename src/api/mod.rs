@@ -19,6 +19,8 @@ pub mod ids;
 mod query;
 mod selector_text;
 
+mod living;
+mod recent;
 mod service_addresses;
 mod transact;
 pub mod verbs;
@@ -38,6 +40,7 @@ mod reply;
 mod request;
 pub mod routes;
 pub mod server;
+mod stall;
 mod subresources;
 mod watch_reply;
 pub mod webhook;

@@ -34,7 +34,8 @@ pub struct Query {
 /// Where a list goes on: which revision, behind which key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Continue {
-    pub revision: u64,
+    /// `None` is the newest state there is (-1 in the token), which may be another than before.
+    pub revision: Option<u64>,
     pub after: Key,
 }
 
@@ -61,7 +62,7 @@ impl Continue {
         };
         let token = Token {
             v: TOKEN_VERSION.to_owned(),
-            rv: i64::try_from(self.revision).unwrap_or(i64::MAX),
+            rv: self.revision.map_or(-1, |revision| i64::try_from(revision).unwrap_or(i64::MAX)),
             start,
         };
         let json = serde_json::to_vec(&token).expect("a token has no keys but strings");
@@ -87,10 +88,18 @@ impl Continue {
             Some((namespace, name)) => Key::new(namespace, name),
             None => Key::cluster(start),
         };
-        let revision = u64::try_from(token.rv)
-            .ok()
-            .filter(|revision| *revision > 0 && !after.name.is_empty())
-            .ok_or("incorrect encoded start resourceVersion")?;
+        let revision = match token.rv {
+            -1 => None,
+            revision => Some(
+                u64::try_from(revision)
+                    .ok()
+                    .filter(|revision| *revision > 0)
+                    .ok_or("incorrect encoded start resourceVersion")?,
+            ),
+        };
+        if after.name.is_empty() {
+            return Err("incorrect encoded start resourceVersion".to_owned());
+        }
         Ok(Self { revision, after })
     }
 }
@@ -331,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_continue_token_names_its_place_and_a_bad_one_says_why() {
-        let place = Continue { revision: 7, after: Key::new("default", "web") };
+        let place = Continue { revision: Some(7), after: Key::new("default", "web") };
         assert_eq!(Continue::decode(&place.encode()), Ok(place));
         let error = parse("limit=1&continue=zzz").expect_err("no token");
         assert_eq!(

@@ -51,6 +51,7 @@ impl Remote {
             let mut correlation = Correlation::default();
             loop {
                 let note = tokio::select! {
+                    biased;
                     // Cancel safe: a cancelled token stays cancelled.
                     () = stop.cancelled() => return,
                     // Cancel safe: a note that was not received stays in the channel.
@@ -304,6 +305,8 @@ impl<K: Object> Watch<K> {
         match self.remote.client.request_events::<K>(request).await.map_err(api_error) {
             Ok(events) => self.events = Some(events.boxed()),
             Err(error) if error.reason == Reason::Expired => self.revision = None,
+            // The server's history is younger than ours: its data was made anew or restored.
+            Err(error) if error.is_too_large_revision() => self.revision = None,
             Err(error) => pause::<K>(&error.to_string()).await,
         }
     }

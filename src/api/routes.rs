@@ -62,6 +62,7 @@ impl<S: Store> Api<S> {
             .route("/readyz", any(ready::<S>))
             .route("/metrics", any(metrics::<S>))
             .route("/api/v1/drift", any(drift::<S>))
+            .route("/api/v1/configuration", any(configuration::<S>))
             .fallback(dispatch::<S>)
             .with_state(door)
     }
@@ -109,6 +110,20 @@ async fn drift<S: Store>(State(door): State<Door<S>>, request: Request) -> Respo
     value_reply(StatusCode::OK, &drift_reply::drifts(&door.api, &door.who))
 }
 
+/// What admission decides with, so that a plan made elsewhere decides the same.
+async fn configuration<S: Store>(State(door): State<Door<S>>, request: Request) -> Response {
+    if request.method() != Method::GET {
+        return error_reply(&refuse_method(&door));
+    }
+    let options = door.api.options();
+    let ports = &options.node_ports;
+    let ranges = json!({
+        "serviceCidr": options.service_range.to_string(),
+        "nodePorts": format!("{}-{}", ports.start(), ports.end()),
+    });
+    value_reply(StatusCode::OK, &ranges)
+}
+
 /// 403 with the sentence for who may change nothing anyway, else 405.
 fn refuse_method<S: Store>(door: &Door<S>) -> ApiError {
     if door.who.only_reads() { door.api.through_git() } else { method_not_allowed() }
@@ -128,7 +143,7 @@ async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Re
             match serve(&door, target, &parts, body).await {
                 Ok(response) => response,
                 Err(error) if error.reason == Reason::Expired && continued.is_some() => {
-                    let fresh = continued.map(|place| door.api.fresh_token(&place));
+                    let fresh = continued.map(|place| Api::<S>::fresh_token(&place));
                     error_reply_continued(&error, fresh.as_deref())
                 }
                 Err(error) => error_reply(&error),

@@ -1,24 +1,28 @@
 //! The listener: what a stranger's connection may cost. Headers and their time are bounded,
-//! connections are counted, a browser that was sent here by a foreign page is refused by its
-//! `Host`, and a stop lets running answers end.
+//! connections are counted and end where nobody reads, a browser that was sent here by a foreign
+//! page is refused by its `Host`, and a stop lets running answers end.
 
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, header};
+use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::api::reply::error_reply;
+use crate::api::stall::Stalling;
 use crate::object::{ApiError, Reason};
 use crate::task::Tasks;
 
@@ -41,6 +45,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// For a request's head to be there.
     pub header_time: Duration,
+    /// For a client to read on, where an answer waits for it.
+    pub stall_time: Duration,
     /// For running answers to end after the stop signal.
     pub stop_time: Duration,
 }
@@ -50,10 +56,16 @@ impl Limits {
     pub fn new(surface: Surface) -> Self {
         Self {
             surface,
-            // A few people with dashboards and `kubectl -w`, and room for ten times as many.
-            connections: 512,
+            connections: match surface {
+                // A few people with dashboards and `kubectl -w`, and room for ten times as many.
+                Surface::Everything => 512,
+                // A delivery takes milliseconds, and a forge sends a handful at once.
+                Surface::WebhookOnly => 64,
+            },
             header_bytes: 16 * 1024,
             header_time: Duration::from_secs(10),
+            // Half of what a reverse proxy allows by default (nginx's send_timeout).
+            stall_time: Duration::from_secs(30),
             stop_time: Duration::from_secs(5),
         }
     }
@@ -90,14 +102,17 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks:
     let stop = tasks.stop().clone();
     let slots = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
+    let abandon = CancellationToken::new();
     loop {
         let slot = tokio::select! {
+            biased;
             // Cancel safe: a cancelled token stays cancelled.
             () = stop.cancelled() => break,
             // Cancel safe: a permit that was not taken stays.
             slot = Arc::clone(&slots).acquire_owned() => slot.expect("nobody closes the semaphore"),
         };
         let accepted = tokio::select! {
+            biased;
             // Cancel safe: a cancelled token stays cancelled.
             () = stop.cancelled() => break,
             // Cancel safe: a connection that was not accepted stays queued.
@@ -113,9 +128,20 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks:
             }
         };
         let connection = graceful.watch(connection(stream, router.clone(), &limits));
+        // A panic is this connection's: the client sees it close, the daemon is none the worse.
+        let connection = AssertUnwindSafe(connection).catch_unwind();
+        let abandoned = abandon.clone();
         tasks.spawn_short("connection", async move {
-            if let Err(failure) = connection.await {
-                debug!(%failure, "connection ended early");
+            tokio::select! {
+                biased;
+                // Cancel safe: a cancelled token stays cancelled.
+                () = abandoned.cancelled() => {}
+                // Dropped only when the daemon stops, and then it may end anywhere.
+                ended = connection => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure)) => debug!(%failure, "connection ended early"),
+                    Err(_) => error!("a request panicked, its connection was closed"),
+                }
             }
             drop(slot);
         });
@@ -124,6 +150,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks:
     if tokio::time::timeout(limits.stop_time, graceful.shutdown()).await.is_err() {
         debug!("connections were still open at the end of the stop time");
     }
+    abandon.cancel();
 }
 
 /// One HTTP/1 connection: no second protocol, no stream to reset.
@@ -134,6 +161,7 @@ fn connection(
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + use<> {
     // Small answers and watch lines go out at once.
     let _ = stream.set_nodelay(true);
+    let stream = Stalling::new(stream, limits.stall_time);
     let check_host = limits.surface == Surface::Everything;
     let answer = move |request: Request<Incoming>| {
         let router = router.clone();

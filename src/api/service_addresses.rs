@@ -20,13 +20,20 @@ pub(crate) struct Taken {
     here: BTreeSet<String>,
     /// Named by manifests of the same commit: not to be drawn by another Service before they come.
     named: BTreeSet<String>,
+    /// Of stored Services that the same commit deletes, or that hold it no more after it.
+    given_up: BTreeSet<String>,
     stored: Option<BTreeSet<String>>,
 }
 
 impl Taken {
-    /// For a Service of a commit: what the rest of it holds, and what its manifests name.
-    pub fn in_commit(here: BTreeSet<String>, named: BTreeSet<String>) -> Self {
-        Self { here, named, stored: None }
+    /// For a Service of a commit: what the rest of it holds, what its manifests name, and what it
+    /// gives up.
+    pub fn in_commit(
+        here: BTreeSet<String>,
+        named: BTreeSet<String>,
+        given_up: BTreeSet<String>,
+    ) -> Self {
+        Self { here, named, given_up, stored: None }
     }
 }
 
@@ -49,9 +56,10 @@ impl<S: Store> Api<S> {
         let ranges =
             Ranges { services: options.service_range, node_ports: options.node_ports.clone() };
         let claims = taken.stored.get_or_insert_with(|| self.stored_claims());
-        let here = &taken.here;
+        let (here, given_up) = (&taken.here, &taken.given_up);
         let is_taken = |claim: &str| {
-            (claims.contains(claim) || here.contains(claim)) && !own.iter().any(|own| own == claim)
+            let is_free = given_up.contains(claim) || own.iter().any(|own| own == claim);
+            here.contains(claim) || claims.contains(claim) && !is_free
         };
         // What is drawn, and not named by this Service, also stays clear of addresses that others
         // may name, while there are any left.
@@ -66,12 +74,12 @@ impl<S: Store> Api<S> {
             u64::from(options.ids.below(u32::MAX)) << 32 | u64::from(options.ids.below(u32::MAX))
         };
         let mut drawn = new.clone();
-        let assigned = match addresses::assign(&mut drawn, &ranges, &kept, &mut random) {
+        let assigned = match addresses::assign(&mut drawn, &ranges, own, &kept, &mut random) {
             Ok(()) => {
                 *new = drawn;
                 Ok(())
             }
-            Err(_) => addresses::assign(new, &ranges, &is_taken, &mut random),
+            Err(_) => addresses::assign(new, &ranges, own, &is_taken, &mut random),
         };
         if let Err(faults) = assigned {
             refuse(new, faults)?;

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
 use k8s_openapi::api::core::v1::{Binding, Pod};
@@ -137,7 +138,9 @@ pub(crate) async fn log<S: Store>(
     let logs = api.logs().ok_or_else(|| {
         ApiError::new(Reason::ServiceUnavailable, "no node agent runs here, ask again soon")
     })?;
-    let stream = logs.logs(key, query).await?;
+    // `logs -f` has no end of its own; the daemon's is one, else every stop would wait for it.
+    let stop = api.tasks().stop().clone();
+    let stream = logs.logs(key, query).await?.take_until(stop.cancelled_owned());
     let mut response = Response::new(Body::from_stream(stream));
     let text = HeaderValue::from_static("text/plain");
     response.headers_mut().insert(header::CONTENT_TYPE, text);

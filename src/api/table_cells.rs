@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::object::Object;
 use crate::object::age::human_age;
 use crate::object::drift::Drift;
+use crate::object::inventory::Inventory;
 use crate::object::source::{Commit, Source};
 
 const NONE: &str = "<none>";
@@ -359,6 +360,7 @@ impl Tabular for Source {
             _ => "Unknown",
         };
         let problem = match () {
+            () if status.unfollowed.is_some() => "followed no more".to_owned(),
             () if status.refused.is_some() => {
                 format!("refused: {} problems", status.problems.len())
             }
@@ -376,6 +378,17 @@ impl Tabular for Source {
             json!(self.spec.url),
             json!(self.spec.branch),
             json!(self.spec.path),
+        ]
+    }
+}
+
+impl Tabular for Inventory {
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        vec![
+            name(&self.metadata),
+            json!(format!("{:.7}", self.commit)),
+            json!(self.objects.len()),
+            age(&self.metadata, now),
         ]
     }
 }

@@ -16,15 +16,21 @@ pub struct Column {
     pub priority: i32,
 }
 
-const fn column(
-    name: &'static str,
-    kind: &'static str,
-    format: &'static str,
-    priority: i32,
-    description: &'static str,
-) -> Column {
-    Column { name, kind, format, description, priority }
+const fn text(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "string", format: "", description, priority: 0 }
 }
+
+/// Shows with `-o wide` only.
+const fn wide(name: &'static str, description: &'static str) -> Column {
+    Column { priority: 1, ..text(name, description) }
+}
+
+const fn number(name: &'static str, description: &'static str) -> Column {
+    Column { kind: "integer", ..text(name, description) }
+}
+
+const NAME: Column = Column { format: "name", ..text("Name", NAME_TEXT) };
+const AGE: Column = text("Age", AGE_TEXT);
 
 const NAME_TEXT: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
 const AGE_TEXT: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
@@ -32,374 +38,233 @@ const ADDRESSES_TEXT: &str = "List of addresses reachable to the node. Queried f
 const CONTAINERS_TEXT: &str = "Names of each container in the template.";
 const IMAGES_TEXT: &str = "Images referenced by each container in the template.";
 
-const NAMESPACE: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column("Status", "string", "", 0, "The status of the namespace"),
-    column("Age", "string", "", 0, AGE_TEXT),
-];
+const NAMESPACE: &[Column] = &[NAME, text("Status", "The status of the namespace"), AGE];
 
 const NODE: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column("Status", "string", "", 0, "The status of the node"),
-    column("Roles", "string", "", 0, "The roles of the node"),
-    column("Age", "string", "", 0, AGE_TEXT),
-    column("Version", "string", "", 0, "Kubelet Version reported by the node."),
-    column("Internal-IP", "string", "", 1, ADDRESSES_TEXT),
-    column("External-IP", "string", "", 1, ADDRESSES_TEXT),
-    column(
+    NAME,
+    text("Status", "The status of the node"),
+    text("Roles", "The roles of the node"),
+    AGE,
+    text("Version", "Kubelet Version reported by the node."),
+    wide("Internal-IP", ADDRESSES_TEXT),
+    wide("External-IP", ADDRESSES_TEXT),
+    wide(
         "OS-Image",
-        "string",
-        "",
-        1,
         "OS Image reported by the node from /etc/os-release (e.g. Debian GNU/Linux 7 (wheezy)).",
     ),
-    column(
+    wide(
         "Kernel-Version",
-        "string",
-        "",
-        1,
         "Kernel Version reported by the node from 'uname -r' (e.g. 3.16.0-0.bpo.4-amd64).",
     ),
-    column(
+    wide(
         "Container-Runtime",
-        "string",
-        "",
-        1,
         "ContainerRuntime Version reported by the node through runtime remote API (e.g. containerd://1.4.2).",
     ),
 ];
 
 const POD: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column(
-        "Ready",
-        "string",
-        "",
-        0,
-        "The aggregate readiness state of this pod for accepting traffic.",
-    ),
-    column("Status", "string", "", 0, "The aggregate status of the containers in this pod."),
-    column(
+    NAME,
+    text("Ready", "The aggregate readiness state of this pod for accepting traffic."),
+    text("Status", "The aggregate status of the containers in this pod."),
+    text(
         "Restarts",
-        "string",
-        "",
-        0,
         "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
-    column(
+    AGE,
+    wide(
         "IP",
-        "string",
-        "",
-        1,
         "podIP address allocated to the pod. Routable at least within the cluster. Empty if not yet allocated.",
     ),
-    column(
+    wide(
         "Node",
-        "string",
-        "",
-        1,
         "NodeName indicates in which node this pod is scheduled. If empty, this pod is a candidate for scheduling by the scheduler defined in schedulerName. Once this field is set, the kubelet for this node becomes responsible for the lifecycle of this pod. This field should not be used to express a desire for the pod to be scheduled on a specific node. https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#nodename",
     ),
-    column(
+    wide(
         "Nominated Node",
-        "string",
-        "",
-        1,
         "nominatedNodeName is set only when this pod preempts other pods on the node, but it cannot be scheduled right away as preemption victims receive their graceful termination periods. This field does not guarantee that the pod will be scheduled on this node. Scheduler may decide to place the pod elsewhere if other nodes become available sooner. Scheduler may also decide to give the resources on this node to a higher priority pod that is created after preemption. As a result, this field may be different than PodSpec.nodeName when the pod is scheduled.",
     ),
-    column(
+    wide(
         "Readiness Gates",
-        "string",
-        "",
-        1,
         "If specified, all readiness gates will be evaluated for pod readiness. A pod is ready when all its containers are ready AND all conditions specified in the readiness gates have status equal to \"True\" More info: https://git.k8s.io/enhancements/keps/sig-network/580-pod-readiness-gates",
     ),
 ];
 
 const CONFIGMAP: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column(
+    NAME,
+    text(
         "Data",
-        "string",
-        "",
-        0,
         "Data contains the configuration data. Each key must consist of alphanumeric characters, '-', '_' or '.'. Values with non-UTF-8 byte sequences must use the BinaryData field. The keys stored in Data must not overlap with the keys in the BinaryData field, this is enforced during validation process.",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
+    AGE,
 ];
 
 const SECRET: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column(
+    NAME,
+    text(
         "Type",
-        "string",
-        "",
-        0,
         "Used to facilitate programmatic handling of secret data. More info: https://kubernetes.io/docs/concepts/configuration/secret/#secret-types",
     ),
-    column(
+    text(
         "Data",
-        "string",
-        "",
-        0,
         "Data contains the secret data. Each key must consist of alphanumeric characters, '-', '_' or '.'. The serialized form of the secret data is a base64 encoded string, representing the arbitrary (possibly non-string) data value here. Described in https://tools.ietf.org/html/rfc4648#section-4",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
+    AGE,
 ];
 
 const SERVICE: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column(
+    NAME,
+    text(
         "Type",
-        "string",
-        "",
-        0,
         "type determines how the Service is exposed. Defaults to ClusterIP. Valid options are ExternalName, ClusterIP, NodePort, and LoadBalancer. \"ClusterIP\" allocates a cluster-internal IP address for load-balancing to endpoints. Endpoints are determined by the selector or if that is not specified, by manual construction of an Endpoints object or EndpointSlice objects. If clusterIP is \"None\", no virtual IP is allocated and the endpoints are published as a set of endpoints rather than a virtual IP. \"NodePort\" builds on ClusterIP and allocates a port on every node which routes to the same endpoints as the clusterIP. \"LoadBalancer\" builds on NodePort and creates an external load-balancer (if supported in the current cloud) which routes to the same endpoints as the clusterIP. \"ExternalName\" aliases this service to the specified externalName. Several other fields do not apply to ExternalName services. More info: https://kubernetes.io/docs/concepts/services-networking/service/#publishing-services-service-types",
     ),
-    column(
+    text(
         "Cluster-IP",
-        "string",
-        "",
-        0,
         "clusterIP is the IP address of the service and is usually assigned randomly. If an address is specified manually, is in-range (as per system configuration), and is not in use, it will be allocated to the service; otherwise creation of the service will fail. This field may not be changed through updates unless the type field is also being changed to ExternalName (which requires this field to be blank) or the type field is being changed from ExternalName (in which case this field may optionally be specified, as describe above).  Valid values are \"None\", empty string (\"\"), or a valid IP address. Setting this to \"None\" makes a \"headless service\" (no virtual IP), which is useful when direct endpoint connections are preferred and proxying is not required.  Only applies to types ClusterIP, NodePort, and LoadBalancer. If this field is specified when creating a Service of type ExternalName, creation will fail. This field will be wiped when updating a Service to type ExternalName. More info: https://kubernetes.io/docs/concepts/services-networking/service/#virtual-ips-and-service-proxies",
     ),
-    column(
+    text(
         "External-IP",
-        "string",
-        "",
-        0,
         "externalIPs is a list of IP addresses for which nodes in the cluster will also accept traffic for this service.  These IPs are not managed by Kubernetes.  The user is responsible for ensuring that traffic arrives at a node with this IP.  A common example is external load-balancers that are not part of the Kubernetes system.",
     ),
-    column(
+    text(
         "Port(s)",
-        "string",
-        "",
-        0,
         "The list of ports that are exposed by this service. More info: https://kubernetes.io/docs/concepts/services-networking/service/#virtual-ips-and-service-proxies",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
-    column(
+    AGE,
+    wide(
         "Selector",
-        "string",
-        "",
-        1,
         "Route service traffic to pods with label keys and values matching this selector. If empty or not present, the service is assumed to have an external process managing its endpoints, which Kubernetes will not modify. Only applies to types ClusterIP, NodePort, and LoadBalancer. Ignored if type is ExternalName. More info: https://kubernetes.io/docs/concepts/services-networking/service/",
     ),
 ];
 
 const EVENT: &[Column] = &[
-    column(
-        "Last Seen",
-        "string",
-        "",
-        0,
-        "The time at which the most recent occurrence of this event was recorded.",
-    ),
-    column(
-        "Type",
-        "string",
-        "",
-        0,
-        "Type of this event (Normal, Warning), new types could be added in the future",
-    ),
-    column(
+    text("Last Seen", "The time at which the most recent occurrence of this event was recorded."),
+    text("Type", "Type of this event (Normal, Warning), new types could be added in the future"),
+    text(
         "Reason",
-        "string",
-        "",
-        0,
         "This should be a short, machine understandable string that gives the reason for the transition into the object's current status.",
     ),
-    column("Object", "string", "", 0, "The object that this event is about."),
-    column(
+    text("Object", "The object that this event is about."),
+    wide(
         "Subobject",
-        "string",
-        "",
-        1,
         "If referring to a piece of an object instead of an entire object, this string should contain a valid JSON/Go field access statement, such as desiredState.manifest.containers[2]. For example, if the object reference is to a container within a pod, this would take on a value like: \"spec.containers{name}\" (where \"name\" refers to the name of the container that triggered the event) or if no container name is specified \"spec.containers[2]\" (container with index 2 in this pod). This syntax is chosen only to have some well-defined way of referencing a part of an object.",
     ),
-    column(
+    wide(
         "Source",
-        "string",
-        "",
-        1,
         "The component reporting this event. Should be a short machine understandable string.",
     ),
-    column(
-        "Message",
-        "string",
-        "",
-        0,
-        "A human-readable description of the status of this operation.",
-    ),
-    column(
+    text("Message", "A human-readable description of the status of this operation."),
+    wide(
         "First Seen",
-        "string",
-        "",
-        1,
         "The time at which the event was first recorded. (Time of server receipt is in TypeMeta.)",
     ),
-    column("Count", "string", "", 1, "The number of times this event has occurred."),
-    column("Name", "string", "name", 1, NAME_TEXT),
+    wide("Count", "The number of times this event has occurred."),
+    Column { priority: 1, ..NAME },
 ];
 
 const REPLICASET: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column(
+    NAME,
+    number(
         "Desired",
-        "integer",
-        "",
-        0,
         "Replicas is the number of desired pods. This is a pointer to distinguish between explicit zero and unspecified. Defaults to 1. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset",
     ),
-    column(
+    number(
         "Current",
-        "integer",
-        "",
-        0,
         "Replicas is the most recently observed number of non-terminating pods. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset",
     ),
-    column(
+    number(
         "Ready",
-        "integer",
-        "",
-        0,
         "The number of non-terminating pods targeted by this ReplicaSet with a Ready Condition.",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
-    column("Containers", "string", "", 1, CONTAINERS_TEXT),
-    column("Images", "string", "", 1, IMAGES_TEXT),
-    column(
+    AGE,
+    wide("Containers", CONTAINERS_TEXT),
+    wide("Images", IMAGES_TEXT),
+    wide(
         "Selector",
-        "string",
-        "",
-        1,
         "Selector is a label query over pods that should match the replica count. Label keys and values that must match in order to be controlled by this replica set. It must match the pod template's labels. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
     ),
 ];
 
 const DEPLOYMENT: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column("Ready", "string", "", 0, "Number of the pod with ready state"),
-    column(
+    NAME,
+    text("Ready", "Number of the pod with ready state"),
+    text(
         "Up-to-date",
-        "string",
-        "",
-        0,
         "Total number of non-terminating pods targeted by this deployment that have the desired template spec.",
     ),
-    column(
+    text(
         "Available",
-        "string",
-        "",
-        0,
         "Total number of available non-terminating pods (ready for at least minReadySeconds) targeted by this deployment.",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
-    column("Containers", "string", "", 1, CONTAINERS_TEXT),
-    column("Images", "string", "", 1, IMAGES_TEXT),
-    column(
+    AGE,
+    wide("Containers", CONTAINERS_TEXT),
+    wide("Images", IMAGES_TEXT),
+    wide(
         "Selector",
-        "string",
-        "",
-        1,
         "Label selector for pods. Existing ReplicaSets whose pods are selected by this will be the ones affected by this deployment. It must match the pod template's labels.",
     ),
 ];
 
 const ENDPOINTSLICE: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column(
+    NAME,
+    text(
         "AddressType",
-        "string",
-        "",
-        0,
         "addressType specifies the type of address carried by this EndpointSlice. All addresses in this slice must be the same type. This field is immutable after creation. The following address types are currently supported: * IPv4: Represents an IPv4 Address. * IPv6: Represents an IPv6 Address. * FQDN: Represents a Fully Qualified Domain Name. (Deprecated) The EndpointSlice controller only generates, and kube-proxy only processes, slices of addressType \"IPv4\" and \"IPv6\". No semantics are defined for the \"FQDN\" type.",
     ),
-    column(
+    text(
         "Ports",
-        "string",
-        "",
-        0,
         "ports specifies the list of network ports exposed by each endpoint in this slice. Each port must have a unique name. Each slice may include a maximum of 100 ports. Services always have at least 1 port, so EndpointSlices generated by the EndpointSlice controller will likewise always have at least 1 port. EndpointSlices used for other purposes may have an empty ports list.",
     ),
-    column(
+    text(
         "Endpoints",
-        "string",
-        "",
-        0,
         "endpoints is a list of unique endpoints in this slice. Each slice may include a maximum of 1000 endpoints.",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
+    AGE,
 ];
 
 const LEASE: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column(
+    NAME,
+    text(
         "Holder",
-        "string",
-        "",
-        0,
         "holderIdentity contains the identity of the holder of a current lease. If Coordinated Leader Election is used, the holder identity must be equal to the elected LeaseCandidate.metadata.name field.",
     ),
-    column("Age", "string", "", 0, AGE_TEXT),
+    AGE,
 ];
 
 const SOURCE: &[Column] = &[
-    column("Name", "string", "name", 0, NAME_TEXT),
-    column("Applied", "string", "", 0, "The commit that the store holds, and its subject."),
-    column("Fetched", "string", "", 0, "The branch's head at the last fetch that worked."),
-    column(
+    NAME,
+    text("Applied", "The commit that the store holds, and its subject."),
+    text("Fetched", "The branch's head at the last fetch that worked."),
+    text(
         "Converged",
-        "string",
-        "",
-        0,
         "Whether the world matches the applied commit: True, False, or Unknown when the verdict is old.",
     ),
-    column(
-        "Problem",
-        "string",
-        "",
-        0,
-        "Why the newest commit is not applied: refused, held, or not fetched.",
-    ),
-    column("Age", "string", "", 0, AGE_TEXT),
-    column("URL", "string", "", 1, "The repository."),
-    column("Branch", "string", "", 1, "The branch that is followed."),
-    column("Path", "string", "", 1, "The folder inside the repository."),
+    text("Problem", "Why the newest commit is not applied: refused, held, or not fetched."),
+    AGE,
+    wide("URL", "The repository."),
+    wide("Branch", "The branch that is followed."),
+    wide("Path", "The folder inside the repository."),
 ];
 
 const DRIFT: &[Column] = &[
-    column("Name", "string", "name", 1, NAME_TEXT),
-    column("Object", "string", "", 0, "The object that differs."),
-    column(
-        "Layer",
-        "string",
-        "",
-        0,
-        "Where the difference was seen: object, container or network.",
-    ),
-    column(
-        "Class",
-        "string",
-        "",
-        0,
-        "How it differs: missing, extra, changed, stopped, wrong image, not ready.",
-    ),
-    column("Field", "string", "", 0, "The field that differs; a dot is the whole object."),
-    column(
-        "Action",
-        "string",
-        "",
-        0,
-        "What Ballast does about it: healing, healed, reported, fighting, resolved.",
-    ),
-    column("Status", "string", "", 0, "Open or Closed."),
-    column("Since", "string", "", 0, "How long ago the difference began."),
-    column("Wanted", "string", "", 1, "The wanted value; Secret values as keyed hashes."),
-    column("Actual", "string", "", 1, "The value found."),
-    column("Origin", "string", "", 1, "Where the wanted value is written: file:line@commit."),
-    column("Cause", "string", "", 1, "What made the difference, where that is known."),
+    Column { priority: 1, ..NAME },
+    text("Object", "The object that differs."),
+    text("Layer", "Where the difference was seen: object, container or network."),
+    text("Class", "How it differs: missing, extra, changed, stopped, wrong image, not ready."),
+    text("Field", "The field that differs; a dot is the whole object."),
+    text("Action", "What Ballast does about it: healing, healed, reported, fighting, resolved."),
+    text("Status", "Open or Closed."),
+    text("Since", "How long ago the difference began."),
+    wide("Wanted", "The wanted value; Secret values as keyed hashes."),
+    wide("Actual", "The value found."),
+    wide("Origin", "Where the wanted value is written: file:line@commit."),
+    wide("Cause", "What made the difference, where that is known."),
+];
+
+const INVENTORY: &[Column] = &[
+    NAME,
+    text("Commit", "The commit that the store holds."),
+    number("Objects", "How many objects it put into the store."),
+    AGE,
 ];
 
 /// The columns of a kind, in order.
@@ -418,5 +283,6 @@ pub fn columns(kind: Kind) -> &'static [Column] {
         Kind::Lease => LEASE,
         Kind::Source => SOURCE,
         Kind::Drift => DRIFT,
+        Kind::Inventory => INVENTORY,
     }
 }

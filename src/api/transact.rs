@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, StatusCause};
 use serde_json::Value;
 
 use crate::api::access::{Identity, Part, Verb};
-use crate::api::admission::addresses::{ip_claim, port_claim};
+use crate::api::admission::addresses::{self, ip_claim, port_claim};
 use crate::api::admission::lifecycle::{self, DeletePlan};
 use crate::api::admission::{Admit, FieldValidation, decode_body};
 use crate::api::body::{draft_of, header_of};
@@ -38,7 +39,7 @@ impl<S: Store> Transact for Local<S> {
         set: &ApplySet,
         dry_run: bool,
     ) -> Result<Vec<SetOutcome>, Vec<SetProblem>> {
-        let applying = Applying { api: &self.api, who: &self.who, set };
+        let applying = Applying { api: &self.api, who: &self.who, set, dry_run };
         let mut planned = applying.plan_all().await?;
         if dry_run {
             return Ok(planned.into_iter().map(Planned::outcome).collect());
@@ -73,6 +74,26 @@ impl Planned {
     }
 }
 
+fn planned_create<K: Admit>(
+    key: &Key,
+    mut new: K,
+    namespace: Option<Write>,
+) -> Result<Planned, ApiError> {
+    let kind = K::OBJECT_KIND;
+    let (after, header) = (Some(shown_after(&new)), header_of(&new));
+    let draft = draft_of(&mut new)?;
+    let write = Write::Put { kind, key: key.clone(), expect: Expect::Absent, draft, header };
+    let (action, write) = (SetAction::Created, Some(write));
+    Ok(Planned { kind, key: key.clone(), action, before: None, write, namespace, after })
+}
+
+/// Nothing is written.
+fn unchanged(kind: Kind, key: Key, before: Option<Arc<Record>>) -> Planned {
+    let after = before.as_deref().and_then(|record| serde_json::from_slice(&record.body).ok());
+    let action = SetAction::Unchanged;
+    Planned { kind, key, action, before, write: None, namespace: None, after }
+}
+
 fn value_of(record: &Record) -> Option<Arc<Value>> {
     serde_json::from_slice(&record.body).ok().map(Arc::new)
 }
@@ -81,6 +102,7 @@ struct Applying<'a, S: Store> {
     api: &'a Api<S>,
     who: &'a Identity,
     set: &'a ApplySet,
+    dry_run: bool,
 }
 
 impl<S: Store> Applying<'_, S> {
@@ -88,7 +110,7 @@ impl<S: Store> Applying<'_, S> {
         let mut planned = Vec::with_capacity(self.set.writes.len());
         let mut problems = Vec::new();
         let mut named = BTreeSet::new();
-        let mut taken = Taken::in_commit(BTreeSet::new(), named_claims(self.set));
+        let mut taken = Taken::in_commit(BTreeSet::new(), named_claims(self.set), self.given_up());
         for (index, write) in self.set.writes.iter().enumerate() {
             let (kind, key) = target(write);
             let result = if named.insert((kind, key.clone())) {
@@ -112,6 +134,7 @@ impl<S: Store> Applying<'_, S> {
                 self.plan_apply::<K>(key, manifest, &previous, *adopt, taken).await
             }
             SetWrite::Delete { uid, .. } => self.plan_delete::<K>(key, uid),
+            SetWrite::Own { object, .. } => self.plan_own::<K>(key, object),
             SetWrite::Status { status, .. } => self.plan_status::<K>(key, status),
         })
     }
@@ -125,36 +148,86 @@ impl<S: Store> Applying<'_, S> {
         taken: &mut Taken,
     ) -> Result<Planned, ApiError> {
         let kind = K::OBJECT_KIND;
-        let mut new = self.wanted::<K>(key, manifest)?;
+        let new = self.wanted::<K>(key, manifest)?;
         let Some(record) = self.api.store().get(kind, key) else {
             self.who.may(Verb::Create, kind, Part::Whole, key)?;
             let namespace = self.namespace_check::<K>(key).await?;
             let mut new = self.api.admit_new(new)?;
             self.api.allocate(&mut new, &[], taken)?;
-            let after = shown_after(&new);
-            let header = header_of(&new);
-            let draft = draft_of(&mut new)?;
-            let write =
-                Write::Put { kind, key: key.clone(), expect: Expect::Absent, draft, header };
-            return Ok(Planned {
-                kind,
-                key: key.clone(),
-                action: SetAction::Created,
-                before: None,
-                write: Some(write),
-                namespace,
-                after: Some(after),
-            });
+            return planned_create(key, new, namespace);
         };
-        self.who.may(Verb::Update, kind, Part::Whole, key)?;
-        let old = self.api.typed::<K>(&record)?;
-        if !adopt {
-            self.check_owner(kind, key, old.metadata())?;
+        if record.header.deleting {
+            return self.plan_successor(record, new).await;
         }
-        previous.merge(new.metadata_mut(), old.metadata());
-        let mut new = self.api.admit_change(self.who, Part::Whole, &*old, new)?;
+        let mut new = self.admitted(&record, new, previous, adopt)?;
         self.api.allocate(&mut new, &record.header.claims, taken)?;
         self.planned_change(record, new)
+    }
+
+    /// What the stored object becomes, new addresses left out.
+    fn admitted<K: Admit>(
+        &self,
+        record: &Record,
+        mut new: K,
+        previous: &Previous<'_>,
+        adopt: bool,
+    ) -> Result<K, ApiError> {
+        self.who.may(Verb::Update, record.kind, Part::Whole, &record.key)?;
+        let old = self.api.typed::<K>(record)?;
+        if !adopt {
+            self.check_owner(record.kind, &record.key, old.metadata())?;
+        }
+        previous.merge(new.metadata_mut(), old.metadata());
+        self.api.admit_change(self.who, Part::Whole, &*old, new)
+    }
+
+    /// An object on its way out is not changed any more, and nothing else can have its name yet: the
+    /// manifest is judged as the new object that it becomes when the name is free.
+    async fn plan_successor<K: Admit>(
+        &self,
+        record: Arc<Record>,
+        new: K,
+    ) -> Result<Planned, ApiError> {
+        let (kind, key) = (record.kind, record.key.clone());
+        self.who.may(Verb::Create, kind, Part::Whole, &key)?;
+        self.namespace_check::<K>(&key).await?;
+        self.api.admit_new(new)?;
+        Ok(unchanged(kind, key, Some(record)))
+    }
+
+    /// The claims of stored Services that this set ends: another Service may take them in it. What a
+    /// Service holds and its manifest does not name, it keeps. A fault is told when the write is
+    /// planned.
+    fn given_up(&self) -> BTreeSet<String> {
+        let mut claims = BTreeSet::new();
+        for write in &self.set.writes {
+            let (Kind::Service, key) = target(write) else { continue };
+            let Some(record) = self.api.store().get(Kind::Service, key) else { continue };
+            let kept = match write {
+                SetWrite::Delete { uid, .. } => {
+                    let planned = self.plan_delete::<Service>(key, uid).ok();
+                    let write = planned.and_then(|planned| planned.write);
+                    if !matches!(write, Some(Write::Delete { .. })) {
+                        continue;
+                    }
+                    Vec::new()
+                }
+                SetWrite::Apply {
+                    manifest, previous_labels, previous_annotations, adopt, ..
+                } if !record.header.deleting => {
+                    let previous =
+                        Previous { labels: previous_labels, annotations: previous_annotations };
+                    let new = self.wanted::<Service>(key, manifest);
+                    let new = new.and_then(|new| self.admitted(&record, new, &previous, *adopt));
+                    let Ok(new) = new else { continue };
+                    addresses::claims(&new)
+                }
+                _ => continue,
+            };
+            let ended = record.header.claims.iter().filter(|claim| !kept.contains(claim));
+            claims.extend(ended.cloned());
+        }
+        claims
     }
 
     /// The manifest as an object of this source. What only the cluster may say is taken out.
@@ -190,11 +263,11 @@ impl<S: Store> Applying<'_, S> {
         let owner =
             meta.annotations.as_ref().and_then(|annotations| annotations.get(SOURCE_ANNOTATION));
         match owner {
-            Some(owner) if *owner == self.set.source => Ok(()),
+            Some(owner) if self.is_own(owner) => Ok(()),
             Some(owner) => Err(ApiError::new(
                 Reason::Conflict,
                 format!(
-                    "{kind} {key} belongs to source {owner}; remove it there, or let this source adopt it"
+                    "{kind} {key} belongs to source {owner}: remove it there first, or, if {owner} is configured no more, name it under formerly of this source"
                 ),
             )),
             // A namespace that the cluster itself made belongs to whoever names it first.
@@ -203,11 +276,14 @@ impl<S: Store> Applying<'_, S> {
             }
             None => Err(ApiError::new(
                 Reason::Conflict,
-                format!(
-                    "{kind} {key} exists and came from no source; remove it, or let this source adopt it"
-                ),
+                format!("{kind} {key} exists and came from no commit: choose another name"),
             )),
         }
+    }
+
+    /// Whether the annotation of an object names this source.
+    fn is_own(&self, owner: &String) -> bool {
+        *owner == self.set.source || self.set.formerly.contains(owner)
     }
 
     async fn namespace_check<K: Admit>(&self, key: &Key) -> Result<Option<Write>, ApiError> {
@@ -219,7 +295,8 @@ impl<S: Store> Applying<'_, S> {
         if made_here && stored.is_none() {
             return Ok(None);
         }
-        self.api.living_namespace::<K>(key).await.map(|check| check.filter(|_| !made_here))
+        let check = self.api.living_namespace::<K>(key, self.dry_run).await;
+        check.map(|check| check.filter(|_| !made_here))
     }
 
     fn planned_change<K: Admit>(&self, record: Arc<Record>, new: K) -> Result<Planned, ApiError> {
@@ -245,17 +322,12 @@ impl<S: Store> Applying<'_, S> {
     fn plan_delete<K: Admit>(&self, key: &Key, uid: &str) -> Result<Planned, ApiError> {
         let kind = K::OBJECT_KIND;
         self.who.may(Verb::Delete, kind, Part::Whole, key)?;
-        let nothing = |before: Option<Arc<Record>>| {
-            let after =
-                before.as_deref().and_then(|record| serde_json::from_slice(&record.body).ok());
-            let action = SetAction::Unchanged;
-            Planned { kind, key: key.clone(), action, before, write: None, namespace: None, after }
-        };
+        let nothing = |before: Option<Arc<Record>>| unchanged(kind, key.clone(), before);
         let Some(record) = self.api.store().get(kind, key) else { return Ok(nothing(None)) };
         let old = self.api.typed::<K>(&record)?;
         let owner = old.metadata().annotations.as_ref().and_then(|map| map.get(SOURCE_ANNOTATION));
         let protected = kind == Kind::Namespace && SYSTEM_NAMESPACES.contains(&key.name.as_str());
-        if old.uid() != uid || owner.is_some_and(|owner| *owner != self.set.source) || protected {
+        if old.uid() != uid || owner.is_some_and(|owner| !self.is_own(owner)) || protected {
             return Ok(nothing(Some(record)));
         }
         let options = DeleteOptions { uid: Some(uid.to_owned()), ..DeleteOptions::default() };
@@ -278,6 +350,21 @@ impl<S: Store> Applying<'_, S> {
             namespace: None,
             after: None,
         })
+    }
+
+    /// The whole object is the sync's own: nothing of another writer is kept.
+    fn plan_own<K: Admit>(&self, key: &Key, object: &Value) -> Result<Planned, ApiError> {
+        let kind = K::OBJECT_KIND;
+        let mut new = decode_body::<K>(object, FieldValidation::Strict)?.object;
+        let Some(record) = self.api.store().get(kind, key) else {
+            self.who.may(Verb::Create, kind, Part::Whole, key)?;
+            return planned_create(key, self.api.admit_new(new)?, None);
+        };
+        self.who.may(Verb::Update, kind, Part::Whole, key)?;
+        let old = self.api.typed::<K>(&record)?;
+        new.metadata_mut().clone_from(old.metadata());
+        let new = self.api.admit_change(self.who, Part::Whole, &*old, new)?;
+        self.planned_change(record, new)
     }
 
     fn plan_status<K: Admit>(&self, key: &Key, status: &Value) -> Result<Planned, ApiError> {
@@ -316,8 +403,8 @@ impl<S: Store> Applying<'_, S> {
             let Some(index) = lost else {
                 return Err(vec![SetProblem { write: 0, error: store_error(failure) }]);
             };
-            let mut taken =
-                Taken::in_commit(planned_claims(planned, index), named_claims(self.set));
+            let here = planned_claims(planned, index);
+            let mut taken = Taken::in_commit(here, named_claims(self.set), self.given_up());
             match self.plan(&self.set.writes[index], &mut taken).await {
                 Ok(again) => planned[index] = again,
                 Err(error) => return Err(vec![SetProblem { write: index, error }]),
@@ -401,6 +488,7 @@ fn target(write: &SetWrite) -> (Kind, &Key) {
     match write {
         SetWrite::Apply { kind, key, .. }
         | SetWrite::Delete { kind, key, .. }
+        | SetWrite::Own { kind, key, .. }
         | SetWrite::Status { kind, key, .. } => (*kind, key),
     }
 }

@@ -18,6 +18,7 @@ use crate::api::events::EventQueue;
 use crate::api::health::Beats;
 use crate::api::ids::IdSource;
 use crate::api::query::{Continue, Query};
+use crate::api::recent::Recent;
 use crate::api::secret_names::names_secret;
 use crate::api::secret_view;
 use crate::api::selector_text::Selection;
@@ -52,6 +53,7 @@ struct Inner<S> {
     events: EventQueue,
     beats: Beats,
     tasks: Tasks,
+    recent: Recent,
     logs: RwLock<Option<Arc<dyn Logs>>>,
     wake: RwLock<Option<Arc<dyn WakeSync>>>,
     webhook_secrets: RwLock<BTreeMap<String, Vec<u8>>>,
@@ -89,6 +91,7 @@ impl<S: Store> Api<S> {
                 options,
                 events,
                 tasks: tasks.clone(),
+                recent: Recent::default(),
                 logs: RwLock::default(),
                 wake: RwLock::default(),
                 webhook_secrets: RwLock::default(),
@@ -197,7 +200,7 @@ impl<S: Store> Api<S> {
             return Err(too_large(asked, current));
         }
         let at = match (&query.continued, query.exact) {
-            (Some(place), _) => Some(place.revision),
+            (Some(place), _) => place.revision,
             (None, true) => query.revision,
             (None, false) => None,
         };
@@ -205,7 +208,8 @@ impl<S: Store> Api<S> {
         let continued = (page.remaining > 0)
             .then(|| page.items.last())
             .flatten()
-            .map(|last| Continue { revision: page.revision, after: last.key.clone() }.encode());
+            .map(|last| Continue { revision: Some(page.revision), after: last.key.clone() })
+            .map(|place| place.encode());
         let remaining =
             (page.remaining > 0 && query.selection.is_everything()).then_some(page.remaining);
         Ok(RecordPage { revision: page.revision, items: page.items, continued, remaining })
@@ -221,16 +225,17 @@ impl<S: Store> Api<S> {
         at: Option<u64>,
     ) -> Result<ListPage, ApiError> {
         // `metadata.name=x` in one namespace is a get: `kubectl get x -w` and `wait` ask like this.
-        if let (Some(name), None, true) =
-            (selection.only_name(), at, namespace.is_some() || !kind.row().namespaced)
-        {
+        if let (Some(name), None, None, true) = (
+            selection.only_name(),
+            at,
+            &query.continued,
+            namespace.is_some() || !kind.row().namespaced,
+        ) {
             let key =
                 Key { namespace: namespace.unwrap_or_default().to_owned(), name: name.to_owned() };
-            let revision = self.inner.store.revision();
-            let items = self.inner.store.get(kind, &key).into_iter();
-            let items = items
-                .filter(|record| selects(selection, record) && record.revision <= revision)
-                .collect();
+            // Both of one state: an object that only changes must never be answered as gone.
+            let (revision, found) = self.inner.store.read(kind, &key);
+            let items = found.into_iter().filter(|record| selects(selection, record)).collect();
             return Ok(ListPage { revision, items, remaining: 0 });
         }
         let select = |record: &Record| selects(selection, record);
@@ -249,10 +254,10 @@ impl<S: Store> Api<S> {
         })
     }
 
-    /// What goes with an expired token: one that goes on at the same key in the newest state. The
-    /// client chooses between starting over and an inconsistent rest.
-    pub(crate) fn fresh_token(&self, expired: &Continue) -> String {
-        Continue { revision: self.inner.store.revision(), after: expired.after.clone() }.encode()
+    /// What goes with an expired token: one that goes on at the same key in whatever state is the
+    /// newest then. The client chooses between starting over and an inconsistent rest.
+    pub(crate) fn fresh_token(expired: &Continue) -> String {
+        Continue { revision: None, after: expired.after.clone() }.encode()
     }
 
     /// Everything after a revision; the caller filters.
@@ -269,26 +274,31 @@ impl<S: Store> Api<S> {
         self.inner.store.watch(kind, from).map_err(store_error)
     }
 
-    /// The typed object as this identity may see it.
+    /// The typed object as this identity may see it. To a node agent a Secret that no pod of its
+    /// node names does not exist: a hash in place of a value would end up in a container.
     ///
     /// # Errors
-    /// A stored object that this version cannot decode.
+    /// A stored object that this version cannot decode; `NotFound`.
     pub(crate) fn shown<K: Object>(
         &self,
         who: &Identity,
         record: &Record,
     ) -> Result<Arc<K>, ApiError> {
-        Ok(self.redacted(who, self.typed::<K>(record)?))
+        let object = self.typed::<K>(record)?;
+        if K::OBJECT_KIND == Kind::Secret
+            && let Some(node) = who.reads_named_secrets()
+        {
+            return match self.named_by_a_pod(node, &record.key) {
+                true => Ok(object),
+                false => Err(ApiError::not_found(Kind::Secret, &record.key.name)),
+            };
+        }
+        Ok(self.redacted(who, object))
     }
 
     /// A Secret with hashes in place of its values, unless the identity may read it.
     pub(crate) fn redacted<K: Object>(&self, who: &Identity, object: Arc<K>) -> Arc<K> {
         if K::OBJECT_KIND != Kind::Secret || who.sees_secrets() {
-            return object;
-        }
-        if let Some(node) = who.reads_named_secrets()
-            && self.named_by_a_pod(node, &object.key())
-        {
             return object;
         }
         secret_view::shown(object, &self.inner.options.secret_key)
@@ -300,14 +310,7 @@ impl<S: Store> Api<S> {
             record.header.fields.get("spec.nodeName").is_some_and(|name| name == node)
                 && record.typed::<Pod>().is_ok_and(|pod| names_secret(&pod, &secret.name))
         };
-        let request = ListRequest {
-            namespace: Some(&secret.namespace),
-            limit: 1,
-            after: None,
-            at: None,
-            select: &on_node,
-        };
-        self.inner.store.list(Kind::Pod, &request).is_ok_and(|page| !page.items.is_empty())
+        self.inner.store.find(Kind::Pod, &secret.namespace, &on_node).is_some()
     }
 
     /// Decodes a record; what cannot be decoded is counted, and logged once a state.
@@ -315,7 +318,8 @@ impl<S: Store> Api<S> {
     /// # Errors
     /// `InternalError` naming the object; nothing else stops.
     pub(crate) fn typed<K: Object>(&self, record: &Record) -> Result<Arc<K>, ApiError> {
-        record.typed::<K>().map_err(|failure| {
+        let keep = |object: &Arc<K>| self.inner.recent.keep(object.clone());
+        record.typed_noting::<K>(keep).map_err(|failure| {
             self.inner.quarantines.fetch_add(1, Ordering::Relaxed);
             let id = (record.kind, record.key.clone(), record.revision);
             let mut known = self.inner.quarantined.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,6 +33,9 @@ const BOOKMARK: Duration = Duration::from_secs(60);
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// A watch without its own timeout ends after 30 to 60 minutes (`MinRequestTimeout`).
 const SHORTEST: u64 = 1800;
+/// A client may ask for any number of seconds; a clock cannot add all of them. Clients ask for 5 to
+/// 10 minutes, and begin again whenever a watch ends.
+const LONGEST: u64 = 86_400;
 
 /// # Errors
 /// `Expired` below the compaction floor, `Timeout` for a revision that is not reached.
@@ -52,7 +55,7 @@ pub(crate) fn watch<S: Store>(
     let seconds = query
         .timeout_seconds
         .unwrap_or_else(|| SHORTEST + u64::from(api.options().ids.below(1800)));
-    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let deadline = Instant::now() + Duration::from_secs(seconds.min(LONGEST));
     let mut watching = Watching {
         api: api.clone(),
         who: who.clone(),
@@ -61,6 +64,7 @@ pub(crate) fn watch<S: Store>(
         form,
         include: query.include,
         query,
+        initial: VecDeque::new(),
         lines: VecDeque::new(),
         events: None,
         reached: resume.unwrap_or(0),
@@ -94,6 +98,9 @@ struct Watching<S: Store> {
     form: Form,
     include: Include,
     query: Query,
+    /// The state it begins with. A line is made of a record when it is sent: a client that does
+    /// not read holds no copy of the store.
+    initial: VecDeque<Arc<Record>>,
     lines: VecDeque<Bytes>,
     /// `None` after the last event: what is in `lines` is sent, then the stream ends.
     events: Option<BoxStream<'static, WatchItem>>,
@@ -114,10 +121,7 @@ impl<S: Store> Watching<S> {
         let page = self.api.list(&self.who, self.kind, self.namespace.as_deref(), &everything)?;
         self.events = Some(self.api.changes(&self.who, self.kind, Some(page.revision))?);
         self.reached = page.revision;
-        for record in &page.items {
-            let line = self.line("ADDED", record);
-            self.lines.push_back(line);
-        }
+        self.initial = page.items.into();
         if self.query.initial_events && self.query.bookmarks {
             let line = self.bookmark(true);
             self.lines.push_back(line);
@@ -128,6 +132,12 @@ impl<S: Store> Watching<S> {
     /// Cancel safe: nothing is taken from the stream that is not in `lines` or answered.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if let Some(record) = self.initial.pop_front() {
+                match self.line("ADDED", &record) {
+                    Some(line) => return Some(line),
+                    None => continue,
+                }
+            }
             if let Some(line) = self.lines.pop_front() {
                 return Some(line);
             }
@@ -210,10 +220,12 @@ impl<S: Store> Watching<S> {
             (true, false) => "DELETED",
             (false, false) => return None,
         };
-        Some(self.line(kind, record))
+        self.line(kind, record)
     }
 
-    fn line(&mut self, event: &str, record: &Arc<Record>) -> Bytes {
+    /// `None` for what this version cannot decode, which is logged and counted: an ERROR in its
+    /// place would make the client list again, meet it again, and so on for ever.
+    fn line(&mut self, event: &str, record: &Arc<Record>) -> Option<Bytes> {
         let object = match self.form {
             Form::Json => object_bytes(&self.api, &self.who, record).map(|bytes| bytes.to_vec()),
             Form::Metadata => {
@@ -230,10 +242,7 @@ impl<S: Store> Watching<S> {
                 Ok(table_of(api, who, self.kind, &meta, one, shape).to_string().into_bytes())
             }
         };
-        match object {
-            Ok(object) => wrapped(event, &object),
-            Err(error) => wrapped("ERROR", status_value(&error, None).to_string().as_bytes()),
-        }
+        object.ok().map(|object| wrapped(event, &object))
     }
 
     fn bookmark(&mut self, initial_end: bool) -> Bytes {

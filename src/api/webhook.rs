@@ -69,19 +69,10 @@ async fn judged<S: Store>(
     }
     // Before the body is read: a delivery that cannot be right costs nothing.
     let signature = signature(headers)?;
-    let reading = Limited::new(body, LARGEST_BODY).collect();
-    let read = tokio::time::timeout(BODY_TIME, reading).await.map_err(|_| {
+    let reading = tokio::time::timeout(BODY_TIME, hashed(&secret, body));
+    let mac = reading.await.map_err(|_| {
         ApiError::bad_request(format!("the body took longer than {} s", BODY_TIME.as_secs()))
-    })?;
-    let body = read.map_err(|failure| {
-        if failure.is::<http_body_util::LengthLimitError>() {
-            too_large()
-        } else {
-            ApiError::bad_request("the body ended early")
-        }
-    })?;
-    let mut mac = Hmac::<Sha256>::new_from_slice(&secret).expect("HMAC takes a key of any length");
-    mac.update(&body.to_bytes());
+    })??;
     // Constant time: how much of a guess was right cannot be measured.
     mac.verify_slice(&signature).map_err(|_| {
         warn!(source, "webhook delivery with a wrong signature");
@@ -96,6 +87,26 @@ async fn judged<S: Store>(
     }
     debug!(source, id, "webhook delivery wakes the sync");
     Ok(id)
+}
+
+/// The keyed hash of the body. Each piece is hashed as it comes and dropped: a stranger with many
+/// connections fills no memory before the signature is known to be wrong.
+async fn hashed(secret: &[u8], body: Body) -> Result<Hmac<Sha256>, ApiError> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
+    let mut body = std::pin::pin!(Limited::new(body, LARGEST_BODY));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|failure| {
+            if failure.is::<http_body_util::LengthLimitError>() {
+                too_large()
+            } else {
+                ApiError::bad_request("the body ended early")
+            }
+        })?;
+        if let Some(piece) = frame.data_ref() {
+            mac.update(piece);
+        }
+    }
+    Ok(mac)
 }
 
 /// Exactly one `sha256=` and 64 hex digits. Two headers are an attempt at something: refused.

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{StatusCause, StatusDetails};
 use serde_json::Value;
 
 use crate::api::access::{Identity, Part, Verb};
@@ -51,8 +50,8 @@ pub(crate) enum Outcome<K> {
 
 impl<S: Store> Api<S> {
     /// # Errors
-    /// `Forbidden`, a missing or ending namespace, `Invalid` with every field at fault,
-    /// `AlreadyExists`.
+    /// `Forbidden`, a missing or ending namespace, `Conflict` for a controller that is gone or going,
+    /// `Invalid` with every field at fault, `AlreadyExists`.
     pub(crate) async fn create<K: Admit>(
         &self,
         who: &Identity,
@@ -68,7 +67,8 @@ impl<S: Store> Api<S> {
         }
         let mut lost = None;
         for _ in 0..ATTEMPTS {
-            let namespace = self.living_namespace::<K>(&object.key()).await?;
+            let namespace = self.living_namespace::<K>(&object.key(), dry_run).await?;
+            let controller = self.living_controller(object, None)?;
             let mut new = self.admit_new(object.clone())?;
             self.allocate(&mut new, &[], &mut Taken::default())?;
             let key = new.key();
@@ -83,16 +83,17 @@ impl<S: Store> Api<S> {
             let draft = draft_of(&mut new)?;
             let put = Write::Put { kind, key: key.clone(), expect: Expect::Absent, draft, header };
             let mut writes = vec![put];
-            writes.extend(namespace);
+            writes.extend(namespace.into_iter().chain(controller));
             match self.store().transact(Transaction { writes }).await {
                 Ok(records) => return Ok(stored(new, &records[0])),
                 Err(StoreError::Exists { .. }) if !generated(object) => {
                     return Err(ApiError::already_exists(kind, &key.name));
                 }
                 Err(error @ StoreError::Exists { .. }) => lost = Some(store_error(error)),
-                Err(StoreError::Stale { write: 1, .. } | StoreError::Missing { write: 1, .. }) => {
-                    lost = Some(ApiError::conflict(kind, &key.name));
-                }
+                // The namespace or the controller moved: it is read again.
+                Err(
+                    StoreError::Stale { write: 1.., .. } | StoreError::Missing { write: 1.., .. },
+                ) => lost = Some(ApiError::conflict(kind, &key.name)),
                 Err(error @ StoreError::Claimed { .. }) => lost = Some(store_error(error)),
                 Err(other) => return Err(store_error(other)),
             }
@@ -288,6 +289,8 @@ impl<S: Store> Api<S> {
             if part == Part::Whole {
                 self.allocate(&mut new, &record.header.claims, &mut Taken::default())?;
             }
+            let controller =
+                if part == Part::Whole { self.living_controller(&new, Some(&*old))? } else { None };
             let expect = Expect::Revision(record.revision);
             let (write, after) = match outcome(&record, new)? {
                 Outcome::Same => return Ok(old),
@@ -302,51 +305,17 @@ impl<S: Store> Api<S> {
                 after.metadata_mut().resource_version = Some(record.revision.to_string());
                 return Ok(Arc::new(after));
             }
-            match self.store().transact(Transaction { writes: vec![write] }).await {
+            let writes = [write].into_iter().chain(controller).collect();
+            match self.store().transact(Transaction { writes }).await {
                 Ok(records) => return Ok(stored(*after, &records[0])),
-                Err(StoreError::Stale { .. }) => lost = Some(ApiError::conflict(kind, &key.name)),
+                Err(StoreError::Stale { .. } | StoreError::Missing { write: 1.., .. }) => {
+                    lost = Some(ApiError::conflict(kind, &key.name));
+                }
                 Err(error @ StoreError::Claimed { .. }) => lost = Some(store_error(error)),
                 Err(other) => return Err(store_error(other)),
             }
         }
         Err(lost.unwrap_or_else(|| ApiError::conflict(kind, &key.name)))
-    }
-
-    /// The precondition that the object's namespace exists and is not ending, for the same
-    /// transaction; none for a cluster-scoped object.
-    pub(crate) async fn living_namespace<K: Admit>(
-        &self,
-        key: &Key,
-    ) -> Result<Option<Write>, ApiError> {
-        let kind = K::OBJECT_KIND;
-        if !kind.row().namespaced {
-            return Ok(None);
-        }
-        let name = &key.namespace;
-        if name.is_empty() {
-            return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
-        }
-        let namespace = Key::cluster(name.as_str());
-        let found = match self.store().get(Kind::Namespace, &namespace) {
-            None if SYSTEM_NAMESPACES.contains(&name.as_str()) => {
-                let mut new = Namespace::default();
-                new.metadata.name = Some(name.clone());
-                match Box::pin(self.create(&Identity::Admin, &new, false)).await {
-                    Err(error) if !error.is_already_exists() => return Err(error),
-                    _ => self.store().get(Kind::Namespace, &namespace),
-                }
-            }
-            found => found,
-        };
-        let record = found.ok_or_else(|| ApiError::not_found(Kind::Namespace, name))?;
-        if record.header.deleting {
-            return Err(terminating(kind, key));
-        }
-        Ok(Some(Write::Check {
-            kind: Kind::Namespace,
-            key: namespace,
-            expect: Expect::Revision(record.revision),
-        }))
     }
 
     /// Everything that turns a request's object into one that may be stored, addresses left out.
@@ -497,29 +466,4 @@ fn owned<K: Object>(who: &Identity, object: &K) -> Result<(), ApiError> {
 
 fn generated<K: Object>(object: &K) -> bool {
     object.metadata().name.as_deref().unwrap_or_default().is_empty()
-}
-
-fn terminating(kind: Kind, key: &Key) -> ApiError {
-    let namespace = &key.namespace;
-    let row = kind.row();
-    let mut error = ApiError::new(
-        Reason::Forbidden,
-        format!(
-            "{} \"{}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated",
-            kind.qualified_resource(),
-            key.name
-        ),
-    );
-    error.details = Some(Box::new(StatusDetails {
-        name: Some(key.name.clone()),
-        group: (!row.group.is_empty()).then(|| row.group.to_owned()),
-        kind: Some(row.plural.to_owned()),
-        causes: Some(vec![StatusCause {
-            reason: Some("NamespaceTerminating".to_owned()),
-            message: Some(format!("namespace {namespace} is being terminated")),
-            field: Some("metadata.namespace".to_owned()),
-        }]),
-        ..StatusDetails::default()
-    }));
-    error
 }

@@ -16,7 +16,7 @@ use super::ruleset::{
     NodeFacts, Ruleset, ServiceRules, fixed_chains, hairpin_chain, jumps, service_rules,
     services_chain,
 };
-use super::service_port::{EndpointFacts, ServiceFacts};
+use super::service_port::{EndpointFacts, PortFacts, ServiceFacts};
 
 /// Whom a chain or a rule in a shared chain belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +161,12 @@ impl Book {
         self.services.get(key)
     }
 
+    /// What a slice says, and the Service that it is filed under.
+    pub fn slice(&self, slice: &Key) -> Option<(Key, Vec<EndpointFacts>)> {
+        let service = self.slice_services.get(slice)?;
+        Some((service.clone(), self.endpoints.get(service)?.get(slice)?.clone()))
+    }
+
     /// Services that have rules, in order.
     pub fn services(&self) -> impl Iterator<Item = (&Key, &ServiceFacts)> {
         self.services.iter().filter(|(_, facts)| !facts.ports.is_empty())
@@ -291,6 +297,39 @@ impl Book {
         };
         let found = self.rules.iter().find(|(_, rules)| has(rules));
         found.map_or(Owner::Node, |(key, _)| Owner::Service(key.clone()))
+    }
+
+    /// The fields of its Service that want a chain, or a rule in a chain that all services share.
+    /// Linear, as [`Book::rule_owner`].
+    pub fn wanted_by(&self, chain: &ChainId, rule: Option<&Rule>) -> Vec<String> {
+        let own = self.owners.get(chain);
+        let shared = || match self.rule_owner(chain, rule?) {
+            Owner::Service(key) => Some(key),
+            Owner::Node => None,
+        };
+        let Some(key) = own.cloned().or_else(shared) else { return Vec::new() };
+        let Some(facts) = self.services.get(&key) else { return Vec::new() };
+        let endpoints =
+            || self.endpoints.get(&key).into_iter().flat_map(BTreeMap::values).flatten();
+        let wants = |port: &&PortFacts| {
+            let alone = ServiceFacts { ports: vec![(*port).clone()], ..facts.clone() };
+            let rules = service_rules(&self.names, &key, &alone, endpoints());
+            if own.is_some() {
+                return rules.chains.iter().any(|(id, _)| id == chain);
+            }
+            let shared = [&rules.dispatch, &rules.node_ports, &rules.reject];
+            rule.is_some_and(|rule| shared.iter().any(|list| list.contains(rule)))
+        };
+        facts.ports.iter().filter(wants).map(port_path).collect()
+    }
+}
+
+/// `spec.ports[http]`; the only port of a Service may have no name, then by its number.
+fn port_path(port: &PortFacts) -> String {
+    if port.name.is_empty() {
+        format!("spec.ports[{}]", port.port)
+    } else {
+        format!("spec.ports[{}]", port.name)
     }
 }
 

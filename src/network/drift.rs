@@ -42,6 +42,8 @@ struct Field {
     missing: Vec<String>,
     extra: Vec<String>,
     whole: Option<Class>,
+    /// Paths in the Service's manifest.
+    wanted_by: BTreeSet<String>,
 }
 
 /// Sorts differences by object and chain. `verified` is when the rules were last known to be right.
@@ -60,6 +62,7 @@ pub fn findings(
         let field =
             fields.entry((owner(difference, book), difference.chain().clone())).or_default();
         note(difference, field);
+        field.wanted_by.extend(book.wanted_by(difference.chain(), difference.rule()));
     }
     let cause =
         format!("changed by another program between {} and {}", clock(verified), clock(now));
@@ -165,14 +168,22 @@ fn seen(name: String, field: &Field, cause: String, response: Response) -> Seen 
     Seen {
         class,
         field: name,
+        wanted_by: wanted_by(&field.wanted_by),
         wanted,
         actual,
         origin: None,
         since: None,
         cause: Some(cause),
         deadline: None,
+        under_way: false,
         response,
     }
+}
+
+/// Several ports at once are the list of them.
+fn wanted_by(fields: &BTreeSet<String>) -> Option<String> {
+    let first = fields.first()?;
+    Some(if fields.len() == 1 { first.clone() } else { "spec.ports".to_owned() })
 }
 
 fn text(rules: &[String]) -> Option<String> {
@@ -235,6 +246,7 @@ mod tests {
         let [difference] = examined.differences.as_slice() else { panic!("one chain") };
         assert_eq!(difference.class, Class::Missing);
         assert!(difference.field.starts_with("nat/BALLAST-SVC-"));
+        assert_eq!(difference.wanted_by.as_deref(), Some("spec.ports[80]"));
         assert_eq!(
             difference.wanted.as_deref(),
             Some("-p tcp -j DNAT --to-destination 10.42.0.4:8080")

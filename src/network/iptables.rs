@@ -1,23 +1,26 @@
 //! The iptables programs, the one place that runs them. Bulk goes through `iptables-restore
 //! --noflush`; the `iptables` crate keeps the jumps in chains that are not ours.
 //!
+//! A small text goes through a [`RestoreSession`]: a new process a change costs more than the change.
+//!
 //! A host has up to two packet filters behind the same name: `nf_tables` and `legacy`. Rules in the
 //! one that Docker does not use would be judged in an order nobody can see, so the variant that
 //! holds Docker's chains is taken, and where there is no Docker the host's default.
 
 use std::io::ErrorKind;
-use std::process::Stdio;
-use std::sync::Arc;
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::bridge;
 use super::kernel::{BridgeFacts, Kernel, KernelError};
+use super::restore_session::RestoreSession;
 use super::restore_text::{Flow, JumpStep};
 use super::rule::Table;
 use super::ruleset::Jump;
@@ -27,6 +30,14 @@ use super::tables::Tables;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Seconds to wait for another program's lock, as kube-proxy does.
 const LOCK_SECONDS: &str = "5";
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// The programs' exit status when another has the lock (`RESOURCE_PROBLEM`).
+const LOCKED: i32 = 4;
+/// Chains that a text does not name stay as they are.
+const RESTORE: [&str; 3] = ["-w", LOCK_SECONDS, "--noflush"];
+/// A restore reads this much without a pause: the pipe holds it. Bulk has a program of its own, whose
+/// memory ends with it.
+const SESSION_BYTES: usize = 64 << 10;
 /// Legacy tables that are in use; reading it loads none, unlike running `iptables-legacy`.
 const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
@@ -41,6 +52,11 @@ struct Inner {
     /// Kernel parameters are left as they are.
     keep_sysctls: bool,
     no_conntrack_said: AtomicBool,
+    /// Taken out while it is used: whoever comes meanwhile runs a program of its own.
+    session: Mutex<Option<RestoreSession>>,
+    /// The program does not answer (iptables before 1.8.5), or it is legacy's, which rewrites the whole
+    /// table for every text: there is nothing to save.
+    no_session: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +109,47 @@ impl Iptables {
     async fn programs(&self) -> Result<Programs, KernelError> {
         self.0.programs.get_or_try_init(find).await.copied()
     }
+
+    /// Whether a session took the text. `false`: a program of its own has to, and says why if it
+    /// cannot.
+    async fn restore_in_session(
+        &self,
+        programs: Programs,
+        text: &str,
+    ) -> Result<bool, KernelError> {
+        if programs.variant != NFT.variant || self.0.no_session.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let kept = self.0.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut session = match kept {
+            Some(session) => session,
+            None => {
+                let arguments = [&RESTORE[..], &["--verbose"]].concat();
+                match RestoreSession::begin(programs.restore, &arguments).await {
+                    Ok(session) => session,
+                    Err(error) => {
+                        info!(%error, "{} does not answer comments, one is run a change", programs.restore);
+                        self.0.no_session.store(true, Ordering::Relaxed);
+                        return Ok(false);
+                    }
+                }
+            }
+        };
+        match tokio::time::timeout(TIMEOUT, session.restore(text)).await {
+            Ok(Ok(())) => {
+                *self.0.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+                Ok(true)
+            }
+            Ok(Err(error)) => {
+                debug!(%error, "restore session ended");
+                Ok(false)
+            }
+            Err(_) => Err(KernelError::TimedOut {
+                program: programs.restore.to_owned(),
+                seconds: TIMEOUT.as_secs(),
+            }),
+        }
+    }
 }
 
 impl Kernel for Iptables {
@@ -140,15 +197,24 @@ impl Kernel for Iptables {
 
     async fn restore(&self, text: &str) -> Result<(), KernelError> {
         let programs = self.programs().await?;
-        run(programs.restore, &["-w", LOCK_SECONDS, "--noflush"], Some(text)).await?;
+        if text.len() <= SESSION_BYTES && self.restore_in_session(programs, text).await? {
+            return Ok(());
+        }
+        run(programs.restore, &RESTORE, Some(text)).await?;
         Ok(())
     }
 
     async fn jump(&self, step: &JumpStep) -> Result<(), KernelError> {
         let programs = self.programs().await?;
         let step = step.clone();
-        let done = tokio::task::spawn_blocking(move || jump(programs, &step)).await;
-        done.expect("the iptables crate returns its errors")
+        let doing = tokio::task::spawn_blocking(move || jump(programs, &step));
+        match tokio::time::timeout(TIMEOUT, doing).await {
+            Ok(done) => done.expect("the iptables crate returns its errors"),
+            Err(_) => Err(KernelError::TimedOut {
+                program: programs.iptables.to_owned(),
+                seconds: TIMEOUT.as_secs(),
+            }),
+        }
     }
 
     async fn forget(&self, flow: &Flow) -> Result<(), KernelError> {
@@ -228,20 +294,53 @@ fn jump(programs: Programs, step: &JumpStep) -> Result<(), KernelError> {
     };
     let mut filter = iptables::new(false).map_err(failed)?;
     filter.cmd = programs.iptables;
+    // The crate's `--wait` has no end, and iptables-legacy without it has none either: who hangs
+    // with the lock would stop the loop for good. Each command says itself how long it waits.
+    filter.has_wait = false;
     let (Jump { from, rule }, insert) = match step {
         JumpStep::Insert(jump) | JumpStep::MoveToFront(jump) => (jump, true),
         JumpStep::Delete(jump) => (jump, false),
     };
     let (table, chain, rule) = (from.table.as_str(), from.name.as_str(), rule.to_string());
+    let run = |command: String| -> Result<(ExitStatus, String), KernelError> {
+        let command = format!("-w {LOCK_SECONDS} {command}");
+        let output = waiting(LOCK_PATIENCE, || filter.execute(table, &command)).map_err(failed)?;
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Ok((output.status, message))
+    };
+    let done = |command: String| -> Result<(), KernelError> {
+        match run(command)? {
+            (status, _) if status.success() => Ok(()),
+            (_, message) => Err(failed(message.into())),
+        }
+    };
     // Out first: a second copy in front would make the deletion take the wrong one. Between the
     // two, some milliseconds of new connections miss our chains.
-    while filter.exists(table, chain, &rule).map_err(failed)? {
-        filter.delete(table, chain, &rule).map_err(failed)?;
+    loop {
+        match run(format!("-C {chain} {rule}"))? {
+            (status, _) if status.success() => done(format!("-D {chain} {rule}"))?,
+            (status, message) if status.code() == Some(LOCKED) => {
+                return Err(failed(message.into()));
+            }
+            _ => break,
+        }
     }
     if insert {
-        filter.insert(table, chain, &rule, 1).map_err(failed)?;
+        done(format!("-I {chain} 1 {rule}"))?;
     }
     Ok(())
+}
+
+/// Runs a program again for as long as another one has the lock, at most as long as `-w` would.
+fn waiting<E>(patience: Duration, mut run: impl FnMut() -> Result<Output, E>) -> Result<Output, E> {
+    let begin = Instant::now();
+    loop {
+        let output = run()?;
+        if output.status.code() != Some(LOCKED) || begin.elapsed() >= patience {
+            return Ok(output);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Runs a program to its end and returns what it printed.
@@ -296,5 +395,29 @@ fn package(program: &str) -> &'static str {
         "conntrack" => "conntrack",
         "ip" => "iproute2",
         _ => "iptables",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn output(code: i32) -> Output {
+        Output { status: ExitStatus::from_raw(code << 8), stdout: vec![], stderr: vec![] }
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_and_not_for_ever() {
+        let mut left = 3;
+        let done = waiting(LOCK_PATIENCE, || {
+            left -= 1;
+            Ok::<_, ()>(output(if left > 0 { LOCKED } else { 0 }))
+        });
+        assert!(done.expect("it ran").status.success());
+        for code in [LOCKED, 1] {
+            let left = waiting(Duration::ZERO, || Ok::<_, ()>(output(code))).expect("it ran");
+            assert_eq!(left.status.code(), Some(code));
+        }
     }
 }

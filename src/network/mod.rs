@@ -39,11 +39,12 @@ pub mod iptables;
 pub mod kernel;
 mod programmed;
 pub mod programmer;
+mod restore_session;
 mod run;
 
 #[cfg(test)]
 mod scene;
 
 pub use kernel::Kernel;
-pub use programmed::{NetworkHandle, NetworkStatus, Programmed};
+pub use programmed::{NetworkHandle, NetworkStatus, Programmed, Publisher};
 pub use run::{NetworkOptions, run};

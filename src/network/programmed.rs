@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::object::ports::{BoxFuture, Withdrawal};
+use crate::signal::Signal;
 
 use super::rule::Rule;
 use super::ruleset::targets;
@@ -72,10 +75,57 @@ pub enum NetworkStatus {
     NotProgrammed { why: String },
 }
 
+/// What is programmed now, for everyone who asks.
+#[derive(Debug, Default)]
+pub struct Published {
+    now: Mutex<Programmed>,
+    /// The loop has ended: nobody will change anything any more.
+    over: AtomicBool,
+    changed: Signal,
+}
+
+impl Published {
+    /// Whether it came to hold: `false` when the loop ended before. Cancel safe.
+    pub async fn until(&self, holds: impl Fn(&Programmed) -> bool) -> bool {
+        loop {
+            let seen = self.changed.count();
+            if holds(&self.now.lock().unwrap_or_else(PoisonError::into_inner)) {
+                return true;
+            }
+            if self.over.load(Ordering::Acquire) {
+                return false;
+            }
+            self.changed.raised_since(seen).await;
+        }
+    }
+}
+
+/// The loop's end of [`Published`].
+#[derive(Debug, Default)]
+pub struct Publisher(Arc<Published>);
+
+impl Publisher {
+    pub fn published(&self) -> Arc<Published> {
+        self.0.clone()
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Programmed)) {
+        change(&mut self.0.now.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.changed.raise();
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Release);
+        self.0.changed.raise();
+    }
+}
+
 /// What the rest of the daemon holds of the running loop. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct NetworkHandle {
-    pub(super) programmed: watch::Receiver<Programmed>,
+    pub(super) programmed: Arc<Published>,
     pub(super) status: watch::Receiver<NetworkStatus>,
 }
 
@@ -92,10 +142,10 @@ impl NetworkHandle {
 
 impl Withdrawal for NetworkHandle {
     fn withdrawn(&self, pod_ip: Ipv4Addr) -> BoxFuture<()> {
-        let mut programmed = self.programmed.clone();
+        let programmed = self.programmed.clone();
         Box::pin(async move {
-            // An error is the end of the loop: nobody will take the address out any more.
-            let _ = programmed.wait_for(|now| !now.reaches(pod_ip)).await;
+            // After the loop's end nobody will take the address out any more.
+            programmed.until(|now| !now.reaches(pod_ip)).await;
         })
     }
 }
@@ -108,15 +158,25 @@ mod tests {
     async fn an_address_is_withdrawn_when_the_last_rule_to_it_is_gone() {
         let pod = Ipv4Addr::new(10, 42, 0, 4);
         let rules = [Rule::parse("-p tcp -j DNAT --to-destination 10.42.0.4:80")];
-        let (sender, programmed) = watch::channel(Programmed::default());
+        let publisher = Publisher::default();
+        let programmed = publisher.published();
+        let reaches = || programmed.now.lock().expect("no panic").reaches(pod);
         let (_keep, status) = watch::channel(NetworkStatus::Starting);
-        let handle = NetworkHandle { programmed, status };
-        assert!(sender.borrow().reaches(pod), "nothing is known yet");
-        sender.send_modify(|now| now.reset([&rules[..], &rules[..]].into_iter()));
+        let handle = NetworkHandle { programmed: programmed.clone(), status };
+        assert!(reaches(), "nothing is known yet");
+        publisher.change(|now| now.reset([&rules[..], &rules[..]].into_iter()));
         let waiting = tokio::spawn(handle.withdrawn(pod));
-        sender.send_modify(|now| now.replace(&rules, &[]));
-        assert!(sender.borrow().reaches(pod) && !waiting.is_finished());
-        sender.send_modify(|now| now.replace(&rules, &[]));
+        tokio::task::yield_now().await;
+        publisher.change(|now| now.replace(&rules, &[]));
+        tokio::task::yield_now().await;
+        assert!(reaches() && !waiting.is_finished());
+        publisher.change(|now| now.replace(&rules, &[]));
+        waiting.await.expect("it resolves");
+        // With the loop everybody who waits is let go.
+        publisher.change(|now| now.reset([&rules[..]].into_iter()));
+        let waiting = tokio::spawn(handle.withdrawn(pod));
+        tokio::task::yield_now().await;
+        drop(publisher);
         waiting.await.expect("it resolves");
     }
 }

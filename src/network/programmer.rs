@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::object::ledger::{Ledger, LedgerWrite};
@@ -17,7 +16,7 @@ use super::book::Book;
 use super::chain_name::ChainNames;
 use super::drift::{Findings, NodeName, findings};
 use super::kernel::{BridgeFacts, Kernel, KernelError, observe};
-use super::programmed::Programmed;
+use super::programmed::Publisher;
 use super::restore_text::{Plan, Restore, owned, plan, plan_chains, plan_jumps, restore_text};
 use super::rule::{ChainId, Rule, Table};
 use super::ruleset::Ruleset;
@@ -54,7 +53,7 @@ pub struct Programmer<K> {
     verified: Timestamp,
     refused: Vec<String>,
     ledger: Ledger,
-    published: watch::Sender<Programmed>,
+    published: Publisher,
 }
 
 impl<K: Kernel> Programmer<K> {
@@ -63,7 +62,7 @@ impl<K: Kernel> Programmer<K> {
         names: ChainNames,
         bridge: String,
         ledger: Ledger,
-        published: watch::Sender<Programmed>,
+        published: Publisher,
     ) -> Self {
         Self {
             kernel,
@@ -90,7 +89,12 @@ impl<K: Kernel> Programmer<K> {
     /// Nothing is programmed and nothing can be: nobody needs to wait for a withdrawal.
     pub fn give_up(&mut self) {
         self.programmed = None;
-        self.published.send_modify(|now| now.reset(std::iter::empty()));
+        self.published.change(|now| now.reset(std::iter::empty()));
+    }
+
+    /// What was last programmed is not known for sure any more: the next pass looks at everything.
+    pub fn doubt(&mut self) {
+        self.programmed = None;
     }
 
     /// Makes the kernel what the book wants and answers the Drifts' writes.
@@ -188,9 +192,12 @@ impl<K: Kernel> Programmer<K> {
         let actual = observe(&self.kernel).await?;
         facts.docker_user = docker_user(&actual);
         book.set_node(facts);
+        let jumps = book.ruleset().jumps.clone();
         let mut found = Findings::default();
         if let Some(programmed) = &self.programmed {
-            let differences = check(&self.names, programmed, &actual);
+            let mut differences = check(&self.names, programmed, &actual);
+            // Docker came or went: the jump is wanted elsewhere now, and its old place is no drift.
+            differences.retain(|one| one.jump().is_none_or(|jump| jumps.contains(jump)));
             found = findings(&differences, book, node, &self.ledger, self.verified, now);
             log_differences(&differences);
         }
@@ -204,7 +211,7 @@ impl<K: Kernel> Programmer<K> {
         plan.jumps = plan_jumps(&self.names, &wanted.jumps, &actual);
         plan.jumps.retain(|step| !self.left.contains(step.place()));
         let mut writes = self.ledger.observe(&found.examined, false, now);
-        self.published.send_modify(|now| now.reset(ours.values().map(|rules| rules.as_slice())));
+        self.published.change(|now| now.reset(ours.values().map(|rules| rules.as_slice())));
         self.perform(&mut plan, wanted, &ours).await?;
         let difference = self.read_back(&plan, wanted).await?;
         self.programmed = Some(wanted.clone());
@@ -277,7 +284,7 @@ impl<K: Kernel> Programmer<K> {
         wanted: &Ruleset,
         before: &BTreeMap<ChainId, Arc<Vec<Rule>>>,
     ) {
-        self.published.send_modify(|now| {
+        self.published.change(|now| {
             for chain in restore.written.iter().chain(&restore.removed) {
                 let rules = |chains: &BTreeMap<ChainId, Arc<Vec<Rule>>>| {
                     chains.get(chain).cloned().unwrap_or_default()

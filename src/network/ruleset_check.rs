@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::chain_name::ChainNames;
-use super::rule::{ChainId, Rule};
+use super::rule::{ChainId, Rule, Table, Target};
 use super::ruleset::{Jump, Ruleset};
 use super::tables::Tables;
 
@@ -36,7 +36,7 @@ pub enum Difference {
     JumpMissing {
         jump: Jump,
     },
-    /// Behind a rule that is not ours, where it may never be reached, or there twice.
+    /// Behind a rule of somebody else's that could take its packets, or there twice.
     JumpNotFirst {
         jump: Jump,
     },
@@ -47,6 +47,24 @@ pub enum Difference {
 }
 
 impl Difference {
+    /// The rule it is about, where that is one of ours in a chain of ours.
+    pub fn rule(&self) -> Option<&Rule> {
+        match self {
+            Self::RuleMissing { rule, .. }
+            | Self::RuleExtra { rule, .. }
+            | Self::RuleMoved { rule, .. } => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// The jump of ours that is not where it was programmed.
+    pub fn jump(&self) -> Option<&Jump> {
+        match self {
+            Self::JumpMissing { jump } | Self::JumpNotFirst { jump } => Some(jump),
+            _ => None,
+        }
+    }
+
     /// The chain it is in.
     pub fn chain(&self) -> &ChainId {
         match self {
@@ -129,7 +147,7 @@ fn compare(chain: &ChainId, wanted: &Arc<Vec<Rule>>, actual: &Arc<Vec<Rule>>) ->
 }
 
 /// The jumps among `wanted` that are missing or not in front, and rules to our chains from chains
-/// that are nobody's business of ours. Rules of other installations of Ballast may stand in front.
+/// that are nobody's business of ours. What may stand in front: see [`may_stand_before`].
 pub fn check_jumps(names: &ChainNames, wanted: &[Jump], actual: &Tables) -> Vec<Difference> {
     let mut found = Vec::new();
     for jump in wanted {
@@ -140,11 +158,7 @@ pub fn check_jumps(names: &ChainNames, wanted: &[Jump], actual: &Tables) -> Vec<
             .filter(|(_, rule)| **rule == jump.rule)
             .map(|(at, _)| at)
             .collect();
-        let in_front = |at: usize| {
-            rules[..at]
-                .iter()
-                .all(|rule| rule.next_chain().is_some_and(ChainNames::any_installation))
-        };
+        let in_front = |at: usize| rules[..at].iter().all(|rule| may_stand_before(rule, jump));
         match places.as_slice() {
             [] => found.push(Difference::JumpMissing { jump: jump.clone() }),
             [at] if in_front(*at) => {}
@@ -158,6 +172,26 @@ pub fn check_jumps(names: &ChainNames, wanted: &[Jump], actual: &Tables) -> Vec<
     });
     found.extend(misplaced.map(|jump| Difference::JumpExtra { jump }));
     found
+}
+
+/// Whether a rule in front of our jump leaves every packet's fate as it were behind it.
+///
+/// - A rule of another installation of Ballast takes none of our packets.
+/// - A rule that only counts or logs takes none at all.
+/// - In POSTROUTING our chain either masquerades a packet or lets it pass on: a packet that somebody
+///   masquerades before us is masqueraded behind us too. Docker puts such a rule in front for every
+///   network that is made, the pods' own included.
+///
+/// Elsewhere the order matters: a foreign rule could translate, accept or drop what is sent to a
+/// Service.
+fn may_stand_before(rule: &Rule, jump: &Jump) -> bool {
+    let is_postrouting = jump.from.table == Table::Nat && jump.from.name == "POSTROUTING";
+    match &rule.target {
+        Target::Nothing => true,
+        Target::Other(target) => target.split(' ').next() == Some("LOG"),
+        Target::Masquerade { .. } => is_postrouting,
+        _ => rule.next_chain().is_some_and(ChainNames::any_installation),
+    }
 }
 
 /// Every rule in a chain of somebody else's that leads to one of ours.
@@ -240,6 +274,35 @@ mod tests {
         ));
         let behind_a_users_rule = with("-d 192.0.2.4/32 -j BALLAST-SERVICES");
         assert_eq!(behind_a_users_rule, [], "it leads to us, and is the user's own");
+    }
+
+    #[test]
+    fn only_what_could_take_our_packets_may_not_stand_in_front() {
+        let before = |chain: &'static str, text: &'static str| {
+            edited(move |actual, _| {
+                let (table, name) = chain.split_once('/').expect("table/chain");
+                let table = if table == "nat" { Table::Nat } else { Table::Filter };
+                let chain = ChainId::new(table, name);
+                let mut rules = actual.rules(&chain).to_vec();
+                rules.insert(0, Rule::parse(text));
+                actual.chains.insert(chain, Arc::new(rules));
+            })
+        };
+        let dockers = "-s 10.42.0.0/24 ! -o ballast0 -j MASQUERADE";
+        assert_eq!(before("nat/POSTROUTING", dockers), []);
+        assert_eq!(before("filter/FORWARD", "-s 192.0.2.9/32"), []);
+        assert_eq!(before("nat/PREROUTING", "-p tcp -j LOG --log-prefix x"), []);
+        for (chain, text) in [
+            ("nat/POSTROUTING", "-s 10.42.0.0/24 -j ACCEPT"),
+            ("nat/POSTROUTING", "-s 10.42.0.0/24 -j SNAT --to-source 192.0.2.1"),
+            ("nat/POSTROUTING", "-j DOCKER_POSTROUTING"),
+            ("nat/PREROUTING", "-m addrtype --dst-type LOCAL -j DOCKER"),
+            ("filter/INPUT", "-j LOGGING"),
+            ("filter/FORWARD", "-d 10.42.0.0/24 -j DROP"),
+        ] {
+            let found = before(chain, text);
+            assert!(matches!(&found[..], [Difference::JumpNotFirst { .. }]), "{text}: {found:?}");
+        }
     }
 
     #[test]

@@ -11,30 +11,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::{BoxStream, select_all};
+use futures::stream::{self, BoxStream, select_all};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::drift_report;
 use crate::object::drift::{Drift, Layer};
 use crate::object::ledger::Ledger;
-use crate::object::{Change, Cluster, Note, Object, Scope};
-use crate::task::Tasks;
+use crate::object::source::first_commit;
+use crate::object::{Change, Cluster, Key, Note, Object, Scope, reference};
+use crate::task::{Tasks, caught, caught_async};
 
 use super::book::Book;
 use super::chain_name::ChainNames;
 use super::drift::NodeName;
 use super::kernel::{Kernel, KernelError};
-use super::programmed::{NetworkHandle, NetworkStatus, Programmed};
+use super::programmed::{NetworkHandle, NetworkStatus, Publisher};
 use super::programmer::{Look, Programmer};
 use super::rule::Ports;
 use super::ruleset::NodeFacts;
-use super::service_port::{service_facts, slice_endpoints, slice_service};
+use super::service_port::{EndpointFacts, service_facts, slice_endpoints, slice_service};
 
 /// The loop's name where it beats.
 pub const LOOP: &str = "network";
@@ -58,6 +59,9 @@ pub struct NetworkOptions {
     pub canary: Duration,
     /// 30 s: how long any other change by somebody else may last.
     pub full: Duration,
+    /// The rules stay as they are until the store holds a first commit: a fresh store knows no
+    /// Services, also where the disk with the last one is merely not mounted.
+    pub hold: bool,
     /// Called after every completed pass.
     pub beat: Arc<dyn Fn(&'static str) + Send + Sync>,
 }
@@ -76,6 +80,7 @@ impl NetworkOptions {
             bridge: bridge.into(),
             canary: Duration::from_secs(2),
             full: Duration::from_secs(30),
+            hold: false,
             beat: Arc::new(|_| {}),
         }
     }
@@ -97,6 +102,8 @@ enum Seen {
     Service(Change<Service>),
     Slice(Change<EndpointSlice>),
     Node(Change<Node>),
+    /// The store holds a commit.
+    Commit,
 }
 
 /// Starts the loop.
@@ -107,14 +114,15 @@ pub fn run<C: Cluster, K: Kernel>(
     clock: Clock,
     tasks: &Tasks,
 ) -> Arc<NetworkHandle> {
-    let (published, programmed) = watch::channel(Programmed::default());
+    let publisher = Publisher::default();
+    let programmed = publisher.published();
     let (told, status) = watch::channel(NetworkStatus::Starting);
     let stop = tasks.stop().clone();
     let room = Room {
         book: Book::new(options.names.clone(), options.facts()),
         node: None,
         variant: None,
-        synced: Synced::default(),
+        synced: Synced { commit: !options.hold, ..Synced::default() },
         cluster,
         kernel,
         options,
@@ -123,9 +131,10 @@ pub fn run<C: Cluster, K: Kernel>(
     };
     tasks.spawn(LOOP, async move {
         tokio::select! {
+            biased;
             // Cancel safe where it matters: a restore that is under way is atomic in the kernel.
             () = stop.cancelled() => {}
-            () = room.follow(published) => {}
+            () = room.follow(publisher) => {}
         }
     });
     Arc::new(NetworkHandle { programmed, status })
@@ -138,11 +147,17 @@ struct Synced {
     services: bool,
     slices: bool,
     node: bool,
+    /// See [`NetworkOptions::hold`].
+    commit: bool,
 }
 
 impl Synced {
     fn all(&self) -> bool {
         self.services && self.slices && self.node
+    }
+
+    fn held(&self) -> bool {
+        self.all() && !self.commit
     }
 }
 
@@ -159,14 +174,19 @@ struct Room<C, K> {
     told: watch::Sender<NetworkStatus>,
 }
 
+/// The Service of a slice and what it says; `None` for a slice of no Service.
+fn contents(slice: &EndpointSlice) -> Option<(Key, Vec<EndpointFacts>)> {
+    slice_service(slice).map(|service| (service, slice_endpoints(slice)))
+}
+
 impl<C: Cluster, K: Kernel> Room<C, K> {
-    async fn follow(mut self, published: watch::Sender<Programmed>) {
+    async fn follow(mut self, publisher: Publisher) {
         let mut programmer = Programmer::new(
             self.kernel.clone(),
             self.options.names.clone(),
             self.options.bridge.clone(),
             self.ledger().await,
-            published,
+            publisher,
         );
         let mut changes = self.watches().ready_chunks(BATCH);
         let mut timer = tokio::time::interval(self.options.canary);
@@ -174,14 +194,8 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
         let mut since_full = Duration::ZERO;
         loop {
             let look = tokio::select! {
-                // Cancel safe: a chunk is taken whole or not at all.
-                batch = changes.next() => {
-                    // The watches never end while the cluster lives.
-                    let Some(batch) = batch else { return };
-                    batch.into_iter().for_each(|seen| self.enter(seen));
-                    Look::Changes
-                }
-                // Cancel safe.
+                biased;
+                // Cancel safe. Before the changes: they may never pause.
                 _ = timer.tick() => {
                     since_full += self.options.canary;
                     if since_full >= self.options.full {
@@ -191,9 +205,25 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
                         Look::Canary
                     }
                 }
+                // Cancel safe: a chunk is taken whole or not at all.
+                batch = changes.next() => {
+                    // The watches never end while the cluster lives.
+                    let Some(batch) = batch else { return };
+                    batch.into_iter().for_each(|seen| self.enter(seen));
+                    Look::Changes
+                }
             };
-            if self.synced.all() {
-                self.pass(&mut programmer, look).await;
+            if self.synced.held() {
+                debug!("the store holds no commit yet: the rules stay as they are");
+                (self.options.beat)(LOOP);
+            } else if self.synced.all()
+                && let Err(panic) = caught_async(self.pass(&mut programmer, look)).await
+            {
+                error!(
+                    panic,
+                    "programming the rules panicked; everything is looked at anew with the timer"
+                );
+                programmer.doubt();
             }
         }
     }
@@ -211,33 +241,52 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
 
     fn watches(&self) -> futures::stream::SelectAll<BoxStream<'static, Seen>> {
         let own = Scope::fields(format!("metadata.name={}", self.options.node_name));
-        select_all([
+        let mut all = vec![
             self.cluster.watch::<Service>(Scope::all()).map(Seen::Service).boxed(),
             self.cluster.watch::<EndpointSlice>(Scope::all()).map(Seen::Slice).boxed(),
             self.cluster.watch::<Node>(own).map(Seen::Node).boxed(),
-        ])
+        ];
+        if self.options.hold {
+            let commit = stream::once(first_commit(&self.cluster));
+            all.push(commit.map(|()| Seen::Commit).boxed());
+        }
+        select_all(all)
     }
 
     fn enter(&mut self, seen: Seen) {
         match seen {
             Seen::Service(Change::Reset(all)) => {
                 self.synced.services = true;
-                let all = all.iter().map(|service| (service.key(), service_facts(service)));
-                self.book.reset_services(all);
+                let read = |service: &Arc<Service>| {
+                    let facts = self.read(&**service, service_facts);
+                    Some((
+                        service.key(),
+                        facts.or_else(|| self.book.service(&service.key()).cloned())?,
+                    ))
+                };
+                let all: Vec<_> = all.iter().filter_map(read).collect();
+                self.book.reset_services(all.into_iter());
             }
             Seen::Service(Change::Applied(service)) => {
-                self.book.set_service(service.key(), Some(service_facts(&service)));
+                if let Some(facts) = self.read(&*service, service_facts) {
+                    self.book.set_service(service.key(), Some(facts));
+                }
             }
             Seen::Service(Change::Deleted(service)) => self.book.set_service(service.key(), None),
             Seen::Slice(Change::Reset(all)) => {
                 self.synced.slices = true;
-                self.book.reset_slices(all.iter().filter_map(|slice| {
-                    Some((slice.key(), slice_service(slice)?, slice_endpoints(slice)))
-                }));
+                let read = |slice: &Arc<EndpointSlice>| {
+                    let contents = self.read(&**slice, contents);
+                    let contents = contents.unwrap_or_else(|| self.book.slice(&slice.key()));
+                    contents.map(|(service, endpoints)| (slice.key(), service, endpoints))
+                };
+                let all: Vec<_> = all.iter().filter_map(read).collect();
+                self.book.reset_slices(all.into_iter());
             }
             Seen::Slice(Change::Applied(slice)) => {
-                let contents = slice_service(&slice).map(|key| (key, slice_endpoints(&slice)));
-                self.book.set_slice(slice.key(), contents);
+                if let Some(contents) = self.read(&*slice, contents) {
+                    self.book.set_slice(slice.key(), contents);
+                }
             }
             Seen::Slice(Change::Deleted(slice)) => self.book.set_slice(slice.key(), None),
             Seen::Node(Change::Reset(all)) => {
@@ -246,7 +295,18 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
             }
             Seen::Node(Change::Applied(node)) => self.enter_node(Some(node)),
             Seen::Node(Change::Deleted(_)) => self.enter_node(None),
+            Seen::Commit => self.synced.commit = true,
         }
+    }
+
+    /// `None`, and shown, where reading the object panics: what was known of it stays.
+    fn read<O: Object, T>(&self, object: &O, read: impl FnOnce(&O) -> T) -> Option<T> {
+        let read = caught(|| read(object));
+        read.map_err(|panic| {
+            error!(kind = %O::OBJECT_KIND, object = %object.key(), panic, "object quarantined: its rules stay as they are");
+            self.cluster.note(Note::quarantined(reference(object), LOOP, &panic, None));
+        })
+        .ok()
     }
 
     fn enter_node(&mut self, node: Option<Arc<Node>>) {

@@ -1,38 +1,51 @@
 //! What the tasks of one node share: the pods bound to it, what is known of their containers, and
 //! the signals between them. Locks are held for the length of a lookup, never across an await.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::node::capacity::Engine;
 use crate::node::container_spec::Site;
-use crate::node::environment::{Named, Sources};
+use crate::node::environment::{Named, Sources, named};
 use crate::node::image::ImageState;
 use crate::node::instances::Instances;
 use crate::node::memory::Memory;
-use crate::node::pause_image::pause_image;
 use crate::node::runtime::{Runtime, RuntimeError};
-use crate::object::drift::Layer;
+use crate::object::drift::{DriftObject, Layer};
 use crate::object::ledger::{Examined, Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
 use crate::object::{Cluster, Key, Object};
-use crate::task::Tasks;
+use crate::task::{Tasks, caught};
 
 /// Batches of ledger writes under way: one a pass, and a pass differs seldom.
 pub const DRIFT_QUEUE: usize = 1024;
 
+/// How long after its start a node without an address is thought to be still booting.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Called after every completed pass, with the loop's name.
 pub type Beat = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+/// Where a node's address comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum HostAddress {
+    /// Written down by a person.
+    Given(Ipv4Addr),
+    /// Looked up again and again: at boot the daemon may be earlier than the network.
+    Asked(fn() -> Option<Ipv4Addr>),
+}
 
 /// What a node is told at start.
 #[derive(Clone)]
@@ -45,13 +58,16 @@ pub struct NodeOptions {
     /// Volumes live in `<data_dir>/pods/<uid>`.
     pub data_dir: PathBuf,
     /// The node's address, as other hosts reach it.
-    pub host_ip: Ipv4Addr,
+    pub host_ip: HostAddress,
     /// The pods' addresses on this node.
     pub pod_range: Ipv4Net,
     /// The Docker network's name.
     pub network: String,
     /// The kernel interface behind it, at most 15 bytes.
     pub bridge: String,
+    /// Containers without a pod are left alone until the store holds a first commit: a fresh store
+    /// knows no pods, also where the disk with the last one is merely not mounted.
+    pub hold: bool,
     pub beat: Beat,
 }
 
@@ -75,6 +91,15 @@ pub struct PodCell {
     pub wake: Notify,
     /// The object is gone from the API.
     pub gone: AtomicBool,
+}
+
+impl HostAddress {
+    fn now(self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Given(address) => Some(address),
+            Self::Asked(ask) => ask(),
+        }
+    }
 }
 
 impl PodCell {
@@ -119,7 +144,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Known {
     pub sources: Sources,
     pub services_known: bool,
-    watches: HashMap<(bool, Key), CancellationToken>,
+    watches: BTreeMap<(bool, Key), CancellationToken>,
 }
 
 /// The shared state of one node's tasks.
@@ -133,12 +158,20 @@ pub struct Agent<C, R> {
     pub engine: watch::Sender<EngineState>,
     /// Wakes the engine's loop: a call found it unreachable.
     pub engine_lost: Notify,
+    /// The sandboxes' image, by the engine's own id of it.
+    pub sandbox_image: Mutex<String>,
+    host_ip: Mutex<Ipv4Addr>,
+    started: Instant,
     pub instances: Mutex<Instances>,
     pub images: Mutex<HashMap<String, ImageState>>,
     pub known: Mutex<Known>,
     /// By uid.
-    pub pods: Mutex<HashMap<String, Arc<PodCell>>>,
+    pub pods: Mutex<BTreeMap<String, Arc<PodCell>>>,
     pub pods_known: AtomicBool,
+    /// The store holds no commit yet, see [`NodeOptions::hold`].
+    pub holds: AtomicBool,
+    /// Containers whose holding was told.
+    pub held: AtomicUsize,
     /// What events told of an instance's end, by id.
     pub causes: Mutex<BTreeMap<String, String>>,
     /// Instances that we ended ourselves: their end is no drift.
@@ -161,6 +194,9 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
         drift_writes: mpsc::Sender<Vec<LedgerWrite>>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            holds: AtomicBool::new(options.hold),
+            held: AtomicUsize::new(0),
+            host_ip: Mutex::new(options.host_ip.now().unwrap_or(Ipv4Addr::LOCALHOST)),
             cluster,
             runtime,
             options,
@@ -169,6 +205,8 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             tasks,
             engine: watch::Sender::new(EngineState::Unknown),
             engine_lost: Notify::new(),
+            sandbox_image: Mutex::default(),
+            started: Instant::now(),
             instances: Mutex::default(),
             images: Mutex::default(),
             known: Mutex::default(),
@@ -194,7 +232,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             installation: self.options.installation.clone(),
             prefix: self.options.prefix.clone(),
             network: self.options.network.clone(),
-            pause_image: pause_image().id.clone(),
+            pause_image: lock(&self.sandbox_image).clone(),
             node_memory: engine.memory,
         }
     }
@@ -219,20 +257,49 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
         }
     }
 
-    /// Takes note of a call that got no answer: workers wait until the engine's loop is through.
-    pub fn heard(&self, error: &RuntimeError) {
-        if let RuntimeError::Unreachable(why) = error {
-            let changed = self.engine.send_if_modified(|state| {
-                let was_ready = matches!(state, EngineState::Ready(_));
-                if was_ready {
-                    *state = EngineState::Away(why.clone());
-                }
-                was_ready
-            });
-            if changed {
-                self.engine_lost.notify_one();
-            }
+    /// The node's address; loopback as long as it has none.
+    pub fn host_ip(&self) -> Ipv4Addr {
+        *lock(&self.host_ip)
+    }
+
+    /// Looks whether the host has another address by now; every pod's status tells it.
+    pub fn look_for_address(&self) {
+        let Some(found) = self.options.host_ip.now() else { return };
+        if std::mem::replace(&mut *lock(&self.host_ip), found) != found {
+            info!(address = %found, "the node has another address");
+            self.wake_all();
         }
+    }
+
+    /// Whether the node may get its address any moment: what is made with it now has it for life.
+    pub fn waits_for_address(&self) -> bool {
+        matches!(self.options.host_ip, HostAddress::Asked(_))
+            && self.host_ip().is_loopback()
+            && self.started.elapsed() < ADDRESS_PATIENCE
+    }
+
+    /// Whether the engine went away, after a call to it failed. One that answers a ping was only
+    /// stuck with that one container (a mount that hangs, a process that cannot be killed): this is
+    /// that pod's matter, and the others go on. Else workers wait until the engine's loop is through.
+    pub async fn is_away(&self, error: &RuntimeError) -> bool {
+        if !matches!(error, RuntimeError::Unreachable(_)) {
+            return false;
+        }
+        let Err(why) = self.runtime.ping().await else {
+            warn!(%error, "the engine answers, but not to this call");
+            return self.engine().is_none();
+        };
+        let changed = self.engine.send_if_modified(|state| {
+            let was_ready = matches!(state, EngineState::Ready(_));
+            if was_ready {
+                *state = EngineState::Away(why.to_string());
+            }
+            was_ready
+        });
+        if changed {
+            self.engine_lost.notify_one();
+        }
+        true
     }
 
     /// Looks at one container again and notes what it is now.
@@ -250,13 +317,30 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
                     self.wake(&uid);
                 }
             }
-            Err(error) => self.heard(&error),
+            Err(error) => {
+                self.is_away(&error).await;
+            }
         }
     }
 
     /// Tells the ledger what was compared and queues the writes that follow.
     pub fn compare(&self, examined: &[Examined], complete: bool) {
         let writes = lock(&self.ledger).observe(examined, complete, self.clock.now());
+        self.write_drifts(writes);
+    }
+
+    /// Objects of open Drifts.
+    pub fn open_drifts(&self) -> BTreeSet<DriftObject> {
+        lock(&self.ledger).open().map(|drift| drift.spec.object.clone()).collect()
+    }
+
+    /// A pod is gone: what is open of it closes.
+    pub fn forget_drifts(&self, object: &DriftObject) {
+        let writes = lock(&self.ledger).forget_object(object, self.clock.now());
+        self.write_drifts(writes);
+    }
+
+    fn write_drifts(&self, writes: Vec<LedgerWrite>) {
         if !writes.is_empty() && self.drift_writes.try_send(writes).is_err() {
             warn!("drift queue is full, a later pass writes it again");
         }
@@ -301,12 +385,18 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
         all
     }
 
-    /// Ends the watches of what no pod names any more.
-    pub fn unfollow(&self, named: &Named) {
+    /// Ends the watches of what no pod names any more. The pods are looked at under the lock that a
+    /// new pod's worker needs to follow what it names: it cannot lose what it has just found.
+    pub fn unfollow(&self) {
         let mut known = lock(&self.known);
+        let names = || self.cells().iter().map(|cell| named(&cell.pod())).collect();
+        // A pod that cannot be read makes its own worker panic; what it names is not known.
+        let Ok(all): Result<Vec<Named>, String> = caught(names) else { return };
         let wanted = |(secret, key): &(bool, Key)| {
-            let list = if *secret { &named.secrets } else { &named.config_maps };
-            list.contains(key)
+            all.iter().any(|of_pod| {
+                let list = if *secret { &of_pod.secrets } else { &of_pod.config_maps };
+                list.contains(key)
+            })
         };
         let unwanted: Vec<(bool, Key)> =
             known.watches.keys().filter(|id| !wanted(id)).cloned().collect();

@@ -12,6 +12,7 @@ use crate::node::agent::{Agent, Known, lock};
 use crate::node::environment::named;
 use crate::node::runtime::Runtime;
 use crate::object::{Change, Cluster, Key, Object, Scope};
+use crate::task::caught;
 
 /// A kind that pods are configured from.
 pub trait Config: Object {
@@ -52,6 +53,7 @@ pub async fn follow<C: Cluster, R: Runtime, K: Config>(
     loop {
         // Cancel safe: a stream's next takes nothing when it is dropped.
         let change = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             change = changes.next() => change,
         };
@@ -61,9 +63,17 @@ pub async fn follow<C: Cluster, R: Runtime, K: Config>(
             Some(Change::Deleted(_)) => None,
             None => return,
         };
-        K::note(&mut lock(&agent.known), &key, object);
+        {
+            let mut known = lock(&agent.known);
+            // Nobody keeps it up to date from here on.
+            if stop.is_cancelled() {
+                return;
+            }
+            K::note(&mut known, &key, object);
+        }
         for cell in agent.cells() {
-            if K::is_named(&cell.pod(), &key) {
+            // A pod that cannot be read makes its own worker panic, and is quarantined there.
+            if caught(|| K::is_named(&cell.pod(), &key)).unwrap_or(true) {
                 cell.wake.notify_one();
             }
         }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use sha2::{Digest, Sha256};
 
-use crate::node::instance::{Identity, Role, Settings};
+use crate::node::instance::{Identity, Role, SETTINGS, Settings};
 use crate::object::Object;
 use crate::object::quantity::Quantity;
 
@@ -26,14 +26,12 @@ pub enum NetworkMode {
     Bridge(String),
     /// Another container's network namespace, by id.
     Join(String),
-    Host,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IpcMode {
     Shareable,
     Join(String),
-    Host,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub struct MountSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedPort {
     pub container_port: u16,
-    /// `tcp`, `udp`, `sctp`
+    /// `tcp`, `udp`
     pub protocol: String,
     pub host_ip: String,
     pub host_port: u16,
@@ -58,6 +56,8 @@ pub struct PublishedPort {
 pub struct ContainerSpec {
     pub name: String,
     pub identity: Identity,
+    /// Of a member: what the manifest asks for, to be found again in its label.
+    pub asked: Option<Settings>,
     /// A reference, or an id for the sandbox.
     pub image: String,
     /// `None`: the image's own.
@@ -70,7 +70,6 @@ pub struct ContainerSpec {
     pub hostname: Option<String>,
     pub network: NetworkMode,
     pub ipc: IpcMode,
-    pub host_pid: bool,
     pub ports: Vec<PublishedPort>,
     pub mounts: Vec<MountSpec>,
     pub memory: i64,
@@ -83,12 +82,20 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
     pub capabilities_added: Vec<String>,
     pub capabilities_dropped: Vec<String>,
+    /// `name:address` of the hosts file, which members share with their sandbox.
     pub extra_hosts: Vec<String>,
     pub stdin: bool,
     pub tty: bool,
 }
 
 impl ContainerSpec {
+    /// Everything that must be known of it after a restart of the daemon.
+    pub fn labels(&self) -> HashMap<String, String> {
+        let mut labels = self.identity.to_labels();
+        labels.extend(self.asked.iter().map(|asked| (SETTINGS.to_owned(), asked.to_label())));
+        labels
+    }
+
     /// The engine's log driver and its options.
     pub fn log_config() -> (&'static str, HashMap<String, String>) {
         let options = [("max-size", LOG_SIZE), ("max-file", LOG_FILES)];
@@ -155,11 +162,13 @@ fn request(container: &Container, resource: &str) -> Option<Quantity> {
 }
 
 fn cpu_shares(container: &Container) -> i64 {
-    request(container, "cpu").map_or(2, |cpu| (cpu.millis() * 1024 / 1000).clamp(2, 262_144))
+    request(container, "cpu")
+        .map_or(2, |cpu| (cpu.millis().saturating_mul(1024) / 1000).clamp(2, 262_144))
 }
 
 fn cpu_quota(container: &Container) -> i64 {
-    limit(container, "cpu").map_or(0, |cpu| (cpu.millis() * CPU_PERIOD / 1000).max(1000))
+    limit(container, "cpu")
+        .map_or(0, |cpu| (cpu.millis().saturating_mul(CPU_PERIOD) / 1000).max(1000))
 }
 
 fn memory(container: &Container) -> i64 {
@@ -195,7 +204,9 @@ pub fn sandbox_hash() -> String {
     format!("{HASH_VERSION}:sandbox")
 }
 
-/// The settings of a running container that the manifest alone decides, as the engine would tell them.
+/// The settings of a running container that the manifest alone decides, as the engine would tell
+/// them. They go into the container's label when it is made, and it is judged by that: a later
+/// version may compute others without making every container of every user anew.
 pub fn wanted_settings(container: &Container) -> Settings {
     let memory = memory(container);
     let literal = |variable: &k8s_openapi::api::core::v1::EnvVar| {
@@ -236,10 +247,6 @@ fn identity(pod: &Pod, site: &Site, role: Role, container: &str, attempt: u32) -
     }
 }
 
-pub fn is_host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
-}
-
 /// The pod's host name: `spec.hostname` or its name, cut to the kernel's and DNS's 63 bytes.
 pub fn hostname(pod: &Pod) -> String {
     let written = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
@@ -250,18 +257,15 @@ pub fn hostname(pod: &Pod) -> String {
 /// The sandbox of a pod: it owns the namespaces and the published ports.
 pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
     let spec = pod.spec.clone().unwrap_or_default();
-    let host_network = is_host_network(pod);
     let mut ports = Vec::new();
-    if !host_network {
-        for port in spec.containers.iter().flat_map(|c| c.ports.iter().flatten()) {
-            if let Some(host_port) = port.host_port.filter(|port| *port > 0) {
-                ports.push(PublishedPort {
-                    container_port: u16::try_from(port.container_port).unwrap_or_default(),
-                    protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
-                    host_ip: port.host_ip.clone().unwrap_or_default(),
-                    host_port: u16::try_from(host_port).unwrap_or_default(),
-                });
-            }
+    for port in spec.containers.iter().flat_map(|c| c.ports.iter().flatten()) {
+        if let Some(host_port) = port.host_port.filter(|port| *port > 0) {
+            ports.push(PublishedPort {
+                container_port: u16::try_from(port.container_port).unwrap_or_default(),
+                protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
+                host_ip: port.host_ip.clone().unwrap_or_default(),
+                host_port: u16::try_from(host_port).unwrap_or_default(),
+            });
         }
     }
     let aliases = spec.host_aliases.iter().flatten().flat_map(|alias| {
@@ -272,20 +276,16 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
     ContainerSpec {
         name: identity.engine_name(&site.prefix),
         identity,
+        asked: None,
         image: site.pause_image.clone(),
         entrypoint: None,
         arguments: None,
         env: Vec::new(),
         working_dir: None,
         user: None,
-        hostname: (!host_network).then(|| hostname(pod)),
-        network: if host_network {
-            NetworkMode::Host
-        } else {
-            NetworkMode::Bridge(site.network.clone())
-        },
-        ipc: if spec.host_ipc == Some(true) { IpcMode::Host } else { IpcMode::Shareable },
-        host_pid: false,
+        hostname: Some(hostname(pod)),
+        network: NetworkMode::Bridge(site.network.clone()),
+        ipc: IpcMode::Shareable,
         ports,
         mounts: Vec::new(),
         memory: 0,
@@ -297,7 +297,7 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         no_new_privileges: true,
         capabilities_added: Vec::new(),
         capabilities_dropped: Vec::new(),
-        extra_hosts: if host_network { Vec::new() } else { aliases.collect() },
+        extra_hosts: aliases.collect(),
         stdin: false,
         tty: false,
     }
@@ -324,7 +324,6 @@ pub fn member(
     resolved: &Resolved,
     site: &Site,
 ) -> ContainerSpec {
-    let spec = pod.spec.clone().unwrap_or_default();
     let security = container.security_context.clone().unwrap_or_default();
     let identity = Identity {
         spec_hash: spec_hash(container),
@@ -338,6 +337,7 @@ pub fn member(
     ContainerSpec {
         name: identity.engine_name(&site.prefix),
         identity,
+        asked: Some(wanted_settings(container)),
         image: container.image.clone().unwrap_or_default(),
         entrypoint,
         arguments,
@@ -346,12 +346,7 @@ pub fn member(
         user: user(pod, &security),
         hostname: None,
         network: NetworkMode::Join(sandbox_id.to_owned()),
-        ipc: if spec.host_ipc == Some(true) {
-            IpcMode::Host
-        } else {
-            IpcMode::Join(sandbox_id.to_owned())
-        },
-        host_pid: spec.host_pid == Some(true),
+        ipc: IpcMode::Join(sandbox_id.to_owned()),
         ports: Vec::new(),
         mounts: resolved.mounts.clone(),
         memory: memory(container),
@@ -369,7 +364,8 @@ pub fn member(
     }
 }
 
-/// `uid`, `uid:gid` or the image's own; the container's word counts before the pod's.
+/// `uid`, `uid:gid` or the image's own; the container's word counts before the pod's. A group without
+/// a user never gets here: admission refuses it, since the engine would run it as root.
 fn user(pod: &Pod, security: &SecurityContext) -> Option<String> {
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone());
     let of_pod = of_pod.unwrap_or_default();
@@ -378,8 +374,7 @@ fn user(pod: &Pod, security: &SecurityContext) -> Option<String> {
     match (uid, gid) {
         (Some(uid), Some(gid)) => Some(format!("{uid}:{gid}")),
         (Some(uid), None) => Some(uid.to_string()),
-        (None, Some(gid)) => Some(format!("0:{gid}")),
-        (None, None) => None,
+        (None, _) => None,
     }
 }
 
@@ -415,6 +410,71 @@ mod tests {
         assert_eq!(qos_class(&pod), "Burstable");
         assert_eq!(spec.oom_score_adj, Some(500));
         assert_eq!(spec.network, NetworkMode::Join("s".into()));
+    }
+
+    #[test]
+    fn the_largest_number_of_cpus_is_still_a_number() {
+        let pod = pod(json!({"containers": [{"name": "c", "image": "x:1", "resources": {
+            "requests": {"cpu": "9E"}, "limits": {"cpu": "9E"}}}]}));
+        let wanted = wanted_settings(&pod.spec.as_ref().expect("spec").containers[0]);
+        assert_eq!((wanted.cpu_shares, wanted.cpu_quota), (262_144, i64::MAX / 1000));
+    }
+
+    #[test]
+    fn a_sandbox_owns_name_ports_and_hosts_of_its_pod() {
+        let pod = pod(json!({"hostname": "front",
+            "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["a.example", "b.example"]},
+                {"ip": "fd00::7", "hostnames": ["c.example"]}],
+            "containers": [
+                {"name": "c", "ports": [{"containerPort": 80}, {"containerPort": 53, "hostPort": 5353,
+                    "protocol": "UDP", "hostIP": "127.0.0.1"}]},
+                {"name": "d", "ports": [{"containerPort": 81, "hostPort": 8081}]}]}));
+        let spec = sandbox(&pod, &site(), 0);
+        assert_eq!(spec.hostname.as_deref(), Some("front"));
+        assert_eq!(
+            spec.extra_hosts,
+            ["a.example:10.1.2.3", "b.example:10.1.2.3", "c.example:fd00::7"]
+        );
+        let port = |container_port, protocol: &str, host_ip: &str, host_port| PublishedPort {
+            container_port,
+            protocol: protocol.into(),
+            host_ip: host_ip.into(),
+            host_port,
+        };
+        assert_eq!(spec.ports, [port(53, "udp", "127.0.0.1", 5353), port(81, "tcp", "", 8081)]);
+        assert_eq!(
+            (spec.network, spec.ipc),
+            (NetworkMode::Bridge("ballast-i".into()), IpcMode::Shareable)
+        );
+    }
+
+    #[test]
+    fn a_member_is_confined_as_its_manifest_says() {
+        let pod = pod(
+            json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [
+            {"name": "c", "image": "x:1", "workingDir": "/srv", "stdin": true, "tty": true, "securityContext": {
+                "runAsUser": 2000, "readOnlyRootFilesystem": true, "privileged": true,
+                "allowPrivilegeEscalation": false,
+                "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}}},
+            {"name": "d", "image": "x:1"}]}),
+        );
+        let made = |index: usize| {
+            let container = &pod.spec.as_ref().expect("spec").containers[index];
+            member(&pod, container, Role::Container, 0, "s", &Resolved::default(), &site())
+        };
+        let (strict, plain) = (made(0), made(1));
+        assert_eq!(strict.user.as_deref(), Some("2000:1001"));
+        assert_eq!(strict.working_dir.as_deref(), Some("/srv"));
+        assert!(strict.read_only_root && strict.privileged && strict.no_new_privileges);
+        assert!(strict.stdin && strict.tty);
+        assert_eq!(strict.capabilities_added, ["NET_ADMIN"]);
+        assert_eq!(strict.capabilities_dropped, ["ALL"]);
+        assert_eq!(plain.user.as_deref(), Some("1000:1001"));
+        assert!(!plain.read_only_root && !plain.privileged && !plain.no_new_privileges);
+        assert_eq!(
+            (plain.ipc, plain.network),
+            (IpcMode::Join("s".into()), NetworkMode::Join("s".into()))
+        );
     }
 
     #[test]

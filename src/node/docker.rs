@@ -1,57 +1,64 @@
-//! The Docker Engine behind [`Runtime`]: the one file that knows bollard.
+//! The Docker Engine behind [`Runtime`]: the calls, by bollard; their bodies and answers are
+//! translated in `docker_translation.rs`.
 //!
-//! Works with Engine 20.10 (API 1.41) and later; the version is negotiated on first use. Translates
-//! both ways and decides nothing. At most [`CONCURRENCY`] changing calls run at a time: beyond that
-//! the engine gets slower, not faster (11.9 containers/s at 8, with half the latency of 16).
+//! Works with Engine 20.10 (API 1.41) and later; the version is negotiated whenever the engine is
+//! reached anew, for it may have been upgraded meanwhile. Decides nothing. At most [`CONCURRENCY`]
+//! changing calls run at a time: beyond that the engine gets slower, not faster (11.9 containers/s at
+//! 8, with half the latency of 16).
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::exec::{StartExecOptions, StartExecResults};
-use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, EventMessage,
-    EventMessageTypeEnum, ExecConfig, HostConfig, HostConfigLogConfig, Ipam, IpamConfig, Mount,
-    MountBindOptions, MountType, NetworkCreateRequest, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
-};
+use bollard::models::{ContainerSummary, ExecConfig, Network};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, EventsOptions, ImportImageOptions,
-    InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, LogsOptions,
-    RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
+    InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
+    LogsOptions, RemoveContainerOptions, RemoveImageOptions, StartContainerOptions,
+    StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 use crate::node::capacity::{Engine, Limits};
-use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode};
-use crate::node::instance::{INSTALLATION, Identity, Instance, Life, Settings};
-use crate::node::runtime::{
-    CREATE_TIME, EventAction, ExecOutcome, INSPECT_TIME, ImageFacts, LIST_TIME, LogOptions,
-    NetworkSpec, PING_TIME, PULL_TIME, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent,
-    START_TIME, STOP_MARGIN,
+use crate::node::container_spec::ContainerSpec;
+use crate::node::docker_translation::{
+    body, filters, gateway_of, instance, network_request, runtime_event, vague,
 };
+use crate::node::instance::{INSTALLATION, Instance, Listed};
+use crate::node::pull_progress::PullProgress;
+use crate::node::runtime::{
+    CREATE_TIME, ExecOutcome, INSPECT_TIME, ImageFacts, LIST_TIME, LogOptions, NetworkSpec,
+    PING_TIME, PULL_TIME, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent, START_TIME,
+    STOP_MARGIN,
+};
+use crate::telemetry::chain;
 
 /// Changing calls at a time: 2 to 4 times the cores of a small host.
 const CONCURRENCY: usize = 8;
+/// A changing call that takes longer waits for something else than the engine's work (a mount, a
+/// process): it no longer counts, or eight such would hold up every pod.
+const PERMIT_TIME: Duration = Duration::from_secs(10);
 /// bollard's own limit of a call; ours are shorter and tell which call it was.
 const CLIENT_SECONDS: u64 = 7200;
 /// Bytes kept of a command's output.
 const EXEC_OUTPUT: usize = 10 * 1024;
-const POD_UID: &str = "ballast.dev/pod-uid";
 
 /// A Docker engine. Made without touching it: an engine that is not there yet is merely unreachable.
 #[derive(Clone, Debug)]
 pub struct Docker {
     host: String,
-    client: Arc<OnceCell<Client>>,
+    client: Arc<Mutex<Option<Client>>>,
     permits: Arc<Semaphore>,
 }
 
@@ -60,33 +67,99 @@ impl Docker {
     pub fn new(host: &str) -> Self {
         Self {
             host: host.to_owned(),
-            client: Arc::new(OnceCell::new()),
+            client: Arc::default(),
             permits: Arc::new(Semaphore::new(CONCURRENCY)),
         }
     }
 
-    async fn client(&self) -> Result<&Client, RuntimeError> {
-        let connect = || async {
-            // bollard checks nothing but the socket's existence here.
-            let client = if self.host.starts_with("unix://") || self.host.starts_with('/') {
-                Client::connect_with_unix(&self.host, CLIENT_SECONDS, API_DEFAULT_VERSION)
-            } else {
-                Client::connect_with_host(&self.host)
-                    .map(|client| client.with_timeout(Duration::from_secs(CLIENT_SECONDS)))
-            };
-            let client = client.map_err(|error| self.unreachable(&error.to_string()))?;
-            let negotiated = timed("version", PING_TIME * 2, client.negotiate_version()).await;
-            negotiated.map_err(|error| self.unreachable(&error.to_string()))
+    /// A client that speaks the version this engine has now.
+    async fn connect(&self) -> Result<Client, RuntimeError> {
+        // bollard checks nothing but the socket's existence here.
+        let client = if self.host.starts_with("unix://") || self.host.starts_with('/') {
+            Client::connect_with_unix(&self.host, CLIENT_SECONDS, API_DEFAULT_VERSION)
+        } else {
+            Client::connect_with_host(&self.host)
+                .map(|client| client.with_timeout(Duration::from_secs(CLIENT_SECONDS)))
         };
-        self.client.get_or_try_init(connect).await
+        let client = client.map_err(|error| self.unreachable(&error.to_string()))?;
+        let negotiated = timed("version", PING_TIME * 2, client.negotiate_version()).await;
+        negotiated.map_err(|error| self.unreachable(&error.to_string()))
+    }
+
+    /// Cheap to clone. The lock is held while connecting: all callers wait for the same client.
+    async fn client(&self) -> Result<Client, RuntimeError> {
+        let mut known = self.client.lock().await;
+        if let Some(client) = &*known {
+            return Ok(client.clone());
+        }
+        let client = self.connect().await?;
+        Ok(known.insert(client).clone())
     }
 
     fn unreachable(&self, what: &str) -> RuntimeError {
         RuntimeError::Unreachable(format!("{} ({})", what, self.host))
     }
 
-    async fn permit(&self) -> tokio::sync::SemaphorePermit<'_> {
-        self.permits.acquire().await.expect("the semaphore is never closed")
+    /// Runs a changing call when it is its turn.
+    async fn in_turn<T>(&self, call: impl Future<Output = T> + Send) -> T {
+        let permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let mut call = pin!(call);
+        // Cancel safe: the call is pinned outside and goes on below.
+        tokio::select! {
+            biased;
+            done = &mut call => return done,
+            () = sleep(PERMIT_TIME) => drop(permit),
+        }
+        call.await
+    }
+}
+
+/// What became of one container of a list.
+enum Looked {
+    Whole(Instance),
+    Vague(Instance),
+}
+
+impl Docker {
+    /// One container of a list; `None` if it went since, or is not wholly labelled by us. The engine
+    /// holds a container's lock while it starts or stops it, and knows damaged ones that it cannot
+    /// tell of: that is no fault of the engine, as long as it answers.
+    async fn look(&self, summary: ContainerSummary) -> Result<Option<Looked>, RuntimeError> {
+        let error = match self.inspect(summary.id.as_deref().unwrap_or_default()).await {
+            Ok(instance) => return Ok(Some(Looked::Whole(instance))),
+            Err(RuntimeError::NotFound(_)) => return Ok(None),
+            Err(error) => error,
+        };
+        if let RuntimeError::Unreachable(_) = error {
+            self.ping().await?;
+        }
+        let instance = vague(summary);
+        if let Some(instance) = &instance {
+            warn!(container = %instance.name, %error, "container listed, but it cannot be inspected");
+        }
+        Ok(instance.map(Looked::Vague))
+    }
+
+    /// Every network with some installation's label, as `(id, name, installation)`.
+    pub async fn networks(&self) -> Result<Vec<(String, String, String)>, RuntimeError> {
+        let options = ListNetworksOptions { filters: filters(&[("label", INSTALLATION)]) };
+        let client = self.client().await?;
+        let call = client.list_networks(Some(options));
+        let all = timed("network list", LIST_TIME, call).await?.into_iter();
+        let facts = |network: Network| {
+            Some((network.id?, network.name?, network.labels?.remove(INSTALLATION)?))
+        };
+        Ok(all.filter_map(facts).collect())
+    }
+
+    /// Fine where it is gone, and where a container still needs it: then it stays.
+    pub async fn remove_image(&self, id: &str) -> Result<(), RuntimeError> {
+        let client = self.client().await?;
+        let call = client.remove_image(id, None::<RemoveImageOptions>, None);
+        match timed("image remove", REMOVE_TIME, call).await {
+            Ok(_) | Err(RuntimeError::NotFound(_) | RuntimeError::NameConflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -96,7 +169,7 @@ async fn timed<T>(
     limit: Duration,
     future: impl Future<Output = Result<T, Error>> + Send,
 ) -> Result<T, RuntimeError> {
-    match tokio::time::timeout(limit, future).await {
+    match timeout(limit, future).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(refusal(error)),
         Err(_) => Err(RuntimeError::Unreachable(format!(
@@ -120,189 +193,10 @@ fn refusal(error: Error) -> RuntimeError {
         Error::JsonDataError { .. }
         | Error::JsonSerdeError { .. }
         | Error::StrParseError { .. } => RuntimeError::Other(error.to_string()),
-        // The rest is the transport: sockets, HTTP framing, time.
+        // The rest is the transport: sockets, HTTP framing, time. hyper's own words say little
+        // (`client error (Connect)`), so the causes are told too.
         other => RuntimeError::Unreachable(chain(&other)),
     }
-}
-
-/// An error and its causes: hyper's own says little (`client error (Connect)`).
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let sentence = inner.to_string();
-        if !text.contains(&sentence) {
-            text = format!("{text}: {sentence}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
-fn filters(pairs: &[(&str, &str)]) -> Option<HashMap<String, Vec<String>>> {
-    let mut filters: HashMap<String, Vec<String>> = HashMap::new();
-    for (name, value) in pairs {
-        filters.entry((*name).to_owned()).or_default().push((*value).to_owned());
-    }
-    Some(filters)
-}
-
-fn body(spec: &ContainerSpec) -> ContainerCreateBody {
-    let key = |port: &crate::node::container_spec::PublishedPort| {
-        format!("{}/{}", port.container_port, port.protocol)
-    };
-    let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
-    for port in &spec.ports {
-        let binding = PortBinding {
-            host_ip: Some(port.host_ip.clone()),
-            host_port: Some(port.host_port.to_string()),
-        };
-        bindings.entry(key(port)).or_default().get_or_insert_default().push(binding);
-    }
-    let mounts = spec.mounts.iter().map(|mount| Mount {
-        target: Some(mount.target.clone()),
-        source: Some(mount.source.clone()),
-        typ: Some(MountType::BIND),
-        read_only: Some(mount.read_only),
-        bind_options: Some(MountBindOptions::default()),
-        ..Mount::default()
-    });
-    let (log_driver, log_options) = ContainerSpec::log_config();
-    let some_list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-    ContainerCreateBody {
-        hostname: spec.hostname.clone(),
-        user: spec.user.clone(),
-        exposed_ports: (!spec.ports.is_empty()).then(|| spec.ports.iter().map(key).collect()),
-        tty: Some(spec.tty),
-        open_stdin: Some(spec.stdin),
-        env: some_list(&spec.env),
-        cmd: spec.arguments.clone(),
-        image: Some(spec.image.clone()),
-        working_dir: spec.working_dir.clone(),
-        entrypoint: spec.entrypoint.clone(),
-        labels: Some(spec.identity.to_labels()),
-        host_config: Some(HostConfig {
-            network_mode: Some(match &spec.network {
-                NetworkMode::Bridge(name) => name.clone(),
-                NetworkMode::Join(id) => format!("container:{id}"),
-                NetworkMode::Host => "host".to_owned(),
-            }),
-            ipc_mode: Some(match &spec.ipc {
-                IpcMode::Shareable => "shareable".to_owned(),
-                IpcMode::Join(id) => format!("container:{id}"),
-                IpcMode::Host => "host".to_owned(),
-            }),
-            pid_mode: spec.host_pid.then(|| "host".to_owned()),
-            port_bindings: (!bindings.is_empty()).then_some(bindings),
-            restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::NO),
-                maximum_retry_count: None,
-            }),
-            mounts: (!spec.mounts.is_empty()).then(|| mounts.collect()),
-            log_config: Some(HostConfigLogConfig {
-                typ: Some(log_driver.to_owned()),
-                config: Some(log_options),
-            }),
-            memory: Some(spec.memory),
-            // Swap equal to memory means no swap, as in Kubernetes.
-            memory_swap: (spec.memory > 0).then_some(spec.memory),
-            cpu_shares: Some(spec.cpu_shares),
-            cpu_quota: Some(spec.cpu_quota),
-            cpu_period: (spec.cpu_quota > 0).then_some(CPU_PERIOD),
-            oom_score_adj: spec.oom_score_adj,
-            privileged: Some(spec.privileged),
-            readonly_rootfs: Some(spec.read_only_root),
-            cap_add: some_list(&spec.capabilities_added),
-            cap_drop: some_list(&spec.capabilities_dropped),
-            security_opt: spec.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
-            extra_hosts: some_list(&spec.extra_hosts),
-            ..HostConfig::default()
-        }),
-        ..ContainerCreateBody::default()
-    }
-}
-
-/// Docker's zero time is the year 1: a thing that has not happened.
-fn moment(text: Option<&str>) -> Option<Timestamp> {
-    let text = text.filter(|text| !text.is_empty() && !text.starts_with("0001-"))?;
-    text.parse().ok()
-}
-
-fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
-    let config = answer.config?;
-    let identity = Identity::of_labels(&config.labels.unwrap_or_default())?;
-    let state = answer.state.unwrap_or_default();
-    let host = answer.host_config.unwrap_or_default();
-    let life = match state.status {
-        Some(ContainerStateStatusEnum::CREATED) => Life::Created,
-        Some(ContainerStateStatusEnum::PAUSED) => Life::Paused,
-        Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => {
-            Life::Running
-        }
-        _ => Life::Exited,
-    };
-    let networks = answer.network_settings.and_then(|settings| settings.networks);
-    let ip = networks
-        .into_iter()
-        .flatten()
-        .find_map(|(_, endpoint)| endpoint.ip_address?.parse::<Ipv4Addr>().ok());
-    let mode = host.network_mode.unwrap_or_default();
-    Some(Instance {
-        id: answer.id?,
-        name: answer.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-        identity,
-        life,
-        image_id: answer.image.unwrap_or_default(),
-        exit_code: state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default(),
-        oom_killed: state.oom_killed.unwrap_or_default(),
-        error: state.error.unwrap_or_default(),
-        created_at: moment(answer.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
-        started_at: moment(state.started_at.as_deref()),
-        finished_at: moment(state.finished_at.as_deref()),
-        ip,
-        joined: mode.strip_prefix("container:").map(str::to_owned),
-        settings: Settings {
-            image: config.image.unwrap_or_default(),
-            env: config.env.unwrap_or_default(),
-            memory: host.memory.unwrap_or_default(),
-            memory_swap: host.memory_swap.unwrap_or_default(),
-            cpu_shares: host.cpu_shares.unwrap_or_default(),
-            cpu_quota: host.cpu_quota.unwrap_or_default(),
-            restart_policy: host
-                .restart_policy
-                .and_then(|policy| policy.name)
-                .map(|name| name.to_string())
-                .filter(|name| !name.is_empty())
-                .unwrap_or_else(|| "no".to_owned()),
-        },
-    })
-}
-
-/// `None` for what changes nothing that we look at (`exec_*`, `top`, `attach`, `resize`).
-fn runtime_event(message: EventMessage) -> Option<RuntimeEvent> {
-    if message.typ != Some(EventMessageTypeEnum::CONTAINER) {
-        return None;
-    }
-    let actor = message.actor?;
-    let attributes = actor.attributes.unwrap_or_default();
-    let action = match message.action?.as_str() {
-        "start" => EventAction::Started,
-        "die" => {
-            EventAction::Died { exit_code: attributes.get("exitCode")?.parse().unwrap_or_default() }
-        }
-        "kill" => EventAction::Killed { signal: attributes.get("signal")?.clone() },
-        "oom" => EventAction::OutOfMemory,
-        "destroy" => EventAction::Removed,
-        "update" | "pause" | "unpause" | "rename" => EventAction::Changed,
-        _ => return None,
-    };
-    let nanos = i128::from(message.time_nano.unwrap_or_default());
-    Some(RuntimeEvent {
-        container_id: actor.id?,
-        pod_uid: attributes.get(POD_UID)?.clone(),
-        action,
-        at: Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::UNIX_EPOCH),
-    })
 }
 
 impl Runtime for Docker {
@@ -311,6 +205,8 @@ impl Runtime for Docker {
     }
 
     async fn engine(&self) -> Result<Engine, RuntimeError> {
+        // Asked when the engine was away: what comes back may speak another version.
+        *self.client.lock().await = None;
         let client = self.client().await?;
         let version = timed("version", INSPECT_TIME, client.version()).await?;
         let info = timed("info", LIST_TIME, client.info()).await?;
@@ -332,7 +228,7 @@ impl Runtime for Docker {
         })
     }
 
-    async fn list(&self, installation: &str) -> Result<Vec<Instance>, RuntimeError> {
+    async fn list(&self, installation: &str) -> Result<Listed, RuntimeError> {
         let client = self.client().await?;
         let options = ListContainersOptions {
             all: true,
@@ -341,22 +237,19 @@ impl Runtime for Docker {
         };
         let summaries = timed("list", LIST_TIME, client.list_containers(Some(options))).await?;
         // The list lacks exit codes, times and limits: one inspect each (1 ms), a few at a time.
-        let ids = summaries.into_iter().filter_map(|summary| summary.id);
-        let inspected: Vec<_> = futures::stream::iter(ids)
-            .map(|id| async move { self.inspect(&id).await })
+        let looked: Vec<_> = futures::stream::iter(summaries)
+            .map(|summary| self.look(summary))
             .buffered(CONCURRENCY)
-            .collect()
-            .await;
-        let mut instances = Vec::with_capacity(inspected.len());
-        for answer in inspected {
-            match answer {
-                Ok(instance) => instances.push(instance),
-                // Removed between the two calls, or not wholly labelled by us.
-                Err(RuntimeError::NotFound(_)) => {}
-                Err(error) => return Err(error),
+            .try_collect()
+            .await?;
+        let mut listed = Listed::default();
+        for one in looked.into_iter().flatten() {
+            match one {
+                Looked::Whole(instance) => listed.instances.push(instance),
+                Looked::Vague(instance) => listed.vague.push(instance),
             }
         }
-        Ok(instances)
+        Ok(listed)
     }
 
     async fn inspect(&self, id: &str) -> Result<Instance, RuntimeError> {
@@ -368,18 +261,16 @@ impl Runtime for Docker {
 
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
         let client = self.client().await?;
-        let _permit = self.permit().await;
         let options =
             CreateContainerOptions { name: Some(spec.name.clone()), platform: String::new() };
-        timed("create", CREATE_TIME, client.create_container(Some(options), body(spec)))
-            .await
-            .map(|answer| answer.id)
+        let call = client.create_container(Some(options), body(spec));
+        self.in_turn(timed("create", CREATE_TIME, call)).await.map(|answer| answer.id)
     }
 
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
         let client = self.client().await?;
-        let _permit = self.permit().await;
-        timed("start", START_TIME, client.start_container(id, None::<StartContainerOptions>)).await
+        let call = client.start_container(id, None::<StartContainerOptions>);
+        self.in_turn(timed("start", START_TIME, call)).await
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -395,9 +286,9 @@ impl Runtime for Docker {
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
         let client = self.client().await?;
-        let _permit = self.permit().await;
         let options = RemoveContainerOptions { v: true, force: true, link: false };
-        match timed("remove", REMOVE_TIME, client.remove_container(id, Some(options))).await {
+        let call = client.remove_container(id, Some(options));
+        match self.in_turn(timed("remove", REMOVE_TIME, call)).await {
             Err(RuntimeError::NotFound(_)) => Ok(()),
             // "removal of container … is already in progress"
             Err(RuntimeError::NameConflict(_)) => Ok(()),
@@ -444,7 +335,10 @@ impl Runtime for Docker {
     async fn image(&self, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
         let client = self.client().await?;
         match timed("image inspect", INSPECT_TIME, client.inspect_image(reference)).await {
-            Ok(answer) => Ok(Some(ImageFacts { id: answer.id.unwrap_or_default() })),
+            Ok(answer) => Ok(Some(ImageFacts {
+                id: answer.id.unwrap_or_default(),
+                layers: answer.root_fs.and_then(|root| root.layers).unwrap_or_default(),
+            })),
             Err(RuntimeError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -459,9 +353,12 @@ impl Runtime for Docker {
             ..CreateImageOptions::default()
         };
         let mut progress = client.create_image(Some(options), None, None);
+        let mut pull = PullProgress::of(reference);
         let drain = async {
             while let Some(step) = progress.next().await {
-                step?;
+                let step = step?;
+                let bytes = step.progress_detail.map(|it| (it.current, it.total));
+                pull.note(step.id.as_deref(), step.status.as_deref(), bytes);
             }
             Ok(())
         };
@@ -509,16 +406,17 @@ impl Runtime for Docker {
         limit: Duration,
     ) -> Result<ExecOutcome, RuntimeError> {
         let client = self.client().await?;
-        let run = async {
-            let config = ExecConfig {
-                attach_stdout: Some(true),
-                attach_stderr: Some(true),
-                cmd: Some(command.to_vec()),
-                ..ExecConfig::default()
-            };
-            let exec = client.create_exec(id, config).await?.id;
-            let started = client.start_exec(&exec, None::<StartExecOptions>).await?;
-            let mut output = String::new();
+        let config = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(command.to_vec()),
+            ..ExecConfig::default()
+        };
+        let exec = timed("exec create", INSPECT_TIME, client.create_exec(id, config)).await?.id;
+        let start = client.start_exec(&exec, None::<StartExecOptions>);
+        let started = timed("exec start", INSPECT_TIME, start).await?;
+        let mut output = String::new();
+        let drain = async {
             if let StartExecResults::Attached { output: mut parts, .. } = started {
                 while let Some(part) = parts.next().await {
                     let text = part?.to_string();
@@ -526,10 +424,22 @@ impl Runtime for Docker {
                     output.extend(text.chars().take(room));
                 }
             }
-            let exit_code = client.inspect_exec(&exec).await?.exit_code.unwrap_or(-1);
-            Ok(ExecOutcome { exit_code, output })
+            Ok(())
         };
-        timed("exec", limit, run).await
+        let ended = timeout(limit, drain).await;
+        let seen = timed("exec inspect", INSPECT_TIME, client.inspect_exec(&exec)).await?;
+        match ended {
+            Ok(Ok(())) => {
+                Ok(ExecOutcome::Ended { exit_code: seen.exit_code.unwrap_or(-1), output })
+            }
+            Ok(Err(error)) => Err(refusal(error)),
+            // The engine answers before the command runs; its process id comes with the process.
+            Err(_) if seen.pid.unwrap_or_default() > 0 => Ok(ExecOutcome::Late),
+            Err(_) => Err(RuntimeError::Unreachable(format!(
+                "the engine did not start a command within {} s",
+                limit.as_secs()
+            ))),
+        }
     }
 
     async fn events(
@@ -555,30 +465,6 @@ impl Runtime for Docker {
         });
         Ok(translated.boxed())
     }
-}
-
-fn network_request(network: &NetworkSpec) -> NetworkCreateRequest {
-    let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    NetworkCreateRequest {
-        name: network.name.clone(),
-        driver: Some("bridge".to_owned()),
-        ipam: Some(Ipam {
-            config: Some(vec![IpamConfig {
-                subnet: Some(network.subnet.to_string()),
-                gateway: Some(gateway_of(network).to_string()),
-                ..IpamConfig::default()
-            }]),
-            ..Ipam::default()
-        }),
-        options: Some([option("com.docker.network.bridge.name", &network.bridge)].into()),
-        labels: Some([option(INSTALLATION, &network.installation)].into()),
-        ..NetworkCreateRequest::default()
-    }
-}
-
-/// The first address of the range, as Docker itself chooses.
-fn gateway_of(network: &NetworkSpec) -> Ipv4Addr {
-    network.subnet.hosts().next().unwrap_or_else(|| network.subnet.addr())
 }
 
 fn has_tag_or_digest(reference: &str) -> bool {

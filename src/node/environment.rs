@@ -87,9 +87,18 @@ pub fn named(pod: &Pod) -> Named {
 
 /// Whether the container can be made only when the pod has its address.
 pub fn needs_pod_ip(container: &Container) -> bool {
+    names_field(container, "status.podIP")
+}
+
+/// Whether the container can be made only when the node has its address.
+pub fn needs_host_ip(container: &Container) -> bool {
+    names_field(container, "status.hostIP")
+}
+
+fn names_field(container: &Container, path: &str) -> bool {
     container.env.iter().flatten().any(|variable| {
         let source = variable.value_from.as_ref().and_then(|source| source.field_ref.as_ref());
-        source.is_some_and(|field| field.field_path.starts_with("status.podIP"))
+        source.is_some_and(|field| field.field_path.starts_with(path))
     })
 }
 
@@ -288,7 +297,9 @@ fn resource_value(
     let container = match field.container_name.as_deref().filter(|name| !name.is_empty()) {
         None => container,
         Some(name) => spec
-            .and_then(|spec| spec.containers.iter().find(|container| container.name == name))
+            .into_iter()
+            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+            .find(|container| container.name == name)
             .ok_or_else(|| format!("container {name} not found"))?,
     };
     let resources = container.resources.clone().unwrap_or_default();
@@ -449,6 +460,43 @@ mod tests {
         let made = made(&pod, &sources).expect("an environment");
         assert_eq!(made.env, ["A=own", "APP=web", "B=b", "C=own-b-$(A)", "IP=10.42.0.9"]);
         assert_eq!(made.command, ["own", "$(NONE)"]);
+    }
+
+    #[test]
+    fn resources_are_told_in_the_divisors_units_rounded_up() {
+        let own = json!({"name": "web", "resources": {
+            "requests": {"cpu": "250m", "memory": "100M", "ephemeral-storage": "1Gi"},
+            "limits": {"cpu": "1500m"}}});
+        let told = |resource: &str, divisor: &str, of: &str| {
+            let mut container = own.clone();
+            container["env"] = json!([{"name": "V", "valueFrom": {"resourceFieldRef":
+                {"resource": resource, "divisor": divisor, "containerName": of}}}]);
+            let mut pod = pod(container);
+            pod.spec.as_mut().expect("spec").init_containers = Some(
+                serde_json::from_value(
+                    json!([{"name": "early", "resources": {"limits": {"cpu": "3"}}}]),
+                )
+                .expect("containers"),
+            );
+            made(&pod, &Sources::default()).map(|made| made.env[0].clone())
+        };
+        // (resource, divisor, whose, told): an absent limit is the node's 2 cores and 1 GiB.
+        for (resource, divisor, of, value) in [
+            ("limits.cpu", "0", "", "V=2"),
+            ("limits.cpu", "1m", "", "V=1500"),
+            ("requests.cpu", "1m", "web", "V=250"),
+            ("requests.memory", "1Mi", "", "V=96"),
+            ("limits.memory", "0", "", "V=1073741824"),
+            ("limits.cpu", "0", "early", "V=3"),
+            ("requests.ephemeral-storage", "1Mi", "", "V=1024"),
+        ] {
+            assert_eq!(
+                told(resource, divisor, of).as_deref(),
+                Ok(value),
+                "{resource} {divisor} {of}"
+            );
+        }
+        assert_eq!(told("limits.cpu", "0", "none"), Err("container none not found".into()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The kubelet's numbers: Lease of 40 s renewed every 10 s; the status computed every 10 s, written
 //! on change or every 5 min.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::node::agent::{Agent, EngineState, NodeOptions};
+use crate::node::agent::{Agent, EngineState};
 use crate::node::capacity::capacity;
 use crate::node::pod_status::time;
 use crate::node::runtime::Runtime;
 use crate::object::{ApiError, Cluster, Key, Object, condition};
+use crate::task::caught_async;
 
 const RENEW: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
@@ -30,7 +32,10 @@ const LEASES: &str = "kube-node-lease";
 pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
     let mut engine = agent.engine.subscribe();
     loop {
-        let rest = match beat(&agent).await {
+        let beaten = caught_async(beat(&agent)).await;
+        let beaten =
+            beaten.unwrap_or_else(|panic| Err(ApiError::internal(format!("panicked: {panic}"))));
+        let rest = match beaten {
             Ok(()) => {
                 (agent.options.beat)("node heartbeat");
                 RENEW
@@ -42,20 +47,23 @@ pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
         };
         // Cancel safe, all three. A change of the engine's state is told at once.
         tokio::select! {
+            biased;
             () = agent.tasks.stop().cancelled() => return,
-            () = sleep(rest) => {}
             changed = engine.changed() => if changed.is_err() { return },
+            () = sleep(rest) => {}
         }
     }
 }
 
 async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(), ApiError> {
+    agent.look_for_address();
     let node = register(agent).await?;
     let state = agent.engine.borrow().clone();
     let disk = rustix::fs::statvfs(&agent.options.data_dir).ok();
     let disk_bytes = disk.map(|disk| disk.f_blocks * disk.f_frsize);
     let now = agent.clock.now();
-    let status = node_status(&node, &state, &agent.options, &host_ids(), disk_bytes, now);
+    let names = (agent.host_ip(), &*agent.options.node_name);
+    let status = node_status(&node, &state, names, &host_ids(), disk_bytes, now);
     if is_news(node.status.as_ref(), &status, now) {
         let mut told = (*node).clone();
         told.status = Some(status);
@@ -119,7 +127,7 @@ fn host_ids() -> (String, String) {
 fn node_status(
     node: &Node,
     state: &EngineState,
-    options: &NodeOptions,
+    (host_ip, node_name): (Ipv4Addr, &str),
     (machine_id, boot_id): &(String, String),
     disk_bytes: Option<u64>,
     now: Timestamp,
@@ -127,8 +135,8 @@ fn node_status(
     let mut status = node.status.clone().unwrap_or_default();
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     status.addresses = Some(vec![
-        address("InternalIP", options.host_ip.to_string()),
-        address("Hostname", options.node_name.clone()),
+        address("InternalIP", host_ip.to_string()),
+        address("Hostname", node_name.to_owned()),
     ]);
     let (ready, reason, message) = match state {
         EngineState::Ready(engine) => {
@@ -263,35 +271,24 @@ async fn make_namespace<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(
 mod tests {
     use super::*;
     use crate::node::capacity::Engine;
-    use std::net::Ipv4Addr;
 
     #[test]
     fn an_engine_that_is_away_makes_the_node_unready_and_keeps_what_it_offered() {
-        let options = NodeOptions {
-            node_name: "n1".into(),
-            installation: "i".into(),
-            prefix: "ballast".into(),
-            data_dir: "/data".into(),
-            host_ip: Ipv4Addr::new(192, 0, 2, 2),
-            pod_range: "10.42.0.0/24".parse().expect("a range"),
-            network: "ballast".into(),
-            bridge: "ballast0".into(),
-            beat: Arc::new(|_| {}),
-        };
+        let names = (Ipv4Addr::new(192, 0, 2, 2), "n1");
         let at = |second| Timestamp::from_second(second).expect("a time");
         let engine = Engine { cpus: 2, memory: 1 << 30, ..Engine::default() };
         let ids = (String::new(), String::new());
         let mut node = Node::default();
         let up = EngineState::Ready(Arc::new(engine));
-        let first = node_status(&node, &up, &options, &ids, None, at(100));
+        let first = node_status(&node, &up, names, &ids, None, at(100));
         assert!(is_news(None, &first, at(100)));
         node.status = Some(first.clone());
-        let same = node_status(&node, &up, &options, &ids, None, at(110));
+        let same = node_status(&node, &up, names, &ids, None, at(110));
         assert!(!is_news(Some(&first), &same, at(110)));
         assert!(is_news(Some(&first), &same, at(401)));
 
         let away = EngineState::Away("no socket".into());
-        let down = node_status(&node, &away, &options, &ids, None, at(120));
+        let down = node_status(&node, &away, names, &ids, None, at(120));
         assert!(is_news(Some(&first), &down, at(120)));
         assert_eq!(down.capacity, first.capacity);
         let ready = condition::find(down.conditions.as_deref().unwrap_or_default(), "Ready");

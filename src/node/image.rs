@@ -20,6 +20,18 @@ pub struct ImageState {
     pub failure: Option<PullFailure>,
 }
 
+impl ImageState {
+    /// The clock stepped back over these times: a failure counts as one of now, and when the pull
+    /// was is unknown.
+    pub fn settle(&mut self, now: Timestamp) {
+        self.pulled_at = self.pulled_at.filter(|at| *at <= now);
+        if let Some(failure) = &mut self.failure {
+            failure.at = failure.at.min(now);
+            failure.back_off.updated_at = failure.back_off.updated_at.min(now);
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct PullFailure {
     pub at: Timestamp,

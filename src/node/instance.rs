@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// Whose container it is. A container without this label, or with another value, is never touched.
 pub const INSTALLATION: &str = "ballast.dev/installation";
@@ -17,6 +18,8 @@ const CONTAINER: &str = "ballast.dev/container";
 const ROLE: &str = "ballast.dev/kind";
 const ATTEMPT: &str = "ballast.dev/attempt";
 const SPEC_HASH: &str = "ballast.dev/spec-hash";
+/// What was asked for when the container was made, see [`Instance::asked`].
+pub const SETTINGS: &str = "ballast.dev/settings";
 
 /// What an instance is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,7 +117,10 @@ pub enum Life {
 
 /// The settings that are compared with what is wanted: what can be changed from outside while a
 /// container lives, or by making it anew under our labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// Written into a label, and read by every later version: a field that is new one day is an
+/// `Option`, and `None` in an old label is compared with nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// As it was asked for: a reference or an id.
     pub image: String,
@@ -130,6 +136,17 @@ pub struct Settings {
     pub cpu_quota: i64,
     /// `no`, always: restarts are ours.
     pub restart_policy: String,
+}
+
+impl Settings {
+    pub fn to_label(&self) -> String {
+        serde_json::to_string(self).expect("text and numbers are JSON")
+    }
+
+    /// `None` for what another version wrote in another shape.
+    pub fn of_label(label: &str) -> Option<Self> {
+        serde_json::from_str(label).ok()
+    }
 }
 
 /// One container of ours, as the engine tells.
@@ -153,6 +170,18 @@ pub struct Instance {
     /// The sandbox whose network it joined, by id.
     pub joined: Option<String>,
     pub settings: Settings,
+    /// What was asked for when it was made, by its label; a difference from `settings` comes from
+    /// outside. `None`: it was made before there was such a label.
+    pub asked: Option<Settings>,
+}
+
+/// A whole list of containers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listed {
+    pub instances: Vec<Instance>,
+    /// Those that could not be looked at one by one, as far as the list alone tells of them. Their
+    /// life is right; what was known of the rest before is better.
+    pub vague: Vec<Instance>,
 }
 
 /// How an instance ended.
@@ -219,5 +248,20 @@ mod tests {
         let mut foreign = identity.to_labels();
         foreign.remove(POD_UID);
         assert_eq!(Identity::of_labels(&foreign), None);
+    }
+
+    #[test]
+    fn labels_of_every_version_are_read() {
+        let settings =
+            Settings { image: "a:1".into(), env: vec!["A=b".into()], ..Settings::default() };
+        assert_eq!(Settings::of_label(&settings.to_label()), Some(settings.clone()));
+        // Written down: what this version writes, a later one must read.
+        assert_eq!(
+            settings.to_label(),
+            r#"{"image":"a:1","env":["A=b"],"memory":0,"memory_swap":0,"cpu_shares":0,"cpu_quota":0,"restart_policy":""}"#
+        );
+        let later = r#"{"image":"a:1","env":[],"memory":0,"memory_swap":0,"cpu_shares":2,"cpu_quota":0,"restart_policy":"no","new":1}"#;
+        assert!(Settings::of_label(later).is_some());
+        assert_eq!(Settings::of_label("v9:..."), None);
     }
 }

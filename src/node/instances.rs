@@ -4,14 +4,14 @@
 //! Answers may arrive out of order (an inspect that was slow, a list begun before a create): an
 //! instance's life only goes forward, and a list removes only what was known before it began.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::node::instance::{Instance, Life};
+use crate::node::instance::{Instance, Life, Listed};
 
 #[derive(Debug, Default)]
 pub struct Instances {
     /// By pod uid, then id; each with the number of the change that noted it.
-    by_pod: HashMap<String, BTreeMap<String, (Instance, u64)>>,
+    by_pod: BTreeMap<String, BTreeMap<String, (Instance, u64)>>,
     pod_of: HashMap<String, String>,
     changes: u64,
     /// Being started by us: their start events tell nothing new.
@@ -55,10 +55,22 @@ impl Instances {
         }
     }
 
-    /// Takes a whole list that was begun at `mark`. Answers the pods whose instances differ now.
-    pub fn replace(&mut self, list: Vec<Instance>, mark: u64) -> HashSet<String> {
+    /// Takes a whole list that was begun at `mark`. Answers the pods whose instances differ now. Of
+    /// what the list tells vaguely only a life that went on is taken, where more was known before.
+    pub fn replace(&mut self, list: Listed, mark: u64) -> BTreeSet<String> {
+        let Listed { instances: mut list, vague } = list;
+        for instance in vague {
+            list.push(match self.get(&instance.id) {
+                Some(known) if rank(instance.life) > rank(known.life) => {
+                    let (life, exit_code) = (instance.life, instance.exit_code);
+                    Instance { life, exit_code, ip: instance.ip, ..known.clone() }
+                }
+                Some(known) => known.clone(),
+                None => instance,
+            });
+        }
         let listed: HashSet<String> = list.iter().map(|instance| instance.id.clone()).collect();
-        let mut changed = HashSet::new();
+        let mut changed = BTreeSet::new();
         let gone: Vec<(String, String)> = self
             .by_pod
             .iter()
@@ -110,7 +122,7 @@ impl Instances {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::instance::Role;
+    use crate::node::instance::{Role, Settings};
     use crate::node::pod_plan::tests::{ended, instance, pod};
 
     #[test]
@@ -126,10 +138,41 @@ mod tests {
         let mark = known.mark();
         let younger = instance(&pod, Role::Container, "web", 1);
         known.put(younger.clone());
-        let changed = known.replace(vec![], mark);
+        let changed = known.replace(Listed::default(), mark);
         assert_eq!(known.of_pod("u"), [younger]);
         assert!(changed.contains("u"));
-        assert!(known.replace(vec![], known.mark()).contains("u"));
+        assert!(known.replace(Listed::default(), known.mark()).contains("u"));
         assert_eq!(known.iter().count(), 0);
+    }
+
+    #[test]
+    fn what_a_list_tells_vaguely_takes_nothing_away() {
+        let pod = pod(serde_json::json!({}));
+        let whole = instance(&pod, Role::Container, "web", 0);
+        let vague = Instance {
+            image_id: String::new(),
+            started_at: None,
+            settings: Settings::default(),
+            ..whole.clone()
+        };
+        let listed = |vague: &Instance| Listed { vague: vec![vague.clone()], ..Listed::default() };
+        let mut known = Instances::default();
+        known.put(whole.clone());
+        let mark = known.mark();
+        assert!(known.replace(listed(&vague), mark).is_empty());
+        assert_eq!(known.get("web-0"), Some(&whole));
+        // It ended, as far as the list tells.
+        let mark = known.mark();
+        let dead = Instance { life: Life::Exited, exit_code: 137, ..vague.clone() };
+        assert!(known.replace(listed(&dead), mark).contains("u"));
+        let now = known.get("web-0").expect("still there");
+        assert_eq!(
+            (now.life, now.exit_code, now.started_at),
+            (Life::Exited, 137, whole.started_at)
+        );
+        // A daemon that has just started knows nothing better.
+        let mut known = Instances::default();
+        assert!(known.replace(listed(&vague), 0).contains("u"));
+        assert_eq!(known.get("web-0"), Some(&vague));
     }
 }

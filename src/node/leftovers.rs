@@ -24,30 +24,42 @@ pub fn leftovers<'a>(
         .collect()
 }
 
-/// A leftover that still runs, as the ledger sees it.
-pub fn examine(instance: &Instance, now: jiff::Timestamp) -> Examined {
+/// The pod that it was of, as the ledger names it.
+pub fn drift_object(instance: &Instance) -> DriftObject {
     let identity = &instance.identity;
-    let what = if identity.container.is_empty() { "sandbox" } else { identity.container.as_str() };
-    Examined {
-        object: DriftObject {
-            kind: Kind::Pod,
-            namespace: identity.pod_namespace.clone(),
-            name: identity.pod_name.clone(),
-            uid: identity.pod_uid.clone(),
-        },
-        wanted_id: String::new(),
-        converged_before: false,
-        differences: vec![Difference {
+    DriftObject {
+        kind: Kind::Pod,
+        namespace: identity.pod_namespace.clone(),
+        name: identity.pod_name.clone(),
+        uid: identity.pod_uid.clone(),
+    }
+}
+
+/// The leftovers of one pod (at least one), as the ledger sees them: each that still runs is a field
+/// of its own.
+pub fn examine(of_pod: &[&Instance], now: jiff::Timestamp) -> Examined {
+    let extra = |instance: &Instance| {
+        let container = instance.identity.container.as_str();
+        let what = if container.is_empty() { "sandbox" } else { container };
+        Difference {
             class: Class::Extra,
             field: format!("containers[{what}]"),
+            wanted_by: None,
             wanted: None,
             actual: Some(instance.name.clone()),
             origin: None,
             since: instance.started_at,
             cause: Some("its pod is gone".to_owned()),
             deadline: Some(now),
-            response: Response::Heal,
-        }],
+            under_way: false,
+            response: Response::Restart,
+        }
+    };
+    Examined {
+        object: drift_object(of_pod[0]),
+        wanted_id: String::new(),
+        converged_before: false,
+        differences: of_pod.iter().copied().filter(|one| one.is_running()).map(extra).collect(),
     }
 }
 
@@ -55,7 +67,9 @@ pub fn examine(instance: &Instance, now: jiff::Timestamp) -> Examined {
 mod tests {
     use super::*;
     use crate::node::instance::Role;
-    use crate::node::pod_plan::tests::{instance, pod};
+    use crate::node::pod_plan::tests::{at, instance, pod};
+    use crate::object::drift::Layer;
+    use crate::object::ledger::Ledger;
 
     #[test]
     fn only_ours_and_only_without_a_pod() {
@@ -68,5 +82,21 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].identity.installation, "i");
         assert!(leftovers(&all, "i", &["u".to_owned()].into()).is_empty());
+    }
+
+    #[test]
+    fn every_leftover_of_a_pod_is_told_until_it_is_gone() {
+        let pod = pod(serde_json::json!({}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let web = instance(&pod, Role::Container, "web", 0);
+        let mut ledger = Ledger::new(Layer::Container);
+        let both = ledger.observe(&[examine(&[&sandbox, &web], at(0))], false, at(0));
+        assert_eq!((both.len(), ledger.open().count()), (2, 2));
+        // One is removed, and the other is still there.
+        ledger.observe(&[examine(&[&sandbox], at(1))], false, at(1));
+        let open: Vec<_> = ledger.open().map(|drift| &*drift.spec.field).collect();
+        assert_eq!(open, ["containers[sandbox]"]);
+        ledger.forget_object(&drift_object(&sandbox), at(2));
+        assert_eq!(ledger.open().count(), 0);
     }
 }

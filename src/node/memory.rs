@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ContainerStatus;
 
 use crate::node::image::{ImageState, Waiting};
 use crate::node::probe::Verdict;
@@ -31,6 +32,37 @@ pub struct Memory {
     pub heals: BTreeMap<String, VecDeque<Timestamp>>,
     /// Shown only: an annotation `ballast.dev/heal: "false"` on the pod or an owner.
     pub report_only: bool,
+    /// `progressDeadlineSeconds` of the Deployment behind the pod.
+    pub progress_deadline: Option<SignedDuration>,
+    /// What is wanted of the pod (`drift::wanted_id`), and since when.
+    pub wanted: Option<(String, Timestamp)>,
+    /// Times of instances, or of the pod, that lay in the future when they were first seen, and when
+    /// that was: see [`Memory::settle`].
+    pub stepped: BTreeMap<Timestamp, Timestamp>,
+}
+
+impl Memory {
+    /// What is later than `now` counts as now: the clock stepped back, or the engine's is ahead, and
+    /// a back-off from such a time would last as long as the step. `told` are the times that others
+    /// wrote: they cannot be put right, so it is remembered what stands for them.
+    pub fn settle(&mut self, told: impl IntoIterator<Item = Timestamp>, now: Timestamp) {
+        let told: BTreeSet<Timestamp> = told.into_iter().collect();
+        self.stepped.retain(|at, _| told.contains(at));
+        for at in told.into_iter().filter(|at| *at > now) {
+            self.stepped.entry(at).or_insert(now);
+        }
+        let failures = self.failures.values_mut().map(|failure| &mut failure.at);
+        let back_offs = self.back_offs.values_mut().map(|back_off| &mut back_off.updated_at);
+        let heals = self.heals.values_mut().flatten();
+        for at in self.stepped.values_mut().chain(failures).chain(back_offs).chain(heals) {
+            *at = (*at).min(now);
+        }
+    }
+
+    /// The time that stands for one that others wrote.
+    pub fn counted(&self, at: Timestamp) -> Timestamp {
+        self.stepped.get(&at).copied().unwrap_or(at)
+    }
 }
 
 /// Whether the network still sends new connections to the pod.
@@ -50,6 +82,19 @@ pub struct Verdicts {
     pub readiness: Option<Verdict>,
 }
 
+impl Verdicts {
+    /// As an earlier run of the daemon left them in the status of this very instance: a restart of
+    /// the daemon makes no ready container unready until its probe is asked again.
+    pub fn of_status(status: &ContainerStatus) -> Self {
+        let passed = |holds: bool| holds.then_some(Verdict::Passed);
+        Self {
+            startup: passed(status.started == Some(true)),
+            liveness: None,
+            readiness: passed(status.ready),
+        }
+    }
+}
+
 /// A create or start that failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
@@ -62,13 +107,46 @@ pub struct Failure {
 impl Failure {
     /// One more failure in a row.
     pub fn after(before: Option<&Failure>, waiting: Waiting, at: Timestamp) -> Self {
-        Self { waiting, at, count: before.map_or(1, |failure| failure.count + 1) }
+        Self { waiting, at, count: before.map_or(1, |failure| failure.count.saturating_add(1)) }
     }
 
     /// 1 s doubling to the kubelet's 10 s (its sync error back-off): most such failures are
     /// answered by a human, the rest are short.
     pub fn retry_at(&self) -> Timestamp {
-        let seconds = 1_i64.checked_shl(self.count.saturating_sub(1)).unwrap_or(10).min(10);
+        let seconds = if self.count > 4 { 10 } else { 1 << self.count.saturating_sub(1) };
         self.at + SignedDuration::from_secs(seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_number_of_failures_puts_the_next_try_off_or_overflows(count in any::<u32>()) {
+            let at = Timestamp::from_second(1_000_000).expect("a time");
+            let before = Failure { waiting: Waiting::creating(), at, count };
+            let after = Failure::after(Some(&before), Waiting::creating(), at);
+            for failure in [before, after] {
+                let wait = failure.retry_at().duration_since(at).as_secs();
+                prop_assert!((1..=10).contains(&wait), "{wait} s after {} failures", failure.count);
+            }
+        }
+    }
+
+    #[test]
+    fn failures_are_tried_again_after_1_2_4_8_and_then_every_10_seconds() {
+        let at = Timestamp::from_second(1_000_000).expect("a time");
+        let mut failure: Option<Failure> = None;
+        let mut waits = Vec::new();
+        for _ in 0..100 {
+            let next = Failure::after(failure.as_ref(), Waiting::creating(), at);
+            waits.push(next.retry_at().duration_since(at).as_secs());
+            failure = Some(next);
+        }
+        assert_eq!(waits[..5], [1, 2, 4, 8, 10]);
+        assert!(waits[4..].iter().all(|wait| *wait == 10), "{waits:?}");
     }
 }

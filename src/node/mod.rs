@@ -36,6 +36,7 @@ pub mod drift;
 pub mod leftovers;
 
 pub mod docker;
+mod docker_translation;
 pub mod pause_image;
 pub mod runtime;
 
@@ -47,11 +48,12 @@ mod logs;
 mod perform;
 mod pod_worker;
 mod prober;
+mod pull_progress;
 pub mod reset;
 mod run;
 mod volume;
 
-pub use agent::{Beat, NodeOptions};
+pub use agent::{Beat, HostAddress, NodeOptions};
 pub use logs::NodeHandle;
 pub use run::run;
 pub use runtime::Runtime;

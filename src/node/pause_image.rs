@@ -1,24 +1,52 @@
-//! The sandbox's image: our static pause binary in a docker-archive built in memory. The archive is
-//! the same for the same binary, so the image's id is known without asking an engine, and whether
-//! it is loaded is one inspect by id.
+//! The sandbox's image: our static pause binary in a docker-archive built in memory.
+//!
+//! It is found by its tag and known by its layer. Not by an id: one image store takes the digest of
+//! the config for it, another that of a manifest which it writes itself while loading.
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tracing::info;
+
+use crate::node::runtime::{ImageFacts, Runtime, RuntimeError};
 
 static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 
-/// What people see in `docker images`; the agent itself goes by the id.
+/// As `docker images` shows it.
 const TAG: &str = concat!("ballast/pause:", env!("CARGO_PKG_VERSION"));
 
-/// A docker-archive and the id that an engine gives the image in it.
+/// A docker-archive, and how an engine knows the image in it.
 #[derive(Clone, Debug)]
 pub struct PauseImage {
-    /// `sha256:…` of the image's config.
-    pub id: String,
+    pub tag: &'static str,
+    /// `sha256:…` of its only layer's content.
+    pub layer: String,
     pub archive: Bytes,
+}
+
+/// The id by which this engine knows the image; loaded where it is missing or something else has
+/// its name.
+///
+/// # Errors
+/// The engine's, or that it does not have what it said it loaded.
+pub async fn provide<R: Runtime>(runtime: &R) -> Result<String, RuntimeError> {
+    let pause = pause_image();
+    let ours = |found: Option<ImageFacts>| {
+        found.filter(|facts| facts.layers == [pause.layer.clone()]).map(|facts| facts.id)
+    };
+    if let Some(id) = ours(runtime.image(pause.tag).await?) {
+        return Ok(id);
+    }
+    runtime.load(pause.archive.clone()).await?;
+    info!(image = pause.tag, "sandbox image loaded");
+    ours(runtime.image(pause.tag).await?).ok_or_else(|| {
+        RuntimeError::Other(format!(
+            "the engine loaded the sandbox image and does not have it: look for {} in `docker images`",
+            pause.tag
+        ))
+    })
 }
 
 /// Built once.
@@ -29,13 +57,14 @@ pub fn pause_image() -> &'static PauseImage {
 
 fn build() -> PauseImage {
     let layer = tar_of(&[("pause", PAUSE, 0o755)]);
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&layer)));
     let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let config = json!({
         "architecture": architecture,
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
         "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(Sha256::digest(&layer)))]},
+        "rootfs": {"type": "layers", "diff_ids": [&digest]},
         "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "ballast"}],
     })
     .to_string();
@@ -48,7 +77,7 @@ fn build() -> PauseImage {
         ("layer.tar", &layer, 0o644),
         ("manifest.json", manifest.as_bytes(), 0o644),
     ]);
-    PauseImage { id: format!("sha256:{id}"), archive: archive.into() }
+    PauseImage { tag: TAG, layer: digest, archive: archive.into() }
 }
 
 fn tar_of(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
@@ -73,6 +102,6 @@ mod tests {
         assert!(PAUSE.starts_with(b"\x7fELF"));
         assert!(PAUSE.len() < 2048, "{} bytes", PAUSE.len());
         assert_eq!(build().archive, build().archive);
-        assert_eq!(pause_image().id.len(), "sha256:".len() + 64);
+        assert_eq!(pause_image().layer.len(), "sha256:".len() + 64);
     }
 }

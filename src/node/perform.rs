@@ -26,7 +26,8 @@ use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
 use crate::node::restart::BackOff;
 use crate::node::runtime::{Runtime, RuntimeError};
-use crate::node::{volume, volume_plan};
+use crate::node::volume;
+use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
 use crate::object::{Cluster, DeleteOptions, Note};
 
 /// How long SIGTERM waits for the network (ARCHITECTURE.md, section 5).
@@ -99,7 +100,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     /// The sandbox, if this plan makes or starts one, and then its members.
     async fn make(&self, sandbox: Option<&Step>, members: &[&Step]) -> Result<(), RuntimeError> {
         let Some(step) = sandbox else {
-            let ip = pod_ip(self.pod(), &self.observed.instances, self.agent.options.host_ip);
+            let ip = pod_ip(&self.observed.instances);
             let all = members.iter().map(|step| async move {
                 let Some(id) = self.create_member(step, None, ip).await? else { return Ok(()) };
                 self.start_member(step, &id).await
@@ -156,18 +157,21 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 Ok(Some(id))
             }
             Err(RuntimeError::NameConflict(message)) => {
-                let found = self.agent.runtime.inspect(&spec.name).await;
-                let is_it = found.as_ref().is_ok_and(|found| {
+                let is_it = |found: &Instance| {
                     found.identity.pod_uid == spec.identity.pod_uid
                         && found.identity.installation == spec.identity.installation
                         && found.identity.attempt == spec.identity.attempt
-                });
-                if let (Ok(found), true) = (found, is_it) {
-                    let (id, made) = (found.id.clone(), found.life == Life::Created);
-                    lock(&self.agent.instances).put(found);
-                    return Ok(made.then_some(id));
+                };
+                match self.agent.runtime.inspect(&spec.name).await {
+                    Ok(found) if is_it(&found) => {
+                        let (id, made) = (found.id.clone(), found.life == Life::Created);
+                        lock(&self.agent.instances).put(found);
+                        Ok(made.then_some(id))
+                    }
+                    // It may well be ours.
+                    Err(silence @ RuntimeError::Unreachable(_)) => Err(silence),
+                    _ => Err(RuntimeError::Other(format!("{message}; it is not one of ours"))),
                 }
-                Err(RuntimeError::Other(format!("{message}; it is not one of ours")))
             }
             Err(error) => Err(error),
         }
@@ -204,14 +208,13 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let site = self.agent.site(&self.observed.engine);
         let spec = container_spec::sandbox(self.pod(), &site, attempt);
         match self.create(spec).await {
-            Err(error) => self.sandbox_failed(error).map(|()| None),
+            Err(error) => self.sandbox_failed(error).await.map(|()| None),
             created => created,
         }
     }
 
-    fn sandbox_failed(&self, error: RuntimeError) -> Result<(), RuntimeError> {
-        self.agent.heard(&error);
-        if let RuntimeError::Unreachable(_) = error {
+    async fn sandbox_failed(&self, error: RuntimeError) -> Result<(), RuntimeError> {
+        if self.agent.is_away(&error).await {
             return Err(error);
         }
         warn!(%error, "sandbox not made");
@@ -233,11 +236,9 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         match self.start(id).await {
             Ok(instance) => {
                 self.cell.memory().failures.remove("");
-                let host = container_spec::is_host_network(self.pod());
-                let host_ip = self.agent.options.host_ip;
-                Ok(Some(if host { Some(host_ip) } else { instance.ip }))
+                Ok(Some(instance.ip))
             }
-            Err(error) => self.sandbox_failed(error).map(|()| None),
+            Err(error) => self.sandbox_failed(error).await.map(|()| None),
         }
     }
 
@@ -285,9 +286,10 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         sandbox: &str,
         error: RuntimeError,
     ) -> Result<(), RuntimeError> {
-        self.agent.heard(&error);
+        if self.agent.is_away(&error).await {
+            return Err(error);
+        }
         match &error {
-            RuntimeError::Unreachable(_) => return Err(error),
             // The image was removed since it was looked for, or the sandbox was: look at both again.
             RuntimeError::NotFound(message) if message.contains("image") => {
                 let image = container.image.clone().unwrap_or_default();
@@ -307,23 +309,29 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         container: &Container,
         pod_ip: Option<std::net::Ipv4Addr>,
     ) -> Result<Resolved, String> {
+        if environment::needs_host_ip(container) && self.agent.waits_for_address() {
+            return Err("the node has no address yet".to_owned());
+        }
         let place = Place {
             node_name: self.agent.options.node_name.clone(),
-            host_ip: self.agent.options.host_ip,
+            host_ip: self.agent.host_ip(),
             pod_ip,
             cpus: self.observed.engine.cpus,
             memory: self.observed.engine.memory,
         };
         let sources = self.agent.sources();
         let made = environment::environment(self.pod(), container, &sources, &place)?;
-        let plans = volume_plan::mounts(container, &self.observed.volumes, &made.env)?;
-        let mounts = if plans.is_empty() {
-            Vec::new()
-        } else {
-            let resolving = tokio::task::spawn_blocking(move || volume::resolve(&plans));
-            let resolved = resolving.await.expect("resolving mounts does not panic");
-            resolved.map_err(|error| error.to_string())?
-        };
+        let mut mounts = volume_plan::mounts(container, &self.observed.volumes)?;
+        let is_host_path = |plan: &&VolumePlan| matches!(plan.kind, VolumeKind::HostPath(_));
+        let volumes = self.observed.volumes.iter();
+        let host_paths: Vec<VolumePlan> = volumes.filter(is_host_path).cloned().collect();
+        if !host_paths.is_empty() {
+            let home = self.agent.options.data_dir.clone();
+            let leading =
+                tokio::task::spawn_blocking(move || volume::lead(mounts, &host_paths, &home));
+            let led = leading.await.expect("following links does not panic");
+            mounts = led.map_err(|error| error.to_string())?;
+        }
         Ok(Resolved { env: made.env, command: made.command, arguments: made.arguments, mounts })
     }
 
@@ -334,8 +342,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         match started {
             Ok(_) => self.normal("Started", format!("Container started: {name}")),
             Err(error) => {
-                self.agent.heard(&error);
-                if let RuntimeError::Unreachable(_) = error {
+                if self.agent.is_away(&error).await {
                     return Err(error);
                 }
                 let negative = container_spec::qos_class(self.pod()) == "Guaranteed"
@@ -345,8 +352,14 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 }
                 warn!(container = %name, %error, "container not started");
                 self.warning("Failed", format!("Error: {error}"));
-                if let RuntimeError::NotFound(_) = error {
-                    return Ok(());
+                match error {
+                    RuntimeError::NotFound(_) => return Ok(()),
+                    // It may still start; if not, it is started again and is no new attempt.
+                    RuntimeError::Unreachable(why) => {
+                        self.failed(name, "RunContainerError", why);
+                        return Ok(());
+                    }
+                    _ => {}
                 }
             }
         }
@@ -449,7 +462,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         self.agent.tasks.spawn_short("stop", async move {
             if let Err(error) = agent.runtime.stop(&id, grace).await {
                 warn!(object = %cell.key, %container, %error, "container not stopped");
-                agent.heard(&error);
+                agent.is_away(&error).await;
                 sleep(RETRY).await;
             }
             agent.refresh(&id).await;
@@ -471,7 +484,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 }
                 Err(error) => {
                     warn!(object = %cell.key, %id, %error, "container not removed");
-                    agent.heard(&error);
+                    agent.is_away(&error).await;
                     sleep(RETRY).await;
                 }
             }
@@ -482,9 +495,12 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
 
     async fn finish(&self, uid: &str) -> Performed {
         let home = directory(self.agent, self.pod());
-        let clearing = tokio::task::spawn_blocking(move || volume::remove(&home));
-        if let Err(error) = clearing.await.expect("removing volumes does not panic") {
-            warn!(%error, "volumes not removed, the next relist tries again");
+        // Most pods have none: asking costs less than another thread.
+        if home.exists() {
+            let clearing = tokio::task::spawn_blocking(move || volume::remove(&home));
+            if let Err(error) = clearing.await.expect("removing volumes does not panic") {
+                warn!(%error, "volumes not removed, the next relist tries again");
+            }
         }
         let options = DeleteOptions {
             uid: Some(uid.to_owned()),
@@ -532,6 +548,7 @@ fn created(spec: &ContainerSpec, id: String, now: Timestamp) -> Instance {
         finished_at: None,
         ip: None,
         joined: joined.filter(|_| spec.identity.role != Role::Sandbox),
+        asked: spec.asked.clone(),
         settings: crate::node::instance::Settings {
             image: spec.image.clone(),
             env: spec.env.clone(),

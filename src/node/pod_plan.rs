@@ -117,6 +117,13 @@ impl PodPlan {
     }
 }
 
+/// Every time that a decision takes from what others wrote, for [`Memory::settle`].
+pub fn told_times(pod: &Pod, instances: &[Instance]) -> Vec<Timestamp> {
+    let made = pod.metadata.creation_timestamp.iter().map(|at| at.0);
+    let of = |one: &Instance| [Some(one.created_at), one.finished_at].into_iter().flatten();
+    made.chain(instances.iter().flat_map(of)).collect()
+}
+
 /// The instance with the highest attempt.
 pub fn latest<'a>(instances: &'a [Instance], role: Role, container: &str) -> Option<&'a Instance> {
     instances
@@ -211,10 +218,15 @@ enum Sandbox {
 fn sandbox(view: &View<'_>, plan: &mut PodPlan) -> Sandbox {
     let last = latest(view.instances, Role::Sandbox, "");
     if let Some(running) = last.filter(|sandbox| sandbox.is_running()) {
+        if was_restarted(running, view.instances) && !view.memory.report_only {
+            let reason = "Pod sandbox changed, it will be killed and re-created.";
+            stop(view, running, LEAST_GRACE_SECONDS, reason, plan);
+            return Sandbox::Wait;
+        }
         return Sandbox::There(running.id.clone());
     }
-    let ended = last.filter(|sandbox| sandbox.ended().is_some());
-    if view.memory.report_only && (ended.is_some() || has_run(view.pod)) {
+    if view.memory.report_only && last.is_none() && has_run(view.pod) {
+        // Somebody removed it. One that ended (a reboot, a crash) is restarted as always.
         return Sandbox::Wait;
     }
     // Members of a dead sandbox hold a network namespace without an interface: they go first, or
@@ -253,8 +265,21 @@ fn sandbox(view: &View<'_>, plan: &mut PodPlan) -> Sandbox {
     Sandbox::New
 }
 
+/// Whether somebody started this running sandbox again after it had ended: it has another network
+/// namespace than the members that run since before. We never start one twice, so only such a
+/// sandbox runs and has an end; times alone would take a clock that stepped back for it.
+pub fn was_restarted(sandbox: &Instance, instances: &[Instance]) -> bool {
+    let before =
+        |member: &Instance| member.started_at.is_some_and(|at| Some(at) < sandbox.started_at);
+    sandbox.is_running()
+        && sandbox.finished_at.is_some()
+        && instances.iter().any(|member| {
+            member.is_running() && member.joined.as_ref() == Some(&sandbox.id) && before(member)
+        })
+}
+
 /// Whether any container of the pod is known to have run.
-fn has_run(pod: &Pod) -> bool {
+pub fn has_run(pod: &Pod) -> bool {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     statuses.into_iter().flatten().any(|status| status.container_id.is_some())
 }
@@ -313,23 +338,21 @@ fn member(
         let verdicts = view.memory.probes.get(&instance.id);
         let failed =
             |verdict: Option<&Option<Verdict>>| matches!(verdict, Some(Some(Verdict::Failed(_))));
-        let reason = if outdated {
-            format!("Container {name} definition changed, will be restarted")
+        let (why, probe) = if outdated {
+            ("definition changed, will be restarted", None)
         } else if failed(verdicts.map(|v| &v.startup)) {
-            format!("Container {name} failed startup probe, will be restarted")
+            ("failed startup probe, will be restarted", container.startup_probe.as_ref())
         } else if failed(verdicts.map(|v| &v.liveness)) {
-            format!("Container {name} failed liveness probe, will be restarted")
+            ("failed liveness probe, will be restarted", container.liveness_probe.as_ref())
         } else if foreign {
-            format!("Container {name} was changed from outside, will be made anew")
+            ("was changed from outside, will be made anew", None)
         } else {
             return;
         };
-        let probe = [&container.startup_probe, &container.liveness_probe];
-        let own_grace =
-            probe.into_iter().flatten().find_map(|p| p.termination_grace_period_seconds);
-        let grace =
-            if outdated || foreign { grace(spec) } else { own_grace.unwrap_or(grace(spec)) };
-        return stop(view, instance, grace, &reason, plan);
+        // A probe's own grace counts for the end that this probe causes, and for no other.
+        let own_grace = probe.and_then(|probe| probe.termination_grace_period_seconds);
+        let grace = own_grace.map_or(grace(spec), |seconds| seconds.max(1));
+        return stop(view, instance, grace, &format!("Container {name} {why}"), plan);
     }
     let Some(ended) = instance.ended() else {
         if ready_to_make(view, container, plan) {
@@ -341,7 +364,7 @@ fn member(
     if outdated {
         return make(view, container, role, sandbox, None, false, plan);
     }
-    if stays_down(restart_policy(spec), ended.exit_code) || view.memory.report_only {
+    if stays_down(restart_policy(spec), ended.exit_code) {
         return;
     }
     if foreign {
@@ -349,7 +372,8 @@ fn member(
     }
     let series = container.image.as_deref().unwrap_or_default();
     let before = view.memory.back_offs.get(name);
-    if let Some(until) = before.and_then(|b| b.holds(series, ended.finished_at, view.now)) {
+    let ended_at = view.memory.counted(ended.finished_at);
+    if let Some(until) = before.and_then(|b| b.holds(series, ended_at, view.now)) {
         let delay = before.map_or(SignedDuration::ZERO, |back_off| back_off.delay);
         let key = view.pod.key();
         let message = format!(
@@ -361,7 +385,7 @@ fn member(
         );
         return plan.wait(name, Waiting::new("CrashLoopBackOff", message), Some(until));
     }
-    let back_off = BackOff::grown(before, series, ended.finished_at, view.now);
+    let back_off = BackOff::grown(before, series, ended_at, view.now);
     make(view, container, role, sandbox, Some(back_off), false, plan);
 }
 
@@ -395,7 +419,7 @@ fn make(
     let state = view.memory.images.get(&image).unwrap_or(&unknown);
     let last = latest(view.instances, role, name);
     let begun = view.pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |at| at.0);
-    let needed_since = last.map_or(begun, |instance| instance.created_at);
+    let needed_since = view.memory.counted(last.map_or(begun, |instance| instance.created_at));
     match image::decide(container, state, needed_since, view.now) {
         ImageDecision::Ready => {}
         ImageDecision::Pull => {
@@ -595,6 +619,7 @@ pub(crate) mod tests {
             ip: (role == Role::Sandbox).then_some(Ipv4Addr::new(10, 42, 0, 2)),
             joined: (role != Role::Sandbox).then(|| "sandbox-0".into()),
             settings,
+            asked: None,
         }
     }
 
@@ -750,6 +775,7 @@ pub(crate) mod tests {
         memory.probes.insert("web-0".into(), failed);
         let plan = told(&pod, &[sandbox.clone(), member.clone()], &memory, 0);
         assert!(plan.contains("failed liveness probe"), "{plan}");
+        assert!(plan.contains("grace_seconds: 30"), "{plan}");
 
         let mut changed = member;
         changed.settings.memory = 1 << 20;
@@ -759,6 +785,27 @@ pub(crate) mod tests {
         assert!(plan.contains("heals: true"), "{plan}");
         let report = Memory { report_only: true, ..with_image() };
         assert_eq!(told(&pod, &[sandbox, changed], &report, 0), "");
+    }
+
+    #[test]
+    fn a_probes_own_grace_counts_for_the_end_it_causes() {
+        let pod = pod(json!({"spec": {"containers": [{"name": "web", "image": "web:1",
+            "startupProbe": {"exec": {}},
+            "livenessProbe": {"exec": {}, "terminationGracePeriodSeconds": 7}}]}}));
+        let instances =
+            [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        let grace_after = |verdicts: crate::node::memory::Verdicts| {
+            let mut memory = with_image();
+            memory.probes.insert("web-0".into(), verdicts);
+            told(&pod, &instances, &memory, 0)
+        };
+        let no = || Some(Verdict::Failed("no".into()));
+        let plan =
+            grace_after(crate::node::memory::Verdicts { liveness: no(), ..Default::default() });
+        assert!(plan.contains("grace_seconds: 7"), "{plan}");
+        let plan =
+            grace_after(crate::node::memory::Verdicts { startup: no(), ..Default::default() });
+        assert!(plan.contains("grace_seconds: 30"), "{plan}");
     }
 
     #[test]
@@ -843,5 +890,134 @@ pub(crate) mod tests {
         assert!(told(&pod, &sandbox, &memory, 1).contains("MakeMember"));
         memory.unready = Some(Waiting::creating());
         assert_eq!(told(&pod, &sandbox, &memory, 1), "web: ContainerCreating");
+    }
+
+    #[test]
+    fn report_only_leaves_alone_what_was_changed_or_taken_and_nothing_else() {
+        let report = Memory { report_only: true, ..with_image() };
+        let pod = pod(json!({"status": {"containerStatuses": [{"name": "web", "image": "",
+            "imageID": "", "ready": true, "restartCount": 0, "containerID": "docker://web-0"}]}}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let member = instance(&pod, Role::Container, "web", 0);
+        // Changed, or taken away: shown, not healed.
+        let mut changed = member.clone();
+        changed.settings.memory = 1 << 20;
+        assert_eq!(told(&pod, &[sandbox.clone(), changed], &report, 0), "");
+        assert_eq!(told(&pod, &[], &report, 0), "web: ContainerCreating");
+        let plan = told(&pod, std::slice::from_ref(&sandbox), &report, 0);
+        assert!(!plan.contains("MakeMember"), "{plan}");
+        // An end of its own, and a host that went down: the restart policy counts as always.
+        let dead = ended(member.clone(), 1, 5);
+        let plan = told(&pod, &[sandbox.clone(), dead.clone()], &report, 5);
+        assert!(plan.contains("MakeMember") && plan.contains("attempt: 1"), "{plan}");
+        let plan = told(&pod, &[ended(sandbox.clone(), 255, 5), dead], &report, 5);
+        assert!(plan.contains("MakeSandbox") && plan.contains("MakeMember"), "{plan}");
+        // A probe's stop is followed by a start.
+        let mut failing = report.clone();
+        let verdict = crate::node::memory::Verdicts {
+            liveness: Some(Verdict::Failed("no".into())),
+            ..Default::default()
+        };
+        failing.probes.insert("web-0".into(), verdict);
+        let plan = told(&pod, &[sandbox.clone(), member.clone()], &failing, 5);
+        assert!(plan.contains("failed liveness probe"), "{plan}");
+        let plan = told(&pod, &[sandbox, ended(member, 137, 6)], &failing, 6);
+        assert!(plan.contains("MakeMember"), "{plan}");
+    }
+
+    #[test]
+    fn a_sandbox_that_somebody_restarted_is_made_anew_with_its_members() {
+        let pod = pod(json!({}));
+        let first = instance(&pod, Role::Sandbox, "", 0);
+        // It ended once and was started again: another network namespace than its members joined.
+        let restarted =
+            Instance { started_at: Some(at(6)), finished_at: Some(at(5)), ..first.clone() };
+        let member = instance(&pod, Role::Container, "web", 0);
+        let instances = [restarted.clone(), member.clone()];
+        assert_eq!(
+            told(&pod, &instances, &with_image(), 7),
+            "Stop { id: \"sandbox-0\", container: \"\", grace_seconds: 2 } because Pod sandbox changed, it will be killed and re-created.\n\
+             web: ContainerCreating"
+        );
+        let report = Memory { report_only: true, ..with_image() };
+        assert_eq!(told(&pod, &instances, &report, 7), "");
+        // Then it goes as with any dead sandbox: members out, and all of it anew.
+        let dead = ended(restarted.clone(), 143, 8);
+        let plan = told(&pod, &[dead.clone(), member.clone()], &with_image(), 8);
+        assert!(plan.contains("Stop { id: \"web-0\"") && !plan.contains("Make"), "{plan}");
+        let plan = told(&pod, &[dead, ended(member.clone(), 0, 9)], &with_image(), 9);
+        assert!(plan.contains("MakeSandbox { attempt: 1 }"), "{plan}");
+        // What was started after it is in its network; and a clock that stepped back restarts nothing.
+        let late = Instance { started_at: Some(at(8)), ..member.clone() };
+        assert_eq!(told(&pod, &[restarted, late], &with_image(), 9), "");
+        let ahead = Instance { started_at: Some(at(3600)), ..first };
+        assert_eq!(told(&pod, &[ahead, member], &with_image(), 9), "");
+    }
+
+    #[test]
+    fn a_clock_that_stepped_back_neither_pulls_for_ever_nor_prolongs_a_wait() {
+        let mut pod =
+            pod(json!({"spec": {"containers": [{"name": "web", "image": "web:latest"}]}}));
+        pod.metadata.creation_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(3000)));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let made = Instance { created_at: at(3299), ..instance(&pod, Role::Container, "web", 1) };
+        let instances = [sandbox, ended(made, 1, 3300)];
+        let mut image =
+            ImageState { present: Some(Some("sha256:1".into())), ..ImageState::default() };
+        let mut memory = Memory::default();
+        let before = BackOff::grown(None, "web:latest", at(3295), at(3298));
+        memory.back_offs.insert("web".into(), before);
+        let mut look = |image: &ImageState, second: i64| {
+            let mut image = image.clone();
+            image.settle(at(second));
+            memory.images = [("web:latest".to_owned(), image)].into();
+            memory.settle(told_times(&pod, &instances), at(second));
+            told(&pod, &instances, &memory, second)
+        };
+        // The step: it is second 0 again. The back-off of 10 s is one from now on.
+        assert_eq!(look(&image, 0), "web: CrashLoopBackOff");
+        assert_eq!(look(&image, 9), "web: CrashLoopBackOff");
+        assert!(look(&image, 10).contains("Pull"));
+        // One pull is enough.
+        image.pulled_at = Some(at(12));
+        let plan = look(&image, 13);
+        assert!(plan.contains("MakeMember") && !plan.contains("Pull"), "{plan}");
+        // One of before the step was for an attempt before this one.
+        image.pulled_at = Some(at(3290));
+        assert!(look(&image, 14).contains("Pull"));
+
+        let mut memory = Memory::default();
+        let waiting = Waiting::new("CreateContainerError", "no");
+        let failure = crate::node::memory::Failure::after(None, waiting, at(3300));
+        memory.failures.insert("web".into(), failure);
+        memory.settle([], at(0));
+        assert_eq!(memory.failures["web"].retry_at(), at(1));
+    }
+
+    #[test]
+    fn settings_that_we_compute_differently_today_make_nothing_anew() {
+        let pod = pod(json!({"spec": {"containers": [{"name": "web", "image": "web:1",
+            "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}},
+            "env": [{"name": "A", "value": "b"}]}]}}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let today = instance(&pod, Role::Container, "web", 0);
+        // Made by a version with other arithmetic, and as it was made.
+        let mut earlier = today.clone();
+        earlier.settings.cpu_shares += 7;
+        earlier.settings.memory_swap *= 2;
+        earlier.settings.env = vec!["A=$(b)".into()];
+        earlier.asked = Some(earlier.settings.clone());
+        assert_eq!(told(&pod, &[sandbox.clone(), earlier.clone()], &with_image(), 0), "");
+        // Changed since: to what this version would ask for is a change as well.
+        earlier.settings = today.settings.clone();
+        let plan = told(&pod, &[sandbox.clone(), earlier], &with_image(), 0);
+        assert!(plan.contains("changed from outside"), "{plan}");
+        // Made before there was a label: judged by the manifest, whose numbers are written down here
+        // because another value would restart every such container.
+        assert_eq!(told(&pod, &[sandbox, today.clone()], &with_image(), 0), "");
+        let Settings { memory, memory_swap, cpu_shares, cpu_quota, env, .. } = today.settings;
+        assert_eq!((memory, memory_swap, cpu_shares, cpu_quota), (64 << 20, 64 << 20, 512, 50_000));
+        assert_eq!(env, ["A=b"]);
     }
 }

@@ -4,6 +4,7 @@
 //! `restartCount` is the attempt, and never decreases: an instance that somebody removed leaves its
 //! count in the stored status. Times have whole seconds, as Kubernetes writes them.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::node::container_spec::{is_host_network, qos_class};
+use crate::node::container_spec::qos_class;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::{Memory, Verdicts};
@@ -34,12 +35,7 @@ pub fn pod_status(view: &View<'_>, plan: &PodPlan, host_ip: Ipv4Addr) -> PodStat
     let init = statuses(view, plan, &spec.init_containers.clone().unwrap_or_default(), Role::Init);
     let containers = statuses(view, plan, &spec.containers, Role::Container);
     let phase = phase(view, &spec, &init, &containers);
-    let sandbox = pod_plan::running_sandbox(view.instances);
-    let ip = if is_host_network(pod) {
-        sandbox.map(|_| host_ip.to_string())
-    } else {
-        sandbox.and_then(|sandbox| sandbox.ip).map(|ip| ip.to_string())
-    };
+    let ip = pod_ip(view.instances).map(|ip| ip.to_string());
     // A finished or ending pod keeps the address it had: its endpoints are told by it.
     let keeps =
         matches!(phase, "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some();
@@ -167,6 +163,17 @@ fn container_status(
         started: Some(started),
         ..ContainerStatus::default()
     }
+}
+
+/// The verdicts of an earlier run of the daemon, by instance, see [`Verdicts::of_status`].
+pub fn known_verdicts(pod: &Pod, instances: &[Instance]) -> BTreeMap<String, Verdicts> {
+    let running = instances.iter().filter(|one| one.identity.role == Role::Container);
+    let known = running.filter_map(|instance| {
+        let status = stored_status(pod, Role::Container, &instance.identity.container)?;
+        let same = status.container_id.as_deref() == Some(&*container_id(instance));
+        same.then(|| (instance.id.clone(), Verdicts::of_status(status)))
+    });
+    known.collect()
 }
 
 fn verdicts<'a>(instance: &Instance, memory: &'a Memory) -> Option<&'a Verdicts> {
@@ -328,9 +335,8 @@ fn conditions(
 }
 
 /// The pod's address, as far as it is known.
-pub fn pod_ip(pod: &Pod, instances: &[Instance], host_ip: Ipv4Addr) -> Option<Ipv4Addr> {
-    let sandbox = pod_plan::running_sandbox(instances)?;
-    if is_host_network(pod) { Some(host_ip) } else { sandbox.ip }
+pub fn pod_ip(instances: &[Instance]) -> Option<Ipv4Addr> {
+    pod_plan::running_sandbox(instances)?.ip
 }
 
 #[cfg(test)]
@@ -340,6 +346,7 @@ mod tests {
     use crate::node::pod_plan::plan;
     use crate::node::pod_plan::tests::{at, ended, instance, pod, with_image};
     use crate::node::restart::BackOff;
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
 
     const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);

@@ -3,36 +3,36 @@
 //! A worker never waits for a container, a pull or a grace to end: it starts them, notes that it did
 //! in its memory, and looks again when it is woken (Docker's events, the pod's watch, probes, an
 //! ended step) or when its plan says so. While the engine is away it does nothing and leaves the
-//! status as it is. A panic quarantines this pod and no other.
+//! status as it is. A panic quarantines this pod and no other: its status is still told and it can be
+//! deleted, and the whole pass is tried again with a growing pause.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use tokio::time::sleep;
-use tracing::{Instrument, debug, error, info_span, warn};
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::capacity::Engine;
-use crate::node::drift;
+use crate::node::drift::{self, Look};
 use crate::node::environment::named;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Role};
 use crate::node::memory::{Memory, Verdicts};
 use crate::node::perform::{self, Performed};
 use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
-use crate::node::pod_status::{is_started, pod_ip, pod_status};
+use crate::node::pod_status::{self, is_started, pod_ip, pod_status};
 use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
 use crate::node::runtime::Runtime;
 use crate::node::volume;
 use crate::node::volume_plan::{self, Missing, VolumePlan};
 use crate::object::{Cluster, Note, Object};
+use crate::task::caught_async;
 
 /// Who says so, in Events.
 pub const COMPONENT: &str = "node-agent";
@@ -41,6 +41,8 @@ const PASSES: u32 = 20;
 const REST: Duration = Duration::from_secs(1);
 /// The kubelet's pod sync period: a lost signal costs at most this.
 const SYNC: Duration = Duration::from_secs(60);
+/// As long as the longest crash-loop back-off: what panics once mostly does so again.
+const LONGEST_QUARANTINE: Duration = Duration::from_secs(300);
 /// A start that takes longer than this is told in the status while it runs.
 const SLOW: Duration = Duration::from_millis(700);
 
@@ -48,6 +50,8 @@ const SLOW: Duration = Duration::from_millis(700);
 #[derive(Default)]
 struct Own {
     volumes: Option<Vec<VolumePlan>>,
+    /// The status of an earlier run of the daemon was taken up.
+    took_up: bool,
     probers: Probers,
     /// Waiting reasons already told as Events, by container.
     told: BTreeMap<String, Waiting>,
@@ -75,6 +79,21 @@ impl Observed {
     }
 }
 
+/// What a panic leads to.
+struct Quarantine {
+    /// 1 s doubling to 5 min.
+    pause: Duration,
+    /// When the whole pass is tried again.
+    until: Instant,
+}
+
+impl Quarantine {
+    fn after(before: Option<&Quarantine>) -> Self {
+        let pause = before.map_or(REST, |before| (before.pause * 2).min(LONGEST_QUARANTINE));
+        Self { pause, until: Instant::now() + REST + pause }
+    }
+}
+
 /// How a pass ended.
 enum Passed {
     /// Something was done: look at once.
@@ -90,46 +109,109 @@ pub async fn work<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>, cell: Arc<Pod
     let span = info_span!("pod", object = %cell.key);
     let mut own = Own::default();
     let mut in_a_row = 0;
+    let mut quarantine: Option<Quarantine> = None;
     loop {
-        let pass = AssertUnwindSafe(pass(&agent, &cell, &mut own)).catch_unwind();
-        let rest = match pass.instrument(span.clone()).await {
-            Ok(Passed::Done) => return,
-            Ok(Passed::Again) if in_a_row < PASSES => {
+        let careful = quarantine.as_ref().is_some_and(|held| Instant::now() < held.until);
+        let passing = async {
+            if careful {
+                careful_pass(&agent, &cell).await
+            } else {
+                pass(&agent, &cell, &mut own).await
+            }
+        };
+        let passed = match caught_async(passing).instrument(span.clone()).await {
+            Ok(passed) => passed,
+            Err(why) => {
+                say_quarantined(&agent, &cell, &why);
+                // A careful pass follows a moment later; where that panics too, nothing does until
+                // the whole one is tried again: no pod panics more than once a second.
+                let left = |held: &Quarantine| held.until.saturating_duration_since(Instant::now());
+                let pause = if careful { quarantine.as_ref().map_or(REST, left) } else { REST };
+                if !careful {
+                    quarantine = Some(Quarantine::after(quarantine.as_ref()));
+                }
+                tokio::select! {
+                    biased;
+                    () = agent.tasks.stop().cancelled() => return,
+                    () = sleep(pause) => continue,
+                }
+            }
+        };
+        if !careful && quarantine.take().is_some() {
+            info!(object = %cell.key, "pod released from quarantine");
+        }
+        let rest = match passed {
+            Passed::Done => return,
+            Passed::Again if in_a_row < PASSES => {
                 in_a_row += 1;
                 continue;
             }
-            Ok(Passed::Again) => REST,
-            Ok(Passed::Rest(until)) => until.map_or(SYNC, |until| {
+            Passed::Again => REST,
+            Passed::Rest(until) => until.map_or(SYNC, |until| {
                 let left = until.duration_since(agent.clock.now());
                 Duration::try_from(left).unwrap_or_default().clamp(Duration::from_millis(1), SYNC)
             }),
-            Err(panic) => {
-                quarantine(&agent, &cell, panic.as_ref());
-                return;
-            }
         };
         in_a_row = 0;
+        let left = |held: &Quarantine| held.until.saturating_duration_since(Instant::now());
+        let rest = quarantine.as_ref().map_or(rest, |held| rest.min(left(held)));
         // Cancel safe, all three.
         tokio::select! {
+            biased;
+            () = agent.tasks.stop().cancelled() => return,
             () = cell.wake.notified() => {}
             () = sleep(rest) => {}
-            () = agent.tasks.stop().cancelled() => return,
         }
     }
 }
 
-/// Its containers run on as they are; the pod is shown and not touched until the daemon restarts or
-/// the pod is replaced.
-fn quarantine<C: Cluster, R: Runtime>(
-    agent: &Agent<C, R>,
-    cell: &PodCell,
-    panic: &(dyn std::any::Any + Send),
-) {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let why = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+/// Its containers run on as they are; the pod is shown.
+fn say_quarantined<C: Cluster, R: Runtime>(agent: &Agent<C, R>, cell: &PodCell, why: &str) {
     error!(object = %cell.key, %why, "pod quarantined after a panic");
-    let message = format!("this pod made the node agent panic and is left as it is: {why}");
+    let message = format!(
+        "this pod made the node agent panic, it is left as it is and tried again later: {why}"
+    );
     agent.cluster.note(Note::warning(&*cell.pod(), COMPONENT, "Quarantined", message));
+}
+
+/// What is still done for a pod in quarantine, with as little code as possible: its status follows
+/// its containers, or traffic would go on to one that died; and a deleted one goes.
+async fn careful_pass<C: Cluster, R: Runtime>(
+    agent: &Arc<Agent<C, R>>,
+    cell: &Arc<PodCell>,
+) -> Passed {
+    if Agent::<C, R>::is_gone(cell) {
+        return Passed::Done;
+    }
+    let Some(engine) = agent.engine() else { return Passed::Rest(None) };
+    let observed = Observed {
+        pod: cell.pod(),
+        instances: lock(&agent.instances).of_pod(&cell.uid),
+        memory: cell.memory().clone(),
+        engine,
+        volumes: Vec::new(),
+        now: agent.clock.now(),
+    };
+    let plan = plan(&observed.view());
+    if observed.pod.metadata.deletion_timestamp.is_none() {
+        return report(agent, cell, &observed, &plan).await.unwrap_or(Passed::Rest(None));
+    }
+    if plan.actions.is_empty() {
+        return Passed::Rest(plan.look_again);
+    }
+    after(perform::perform(agent, cell, &observed, &plan.actions).await, cell)
+}
+
+/// How a pass ends that did something.
+fn after(performed: Performed, cell: &PodCell) -> Passed {
+    match performed {
+        Performed::Changed => Passed::Again,
+        Performed::Finished => {
+            cell.gone.store(true, std::sync::atomic::Ordering::Relaxed);
+            Passed::Done
+        }
+        Performed::EngineAway => Passed::Rest(None),
+    }
 }
 
 async fn pass<C: Cluster, R: Runtime>(
@@ -145,10 +227,10 @@ async fn pass<C: Cluster, R: Runtime>(
         return Passed::Rest(None);
     };
     let Some(observed) = observe(agent, cell, own, engine).await else {
-        return Passed::Rest(None);
+        return Passed::Rest(Some(agent.clock.now() + SignedDuration::from_secs(1)));
     };
     let plan = plan(&observed.view());
-    compare(agent, &observed);
+    let compare_again = compare(agent, &observed, &plan);
     probe(agent, cell, own, &observed);
     tell(agent, own, &observed, &plan);
     let ends = observed.pod.metadata.deletion_timestamp.is_some();
@@ -158,9 +240,8 @@ async fn pass<C: Cluster, R: Runtime>(
     }
     if plan.actions.is_empty() {
         if !ends {
-            return report(agent, cell, &observed, &plan)
-                .await
-                .unwrap_or(Passed::Rest(plan.look_again));
+            let until = plan.look_again.into_iter().chain(compare_again).min();
+            return report(agent, cell, &observed, &plan).await.unwrap_or(Passed::Rest(until));
         }
         return Passed::Rest(plan.look_again);
     }
@@ -168,6 +249,7 @@ async fn pass<C: Cluster, R: Runtime>(
     let mut performing = std::pin::pin!(performing);
     // Cancel safe: the future is pinned outside and polled again below.
     let performed = tokio::select! {
+        biased;
         performed = &mut performing => performed,
         () = sleep(SLOW) => {
             if !ends {
@@ -176,17 +258,10 @@ async fn pass<C: Cluster, R: Runtime>(
             performing.await
         }
     };
-    match performed {
-        Performed::Changed => Passed::Again,
-        Performed::Finished => {
-            cell.gone.store(true, std::sync::atomic::Ordering::Relaxed);
-            Passed::Done
-        }
-        Performed::EngineAway => Passed::Rest(None),
-    }
+    after(performed, cell)
 }
 
-/// `None`: the engine went away while it was asked.
+/// `None`: the engine did not answer, which may be its own matter or the question's.
 async fn observe<C: Cluster, R: Runtime>(
     agent: &Arc<Agent<C, R>>,
     cell: &Arc<PodCell>,
@@ -201,24 +276,36 @@ async fn observe<C: Cluster, R: Runtime>(
         look_for_images(agent, &pod, &instances).await?;
         unready = prepare(agent, own, &pod).await;
     }
+    let now = agent.clock.now();
     let mut memory = {
         let mut memory = cell.memory();
         memory.unready = unready;
+        memory.settle(pod_plan::told_times(&pod, &instances), now);
+        if !std::mem::replace(&mut own.took_up, true) {
+            memory.probes.extend(pod_status::known_verdicts(&pod, &instances));
+        }
+        let wanted = drift::wanted_id(&pod);
+        match &memory.wanted {
+            None => memory.wanted = drift::begun(&pod).map(|begun| (wanted, begun)),
+            Some((before, _)) if *before == wanted => {}
+            Some(_) => memory.wanted = Some((wanted, now)),
+        }
         let alive: Vec<&str> = instances.iter().map(|instance| &*instance.id).collect();
         memory.probes.retain(|id, _| alive.contains(&&**id));
         memory.clone()
     };
     let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get("ballast.dev/heal"));
     memory.report_only |= annotation.is_some_and(|value| value == "false");
-    let images = lock(&agent.images);
+    let mut images = lock(&agent.images);
     for image in all_containers(&pod).filter_map(|container| container.image.as_ref()) {
-        if let Some(state) = images.get(image) {
+        if let Some(state) = images.get_mut(image) {
+            state.settle(now);
             memory.images.insert(image.clone(), state.clone());
         }
     }
     drop(images);
     let volumes = own.volumes.clone().unwrap_or_default();
-    Some(Observed { pod, instances, memory, engine, volumes, now: agent.clock.now() })
+    Some(Observed { pod, instances, memory, engine, volumes, now })
 }
 
 fn all_containers(pod: &Pod) -> impl Iterator<Item = &k8s_openapi::api::core::v1::Container> {
@@ -251,7 +338,7 @@ async fn look_for_images<C: Cluster, R: Runtime>(
                     Some(facts.map(|facts| facts.id));
             }
             Err(error @ crate::node::runtime::RuntimeError::Unreachable(_)) => {
-                agent.heard(&error);
+                agent.is_away(&error).await;
                 return None;
             }
             // An engine that cannot read the name: the plan says so of an invalid one.
@@ -280,10 +367,15 @@ async fn prepare<C: Cluster, R: Runtime>(
         return None;
     }
     if !plans.is_empty() {
-        let wanted = plans.clone();
-        let made = tokio::task::spawn_blocking(move || volume::prepare(&wanted)).await;
+        let (wanted, home) = (plans.clone(), agent.options.data_dir.clone());
+        let made = tokio::task::spawn_blocking(move || volume::prepare(&wanted, &home)).await;
         match made.expect("preparing volumes does not panic") {
-            Ok(()) => {}
+            Ok(degraded) => {
+                for sentence in degraded {
+                    warn!(%sentence, "volume degraded");
+                    agent.cluster.note(Note::warning(&**pod, COMPONENT, "Degraded", sentence));
+                }
+            }
             Err(error) => return Some(mount_fault(error.to_string())),
         }
     }
@@ -296,7 +388,12 @@ fn mount_fault(sentence: String) -> Waiting {
     Waiting { reason: "ContainerCreating", message: Some(sentence) }
 }
 
-fn compare<C: Cluster, R: Runtime>(agent: &Agent<C, R>, observed: &Observed) {
+/// Tells the ledger; answers when to compare again although nothing happened.
+fn compare<C: Cluster, R: Runtime>(
+    agent: &Agent<C, R>,
+    observed: &Observed,
+    plan: &PodPlan,
+) -> Option<Timestamp> {
     let causes: BTreeMap<String, String> = {
         let causes = lock(&agent.causes);
         let of = |i: &Instance| causes.get(&i.id).map(|cause| (i.id.clone(), cause.clone()));
@@ -304,11 +401,19 @@ fn compare<C: Cluster, R: Runtime>(agent: &Agent<C, R>, observed: &Observed) {
     };
     let ended_by_us = lock(&agent.ended_by_us);
     let memory = &observed.memory;
-    let examined = drift::examine(&observed.view(), &causes, &|id| {
-        ended_by_us.contains(id) || memory.stopping.contains(id) || memory.removing.contains(id)
+    let view = observed.view();
+    let examined = drift::examine(Look {
+        view: &view,
+        waiting: &plan.waiting,
+        causes: &causes,
+        by_us: &|id| {
+            ended_by_us.contains(id) || memory.stopping.contains(id) || memory.removing.contains(id)
+        },
     });
     drop(ended_by_us);
+    let again = drift::look_again(&view, &examined);
     agent.compare(&[examined], false);
+    again
 }
 
 /// Keeps the probes of running instances asked.
@@ -320,7 +425,7 @@ fn probe<C: Cluster, R: Runtime>(
 ) {
     let pod = &observed.pod;
     let ends = pod.metadata.deletion_timestamp.is_some();
-    let ip = pod_ip(pod, &observed.instances, agent.options.host_ip);
+    let ip = pod_ip(&observed.instances);
     let mut wanted = Vec::new();
     for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
         let instance = latest(&observed.instances, Role::Container, &container.name)
@@ -335,7 +440,21 @@ fn probe<C: Cluster, R: Runtime>(
                 ProbeKind::Readiness => started,
             };
             if asked {
-                wanted.push(Asked { instance: &instance.id, kind, probe, container, pod_ip });
+                let told = observed.memory.probes.get(&instance.id);
+                let told = told.and_then(|told| match kind {
+                    ProbeKind::Startup => told.startup.as_ref(),
+                    ProbeKind::Liveness => told.liveness.as_ref(),
+                    ProbeKind::Readiness => told.readiness.as_ref(),
+                });
+                wanted.push(Asked {
+                    instance: &instance.id,
+                    started_at: instance.started_at,
+                    kind,
+                    passed: told == Some(&Verdict::Passed),
+                    probe,
+                    container,
+                    pod_ip,
+                });
             }
         }
     }
@@ -346,11 +465,16 @@ fn probe<C: Cluster, R: Runtime>(
             let note = Note::warning(&*listener.pod(), COMPONENT, "Unhealthy", message);
             teller.cluster.note(note);
         }
+        if let Some(what) = &told.warning {
+            let message = format!("{} probe warning: {what}", told.kind.name());
+            let note = Note::warning(&*listener.pod(), COMPONENT, "ProbeWarning", message);
+            teller.cluster.note(note);
+        }
         if let Some(verdict) = told.verdict {
             hear(&listener, &told.instance, told.kind, verdict);
         }
     });
-    own.probers.keep(&wanted, &agent.runtime, &agent.tasks, &tell);
+    own.probers.keep(&wanted, &agent.runtime, &agent.tasks, observed.now, &tell);
 }
 
 fn hear(cell: &PodCell, instance: &str, kind: ProbeKind, verdict: Verdict) {
@@ -402,7 +526,7 @@ async fn report<C: Cluster, R: Runtime>(
     observed: &Observed,
     plan: &PodPlan,
 ) -> Option<Passed> {
-    let status = pod_status(&observed.view(), plan, agent.options.host_ip);
+    let status = pod_status(&observed.view(), plan, agent.host_ip());
     // A pass may begin with our own earlier write not yet in the watch: compare with the newest.
     let newest = cell.pod();
     if newest.status.as_ref() == Some(&status) {
@@ -428,7 +552,7 @@ async fn report<C: Cluster, R: Runtime>(
         Err(error) if error.is_not_found() => None,
         Err(error) => {
             warn!(%error, "status not written");
-            Some(Passed::Rest(Some(agent.clock.now() + jiff::SignedDuration::from_secs(1))))
+            Some(Passed::Rest(Some(agent.clock.now() + SignedDuration::from_secs(1))))
         }
     }
 }

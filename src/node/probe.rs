@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -39,6 +40,8 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Success,
+    /// A success that tells less than it seems to, with what it does not tell.
+    Warning(String),
     Failure(String),
 }
 
@@ -52,13 +55,13 @@ pub struct Counter {
 impl Counter {
     /// The verdict that this answer completes, if it does: enough of the same kind in a row.
     pub fn hear(&mut self, answer: &Answer, probe: &Probe) -> Option<Verdict> {
-        let success = *answer == Answer::Success;
+        let success = !matches!(answer, Answer::Failure(_));
         self.run = if self.last == Some(success) { self.run.saturating_add(1) } else { 1 };
         self.last = Some(success);
         let threshold = if success { probe.success_threshold } else { probe.failure_threshold };
         let threshold = threshold.unwrap_or(if success { 1 } else { 3 }).max(1);
         (self.run >= threshold).then(|| match answer {
-            Answer::Success => Verdict::Passed,
+            Answer::Success | Answer::Warning(_) => Verdict::Passed,
             Answer::Failure(why) => Verdict::Failed(why.clone()),
         })
     }
@@ -88,8 +91,11 @@ pub fn time_limit(probe: &Probe) -> Duration {
     seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1))
 }
 
-pub fn initial_delay(probe: &Probe) -> Duration {
-    seconds(probe.initial_delay_seconds, 0)
+/// What is left of `initialDelaySeconds`: it counts from the container's start, and a daemon that
+/// starts later does not wait once more (kubelet `prober/worker.go`).
+pub fn remaining_delay(probe: &Probe, started_at: Option<Timestamp>, now: Timestamp) -> Duration {
+    let ran = started_at.map(|at| Duration::try_from(now.duration_since(at)).unwrap_or_default());
+    seconds(probe.initial_delay_seconds, 0).saturating_sub(ran.unwrap_or_default())
 }
 
 /// What to ask, resolved against the container's named ports.
@@ -160,16 +166,45 @@ pub fn judge_http(status: u16, body: &str) -> Answer {
     }
 }
 
-/// Where a redirect leads: `None` for another host (it counts as success, as in Kubernetes) and for
-/// what cannot be read.
-pub fn redirect(location: &str, authority: &str) -> Option<String> {
+/// What to do about a redirect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    Follow {
+        /// `host:port`
+        authority: String,
+        path: String,
+    },
+    /// It counts as success (as in Kubernetes for another host), and this is what is not known then.
+    Stop(&'static str),
+}
+
+/// Where a redirect of this authority leads. The same host is followed to any port, but not to
+/// https: these probes speak no TLS.
+pub fn redirect(location: &str, authority: &str) -> Redirect {
     if location.starts_with('/') && !location.starts_with("//") {
-        return Some(location.to_owned());
+        return Redirect::Follow { authority: authority.to_owned(), path: location.to_owned() };
     }
-    let rest = location.strip_prefix("http://").or_else(|| location.strip_prefix("https://"))?;
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let same = host == authority || Some(host) == authority.strip_suffix(":80");
-    same.then(|| if path.is_empty() { "/".to_owned() } else { path.to_owned() })
+    let (secure, rest) = if let Some(rest) = location.strip_prefix("https://") {
+        (true, rest)
+    } else if let Some(rest) =
+        location.strip_prefix("http://").or_else(|| location.strip_prefix("//"))
+    {
+        (false, rest)
+    } else {
+        return Redirect::Stop("the redirect cannot be read and was not followed");
+    };
+    let (there, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (host, port) = there.rsplit_once(':').unwrap_or((there, "80"));
+    if Some(host) != authority.rsplit_once(':').map(|(host, _)| host) {
+        return Redirect::Stop("the redirect leads to another host and was not followed");
+    }
+    if secure {
+        return Redirect::Stop(
+            "the redirect leads to https and was not followed: what answers there was not asked",
+        );
+    }
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    Redirect::Follow { authority: format!("{host}:{port}"), path }
 }
 
 #[cfg(test)]
@@ -193,11 +228,31 @@ mod tests {
     }
 
     #[test]
-    fn only_redirects_to_the_same_host_are_followed() {
-        assert_eq!(redirect("/ok", "10.0.0.1:80"), Some("/ok".into()));
-        assert_eq!(redirect("http://10.0.0.1:80/x?y", "10.0.0.1:80"), Some("/x?y".into()));
-        assert_eq!(redirect("http://elsewhere/x", "10.0.0.1:80"), None);
-        assert_eq!(redirect("//elsewhere/x", "10.0.0.1:80"), None);
+    fn the_initial_delay_counts_from_the_containers_start() {
+        let probe = Probe { initial_delay_seconds: Some(30), ..Probe::default() };
+        let at = |second: i64| Timestamp::from_second(1_000_000 + second).expect("a time");
+        let left = |started_at| remaining_delay(&probe, started_at, at(100)).as_secs();
+        assert_eq!((left(Some(at(100))), left(Some(at(90))), left(Some(at(1)))), (30, 20, 0));
+        // Not told, and a clock that stepped back: never longer than written.
+        assert_eq!((left(None), left(Some(at(4000)))), (30, 30));
+    }
+
+    #[test]
+    fn redirects_are_followed_on_the_same_host_and_never_to_https() {
+        let to = |location: &str| match redirect(location, "10.0.0.1:80") {
+            Redirect::Follow { authority, path } => format!("{authority}{path}"),
+            Redirect::Stop(why) => why.split(" and ").next().unwrap_or_default().to_owned(),
+        };
+        assert_eq!(to("/ok"), "10.0.0.1:80/ok");
+        assert_eq!(to("http://10.0.0.1:80/x?y"), "10.0.0.1:80/x?y");
+        assert_eq!(to("http://10.0.0.1"), "10.0.0.1:80/");
+        assert_eq!(to("http://10.0.0.1?x"), "10.0.0.1:80/?x");
+        assert_eq!(to("http://10.0.0.1:8080/x"), "10.0.0.1:8080/x");
+        assert_eq!(to("https://10.0.0.1/"), "the redirect leads to https");
+        assert_eq!(to("https://10.0.0.1:80/"), "the redirect leads to https");
+        assert_eq!(to("http://elsewhere/x"), "the redirect leads to another host");
+        assert_eq!(to("//elsewhere/x"), "the redirect leads to another host");
+        assert_eq!(to("next"), "the redirect cannot be read");
         assert_eq!(judge_http(399, ""), Answer::Success);
         assert_eq!(
             judge_http(500, ""),

@@ -16,16 +16,17 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::node::probe::{
-    Answer, Counter, ProbeKind, Question, Verdict, initial_delay, judge_http, period, question,
-    redirect, time_limit,
+    Answer, Counter, ProbeKind, Question, Redirect, Verdict, judge_http, period, question,
+    redirect, remaining_delay, time_limit,
 };
-use crate::node::runtime::{Runtime, RuntimeError};
+use crate::node::runtime::{ExecOutcome, Runtime, RuntimeError};
 use crate::task::Tasks;
 
 /// The kubelet reads no more of a body.
@@ -41,6 +42,8 @@ pub struct Told {
     pub verdict: Option<Verdict>,
     /// A counted failure, for an Event.
     pub failure: Option<String>,
+    /// What a success does not tell, for an Event; told when it is new.
+    pub warning: Option<String>,
 }
 
 /// The probes of one pod's running instances.
@@ -52,7 +55,10 @@ pub struct Probers {
 /// One probe to be asked.
 pub struct Asked<'a> {
     pub instance: &'a str,
+    pub started_at: Option<Timestamp>,
     pub kind: ProbeKind,
+    /// It passed already, before an earlier run of the daemon ended: only counted failures change that.
+    pub passed: bool,
     pub probe: &'a Probe,
     pub container: &'a Container,
     pub pod_ip: Ipv4Addr,
@@ -65,6 +71,7 @@ impl Probers {
         wanted: &[Asked<'_>],
         runtime: &R,
         tasks: &Tasks,
+        now: Timestamp,
         tell: &Arc<dyn Fn(Told) + Send + Sync>,
     ) {
         self.running.retain(|(instance, kind), stop| {
@@ -84,6 +91,8 @@ impl Probers {
             let asker = Asker {
                 instance: ask.instance.to_owned(),
                 kind: ask.kind,
+                passed: ask.passed,
+                delay: remaining_delay(ask.probe, ask.started_at, now),
                 probe: ask.probe.clone(),
                 question: question(ask.probe, ask.container),
                 pod_ip: ask.pod_ip,
@@ -93,6 +102,7 @@ impl Probers {
             tasks.spawn_short("probe", async move {
                 // Cancel safe: a probe that is cut off has told nothing yet.
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => {}
                     () = asker.run() => {}
                 }
@@ -112,6 +122,8 @@ impl Drop for Probers {
 struct Asker<R> {
     instance: String,
     kind: ProbeKind,
+    passed: bool,
+    delay: Duration,
     probe: Probe,
     question: Result<Question, String>,
     pod_ip: Ipv4Addr,
@@ -123,14 +135,17 @@ impl<R: Runtime> Asker<R> {
     async fn run(self) {
         let period = self.spread(period(&self.probe));
         let mut counter = Counter::default();
-        let mut last: Option<Verdict> = None;
-        let mut quick = (self.kind != ProbeKind::Liveness).then_some(QUICK);
-        sleep(initial_delay(&self.probe)).await;
+        let mut last = self.passed.then_some(Verdict::Passed);
+        let mut warned: Option<String> = None;
+        let waits = self.kind != ProbeKind::Liveness && !self.passed;
+        let mut quick = waits.then_some(QUICK);
+        sleep(self.delay).await;
         loop {
             if let Some(answer) = self.ask().await {
-                let failure = match &answer {
-                    Answer::Success => None,
-                    Answer::Failure(why) => Some(why.clone()),
+                let (failure, warning) = match &answer {
+                    Answer::Success => (None, None),
+                    Answer::Warning(what) => (None, Some(what.clone())),
+                    Answer::Failure(why) => (Some(why.clone()), None),
                 };
                 if failure.is_none() {
                     quick = None;
@@ -139,9 +154,16 @@ impl<R: Runtime> Asker<R> {
                     let verdict = counter.hear(&answer, &self.probe);
                     let news = verdict.filter(|verdict| !same(last.as_ref(), verdict));
                     last = news.clone().or(last);
-                    if news.is_some() || failure.is_some() {
-                        let instance = self.instance.clone();
-                        (self.tell)(Told { instance, kind: self.kind, verdict: news, failure });
+                    let new = (warned != warning).then(|| warning.clone()).flatten();
+                    warned = warning;
+                    if news.is_some() || failure.is_some() || new.is_some() {
+                        (self.tell)(Told {
+                            instance: self.instance.clone(),
+                            kind: self.kind,
+                            verdict: news,
+                            failure,
+                            warning: new,
+                        });
                     }
                     if self.kind == ProbeKind::Startup && last == Some(Verdict::Passed) {
                         return;
@@ -206,11 +228,9 @@ impl<R: Runtime> Asker<R> {
             }
             Question::Exec(command) => {
                 match self.runtime.exec(&self.instance, command, limit).await {
-                    Ok(outcome) if outcome.exit_code == 0 => Some(Answer::Success),
-                    Ok(outcome) => Some(Answer::Failure(outcome.output)),
-                    Err(RuntimeError::Unreachable(why)) if why.contains("did not answer") => {
-                        Some(late())
-                    }
+                    Ok(ExecOutcome::Ended { exit_code: 0, .. }) => Some(Answer::Success),
+                    Ok(ExecOutcome::Ended { output, .. }) => Some(Answer::Failure(output)),
+                    Ok(ExecOutcome::Late) => Some(late()),
                     Err(RuntimeError::Unreachable(_)) => None,
                     Err(error) => Some(Answer::Failure(error.to_string())),
                 }
@@ -233,15 +253,15 @@ fn same(last: Option<&Verdict>, new: &Verdict) -> bool {
 
 type AskError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One GET, following redirects on the same host.
+/// One GET, following redirects as far as [`redirect`] says.
 async fn get(
     authority: &str,
     path: &str,
     headers: &[(String, String)],
 ) -> Result<Answer, AskError> {
-    let mut path = path.to_owned();
+    let (mut authority, mut path) = (authority.to_owned(), path.to_owned());
     for _ in 0..=REDIRECTS {
-        let stream = TcpStream::connect(authority).await?;
+        let stream = TcpStream::connect(&authority).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut request = Request::get(&path)
@@ -249,7 +269,7 @@ async fn get(
             .header("Accept", "*/*")
             .header("Connection", "close");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            request = request.header("Host", authority);
+            request = request.header("Host", &authority);
         }
         for (name, value) in headers {
             request = request.header(name, value);
@@ -266,15 +286,18 @@ async fn get(
         // Cancel safe: both are pinned here. A connection that ends first has handed over what it
         // read, so the exchange still gets its answer, or its own error.
         let (head, body) = tokio::select! {
+            biased;
             answer = &mut exchange => answer?,
             _ = &mut connection => exchange.await?,
         };
         let status = head.status.as_u16();
         let location = head.headers.get("location").and_then(|value| value.to_str().ok());
         match location.filter(|_| (300..400).contains(&status)) {
-            Some(location) => match redirect(location, authority) {
-                Some(next) => path = next,
-                None => return Ok(Answer::Success),
+            Some(location) => match redirect(location, &authority) {
+                Redirect::Follow { authority: next, path: there } => {
+                    (authority, path) = (next, there);
+                }
+                Redirect::Stop(why) => return Ok(Answer::Warning(format!("{why} ({location})"))),
             },
             None => return Ok(judge_http(status, &body)),
         }
@@ -312,11 +335,33 @@ mod tests {
         ])
         .await;
         assert_eq!(get(&address, "/", &[]).await.expect("an answer"), Answer::Success);
-        assert_eq!(get(&address, "/", &[]).await.expect("an answer"), Answer::Success);
+        let Ok(Answer::Warning(what)) = get(&address, "/", &[]).await else {
+            panic!("another host is not asked")
+        };
+        assert!(what.contains("another host") && what.contains("elsewhere.example"), "{what}");
         assert_eq!(
             get(&address, "/", &[]).await.expect("an answer"),
             Answer::Failure("HTTP probe failed with statuscode: 503 busy".into())
         );
         assert!(get("127.0.0.1:1", "/", &[]).await.is_err());
+    }
+
+    /// As nginx answers on port 80 of a host that wants https: asked again at the same door, it would
+    /// send us round in circles.
+    #[tokio::test]
+    async fn a_redirect_to_https_is_a_success_with_a_warning() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a client");
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let reply = "HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(reply.as_bytes()).await.expect("written");
+            }
+        });
+        let answer = get(&address, "/", &[]).await.expect("an answer");
+        assert!(matches!(&answer, Answer::Warning(what) if what.contains("https")), "{answer:?}");
     }
 }

@@ -1,35 +1,39 @@
 //! Starts a node's tasks and feeds them: the pods bound to it, the engine's events and relists, the
 //! Services for environments, and the writer of drifts.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::future::{Fuse, FusedFuture, FutureExt};
+use futures::stream::{BoxStream, StreamExt};
+use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::drift_report;
 use crate::node::agent::{Agent, DRIFT_QUEUE, EngineState, NodeOptions, PodCell, lock};
 use crate::node::capacity::Engine;
-use crate::node::environment::{Named, named};
+use crate::node::environment::named;
+use crate::node::instance::Instance;
 use crate::node::leftovers;
 use crate::node::logs::{AgentLogs, NodeHandle};
-use crate::node::pause_image::pause_image;
+use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{EventAction, NetworkSpec, Runtime, RuntimeError, RuntimeEvent};
-use crate::node::{heartbeat, pod_worker, volume};
+use crate::node::{drift, heartbeat, pause_image, pod_worker, volume};
 use crate::object::drift::{Drift, Layer};
 use crate::object::ledger::{Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
-use crate::object::{Change, Cluster, Key, Object, Scope};
-use crate::task::Tasks;
+use crate::object::source::{Source, first_commit};
+use crate::object::{Change, Cluster, Key, Note, Object, Scope};
+use crate::task::{Tasks, caught, caught_async};
 
 /// A lost event costs at most this long.
 const RELIST: Duration = Duration::from_secs(30);
@@ -52,7 +56,22 @@ pub fn run<C: Cluster, R: Runtime>(
     tasks.spawn("node engine", follow_engine(agent.clone()));
     tasks.spawn("node pods", follow_pods(agent.clone()));
     tasks.spawn("node heartbeat", heartbeat::run(agent.clone()));
+    if agent.options.hold {
+        tasks.spawn_short("node hold", let_go(agent.clone()));
+    }
     Arc::new(NodeHandle::new(AgentLogs(Arc::downgrade(&agent))))
+}
+
+/// Ends the hold with the first commit.
+async fn let_go<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
+    // Cancel safe, both.
+    tokio::select! {
+        biased;
+        () = agent.tasks.stop().cancelled() => return,
+        () = first_commit(&agent.cluster) => {}
+    }
+    agent.holds.store(false, Ordering::Relaxed);
+    remove_leftovers(&agent);
 }
 
 async fn write_drifts<C: Cluster, R: Runtime>(
@@ -62,8 +81,12 @@ async fn write_drifts<C: Cluster, R: Runtime>(
     loop {
         // Cancel safe, both.
         tokio::select! {
+            biased;
             () = agent.tasks.stop().cancelled() => return,
-            Some(writes) = queue.recv() => drift_report::perform(&agent.cluster, writes).await,
+            Some(writes) = queue.recv() => {
+                let writing = drift_report::perform(&agent.cluster, writes);
+                shown("writing drifts", caught_async(writing).await);
+            }
         }
     }
 }
@@ -73,6 +96,7 @@ async fn follow_services<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
     loop {
         // Cancel safe: a stream's next takes nothing when it is dropped.
         let change = tokio::select! {
+            biased;
             () = agent.tasks.stop().cancelled() => return,
             change = changes.next() => change,
         };
@@ -105,11 +129,16 @@ async fn follow_services<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
 async fn follow_pods<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
     // What an earlier run of the daemon left open is known before anything is compared.
     restore_ledger(&agent).await;
+    // A store that has a commit is known as such before anything is told to be held.
+    if has_commit(&agent).await {
+        agent.holds.store(false, Ordering::Relaxed);
+    }
     let scope = Scope::fields(format!("spec.nodeName={}", agent.options.node_name));
     let mut changes = pin!(agent.cluster.watch::<Pod>(scope));
     loop {
         // Cancel safe: a stream's next takes nothing when it is dropped.
         let change = tokio::select! {
+            biased;
             () = agent.tasks.stop().cancelled() => return,
             change = changes.next() => change,
         };
@@ -126,6 +155,12 @@ async fn follow_pods<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
                 for cell in agent.cells() {
                     if !uids.contains(&*cell.uid) {
                         forget(&agent, &cell);
+                    }
+                }
+                // Pods that went while the daemon was away have no worker that could close theirs.
+                for object in agent.open_drifts() {
+                    if !uids.contains(&*object.uid) {
+                        agent.forget_drifts(&object);
                     }
                 }
                 for pod in list {
@@ -149,6 +184,11 @@ async fn restore_ledger<C: Cluster, R: Runtime>(agent: &Agent<C, R>) {
     }
 }
 
+async fn has_commit<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> bool {
+    let sources = agent.cluster.list::<Source>(&Scope::all()).await;
+    sources.is_ok_and(|all| all.items.iter().any(|source| source.has_applied()))
+}
+
 /// A pod that is new or changed.
 fn take<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, pod: Arc<Pod>) {
     if let Some(cell) = agent.cell(pod.uid()) {
@@ -170,38 +210,103 @@ fn forget<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, cell: &Arc<PodCell>)
     cell.gone.store(true, Ordering::Relaxed);
     cell.wake.notify_one();
     lock(&agent.pods).remove(&cell.uid);
+    agent.forget_drifts(&drift::drift_object(&cell.pod()));
+    let left = named(&cell.pod());
+    if !left.config_maps.is_empty() || !left.secrets.is_empty() {
+        // At once: with the last pod that names a Secret goes the right to read it, and what was
+        // known of it must not meet the next pod.
+        agent.unfollow();
+    }
     remove_leftovers(agent);
+}
+
+/// A panic of what belongs to no pod: told, and tried again with the loop's timer. What belongs to
+/// one pod is quarantined with its worker.
+fn shown<T>(what: &str, done: Result<T, String>) -> Option<T> {
+    done.map_err(|panic| error!(what, panic, "panicked: it is tried again later")).ok()
 }
 
 /// Removes containers of ours without a pod. Does nothing before both sides were listed whole.
 fn remove_leftovers<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) {
+    shown("looking for leftovers", caught(|| find_leftovers(agent)));
+}
+
+fn find_leftovers<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) {
     if !agent.pods_known.load(Ordering::Relaxed) || agent.engine().is_none() {
         return;
     }
+    // The containers first: a pod that comes in between is known when it is looked for, while with
+    // the pods first its new containers would seem to be nobody's.
+    let all: Vec<Instance> = lock(&agent.instances).iter().cloned().collect();
     let pods: BTreeSet<String> = lock(&agent.pods).keys().cloned().collect();
-    let found: Vec<_> = {
-        let instances = lock(&agent.instances);
-        let ours = leftovers::leftovers(instances.iter(), &agent.options.installation, &pods);
-        ours.into_iter().cloned().collect()
-    };
-    for instance in found {
-        let ending = lock(&agent.ended_by_us).insert(instance.id.clone());
-        if instance.is_running() && ending {
-            agent.compare(&[leftovers::examine(&instance, agent.clock.now())], false);
-        }
-        let agent = agent.clone();
-        agent.tasks.clone().spawn_short("leftover", async move {
-            info!(container = %instance.name, reason = "its pod is gone", "container removed");
-            match agent.runtime.remove(&instance.id).await {
-                Ok(()) => lock(&agent.instances).remove(&instance.id),
-                Err(error) => {
-                    warn!(container = %instance.name, %error, "leftover not removed");
-                    agent.heard(&error);
-                }
-            }
-            lock(&agent.ended_by_us).remove(&instance.id);
-        });
+    let found = leftovers::leftovers(&all, &agent.options.installation, &pods);
+    let found: Vec<Instance> = found.into_iter().cloned().collect();
+    if agent.holds.load(Ordering::Relaxed) {
+        return say_held(agent, found.len());
     }
+    let mut by_pod: BTreeMap<&str, Vec<&Instance>> = BTreeMap::new();
+    for instance in &found {
+        by_pod.entry(&instance.identity.pod_uid).or_default().push(instance);
+    }
+    for (uid, of_pod) in by_pod {
+        // What is being removed is told once: it dies by our hand from here on.
+        let fresh = |one: &&Instance| lock(&agent.ended_by_us).insert(one.id.clone());
+        let fresh: Vec<&Instance> = of_pod.iter().copied().filter(fresh).collect();
+        if fresh.iter().any(|one| one.is_running()) {
+            agent.compare(&[leftovers::examine(&of_pod, agent.clock.now())], false);
+        }
+        for instance in of_pod {
+            let removing = remove_leftover(agent.clone(), uid.to_owned(), instance.clone());
+            agent.tasks.spawn_short("leftover", removing);
+        }
+    }
+}
+
+async fn remove_leftover<C: Cluster, R: Runtime>(
+    agent: Arc<Agent<C, R>>,
+    uid: String,
+    instance: Instance,
+) {
+    info!(container = %instance.name, reason = "its pod is gone", "container removed");
+    match agent.runtime.remove(&instance.id).await {
+        Ok(()) => {
+            lock(&agent.instances).remove(&instance.id);
+            let left = lock(&agent.instances).of_pod(&uid);
+            if left.is_empty() {
+                agent.forget_drifts(&leftovers::drift_object(&instance));
+            } else {
+                let left: Vec<&Instance> = left.iter().collect();
+                agent.compare(&[leftovers::examine(&left, agent.clock.now())], false);
+            }
+        }
+        Err(error) => {
+            warn!(container = %instance.name, %error, "leftover not removed");
+            agent.is_away(&error).await;
+        }
+    }
+    lock(&agent.ended_by_us).remove(&instance.id);
+}
+
+/// Once for each number of them: a store that should hold their pods is a person's matter.
+fn say_held<C: Cluster, R: Runtime>(agent: &Agent<C, R>, containers: usize) {
+    if agent.held.swap(containers, Ordering::Relaxed) == containers || containers == 0 {
+        return;
+    }
+    warn!(
+        containers,
+        "the store is new and knows no pod of these containers: they run on until a commit is applied"
+    );
+    let message = format!(
+        "{containers} containers of this installation have no pod in the new store: they run on until a commit is applied. If the data directory is lost or not mounted, stop the daemon and bring it back"
+    );
+    let node = Node {
+        metadata: ObjectMeta {
+            name: Some(agent.options.node_name.clone()),
+            ..ObjectMeta::default()
+        },
+        ..Node::default()
+    };
+    agent.cluster.note(Note::warning(&node, COMPONENT, "ContainersHeld", message));
 }
 
 /// Keeps the engine's state, its events and the relists, and reconnects when it was away.
@@ -209,7 +314,9 @@ async fn follow_engine<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
     let stop = agent.tasks.stop().clone();
     let mut told: Option<String> = None;
     loop {
-        let why = match connect(&agent).await {
+        let connected = shown("connecting to the engine", caught_async(connect(&agent)).await);
+        let panicked = || Err(RuntimeError::Other("the node agent panicked over it".to_owned()));
+        let why = match connected.unwrap_or_else(panicked) {
             Ok((engine, events)) => {
                 info!(version = %engine.version, "container engine is ready");
                 told = None;
@@ -218,6 +325,7 @@ async fn follow_engine<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
                 agent.wake_all();
                 // Cancel safe: dropping the stream closes its connection, the next one relists.
                 let why = tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     why = listen(&agent, events) => why,
                 };
@@ -236,6 +344,7 @@ async fn follow_engine<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
         (agent.options.beat)("node engine");
         // Cancel safe, both.
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = sleep(RECONNECT) => {}
         }
@@ -252,11 +361,7 @@ async fn connect<C: Cluster, R: Runtime>(
     let since = agent.clock.now();
     let engine = runtime.engine().await?;
     let events = runtime.events(&options.installation, since).await?;
-    let pause = pause_image();
-    if runtime.image(&pause.id).await?.is_none() {
-        info!(image = %pause.id, "sandbox image loaded");
-        runtime.load(pause.archive.clone()).await?;
-    }
+    *lock(&agent.sandbox_image) = pause_image::provide(runtime).await?;
     let network = NetworkSpec {
         name: options.network.clone(),
         bridge: options.bridge.clone(),
@@ -276,24 +381,31 @@ async fn listen<C: Cluster, R: Runtime>(
     let mut relists = interval(RELIST);
     relists.set_missed_tick_behavior(MissedTickBehavior::Delay);
     relists.reset();
+    // Beside the events: a container that cannot be inspected costs a list five seconds.
+    let mut listing = pin!(Fuse::terminated());
     loop {
-        // Cancel safe, all three; the work is done outside of the select.
-        let event = tokio::select! {
-            event = events.next() => Some(event),
-            _ = relists.tick() => None,
+        // Cancel safe, all four: the list is pinned outside, the rest takes nothing when dropped.
+        tokio::select! {
+            biased;
             () = agent.engine_lost.notified() => return None,
-        };
-        match event {
-            Some(Some(Ok(event))) => hear(agent, event),
-            Some(Some(Err(error))) => return Some(error.to_string()),
-            Some(None) => return Some("its event stream ended".to_owned()),
-            None => {
-                if let Err(error) = relist(agent).await {
+            // Both before the events: they may never pause.
+            listed = &mut listing => {
+                if let Some(Err(error)) = shown::<Result<(), RuntimeError>>("a relist", listed) {
                     return Some(error.to_string());
                 }
-                tidy_up(agent).await;
+                shown("tidying up", caught_async(tidy_up(agent)).await);
                 (agent.options.beat)("node engine");
             }
+            _ = relists.tick(), if listing.is_terminated() => {
+                listing.set(caught_async(relist(agent)).fuse());
+            }
+            event = events.next() => match event {
+                Some(Ok(event)) => {
+                    shown("an event of the engine", caught(|| hear(agent, event)));
+                }
+                Some(Err(error)) => return Some(error.to_string()),
+                None => return Some("its event stream ended".to_owned()),
+            },
         }
     }
 }
@@ -313,20 +425,17 @@ async fn relist<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) -> Result<(), 
 /// Forgets what nobody needs any more.
 async fn tidy_up<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) {
     remove_leftovers(agent);
+    forget_gone(agent);
+    agent.unfollow();
     let cells = agent.cells();
-    let mut all = Named::default();
     let mut images = HashSet::new();
     for cell in &cells {
         let pod = cell.pod();
-        let of_pod = named(&pod);
-        all.config_maps.extend(of_pod.config_maps);
-        all.secrets.extend(of_pod.secrets);
         let spec = pod.spec.iter();
         let containers = spec
             .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         images.extend(containers.filter_map(|container| container.image.clone()));
     }
-    agent.unfollow(&all);
     lock(&agent.images).retain(|image, state| state.pulling || images.contains(image));
     {
         let instances = lock(&agent.instances);
@@ -336,22 +445,46 @@ async fn tidy_up<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) {
     for cell in cells.iter().filter(|cell| cell.pod().metadata.owner_references.is_some()) {
         ask_owners(agent, cell).await;
     }
-    let kept: HashSet<String> = lock(&agent.pods)
-        .keys()
-        .cloned()
-        .chain(lock(&agent.instances).iter().map(|instance| instance.identity.pod_uid.clone()))
-        .collect();
-    let home = agent.options.data_dir.join("pods");
-    let sweep = tokio::task::spawn_blocking(move || {
-        for entry in std::fs::read_dir(home).into_iter().flatten().flatten() {
-            if !kept.contains(&*entry.file_name().to_string_lossy())
-                && let Err(error) = volume::remove(&entry.path())
-            {
-                warn!(path = %entry.path().display(), %error, "volumes of a gone pod not removed");
-            }
-        }
-    });
+    if !agent.options.data_dir.join("pods").exists() {
+        return;
+    }
+    let sweeper = agent.clone();
+    let sweep = tokio::task::spawn_blocking(move || sweep_volumes(&sweeper));
     sweep.await.expect("sweeping does not panic");
+}
+
+/// Closes the Drifts of pods that are gone with everything they had: a pass that was under way when
+/// its pod went may have opened one after the others were closed.
+fn forget_gone<C: Cluster, R: Runtime>(agent: &Agent<C, R>) {
+    if !agent.pods_known.load(Ordering::Relaxed) {
+        return;
+    }
+    for object in agent.open_drifts() {
+        let known = lock(&agent.pods).contains_key(&object.uid)
+            || !lock(&agent.instances).of_pod(&object.uid).is_empty();
+        if !known {
+            agent.forget_drifts(&object);
+        }
+    }
+}
+
+/// Removes the volumes of pods that are gone. Whose a directory is, is asked when it is in the hand:
+/// a pod that came meanwhile, and has made its volumes, is known by then.
+fn sweep_volumes<C: Cluster, R: Runtime>(agent: &Agent<C, R>) {
+    // Before the first whole list every pod would seem to be gone.
+    if !agent.pods_known.load(Ordering::Relaxed) {
+        return;
+    }
+    let home = agent.options.data_dir.join("pods");
+    for entry in std::fs::read_dir(home).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let uid = name.to_string_lossy();
+        let used = lock(&agent.pods).contains_key(&*uid)
+            || !lock(&agent.instances).of_pod(&uid).is_empty();
+        if !used && let Err(error) = volume::remove(&entry.path()) {
+            warn!(path = %entry.path().display(), %error, "volumes of a gone pod not removed");
+        }
+    }
 }
 
 /// Notes what an event tells and looks at the container again. The event itself is only a signal:
@@ -389,8 +522,8 @@ fn hear<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, event: RuntimeEvent) {
     agent.tasks.clone().spawn_short("refresh", async move { agent.refresh(&id).await });
 }
 
-/// Whether an owner (ReplicaSet, its Deployment) has healing switched off. An owner that cannot be
-/// read says nothing.
+/// Whether an owner (ReplicaSet, its Deployment) has healing switched off, and how long a Deployment
+/// lets its pods take. An owner that cannot be read says nothing.
 async fn ask_owners<C: Cluster, R: Runtime>(agent: &Agent<C, R>, cell: &PodCell) {
     let owner_of = |references: &Option<Vec<_>>, kind: &str| {
         let list: &Option<Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference>> =
@@ -402,7 +535,7 @@ async fn ask_owners<C: Cluster, R: Runtime>(agent: &Agent<C, R>, cell: &PodCell)
         written.is_some_and(|value| value == "false")
     };
     let pod = cell.pod();
-    let mut report_only = false;
+    let (mut report_only, mut progress_deadline) = (false, None);
     if let Some(name) = owner_of(&pod.metadata.owner_references, "ReplicaSet")
         && let Ok(set) = agent.cluster.get::<ReplicaSet>(&Key::new(&cell.key.namespace, name)).await
     {
@@ -412,11 +545,16 @@ async fn ask_owners<C: Cluster, R: Runtime>(agent: &Agent<C, R>, cell: &PodCell)
                 agent.cluster.get::<Deployment>(&Key::new(&cell.key.namespace, name)).await
         {
             report_only |= off(&deployment.metadata.annotations);
+            let spec = deployment.spec.as_ref();
+            let seconds = spec.and_then(|spec| spec.progress_deadline_seconds);
+            progress_deadline = seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
         }
     }
     let changed = {
         let mut memory = cell.memory();
-        std::mem::replace(&mut memory.report_only, report_only) != report_only
+        let old = std::mem::replace(&mut memory.progress_deadline, progress_deadline);
+        let deadline_changed = old != progress_deadline;
+        std::mem::replace(&mut memory.report_only, report_only) != report_only || deadline_changed
     };
     if changed {
         cell.wake.notify_one();

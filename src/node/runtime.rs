@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::node::capacity::Engine;
 use crate::node::container_spec::ContainerSpec;
-use crate::node::instance::Instance;
+use crate::node::instance::{Instance, Listed};
 
 /// Creating a container; the engine unpacks nothing, but its disk may be slow.
 pub const CREATE_TIME: Duration = Duration::from_secs(30);
@@ -61,16 +61,22 @@ pub struct NetworkSpec {
 /// What an image is, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageFacts {
-    /// `sha256:…`
+    /// `sha256:…`; of what, is the engine's matter: its image stores name the same image differently.
     pub id: String,
+    /// The digests of its layers' content, the same in every store.
+    pub layers: Vec<String>,
 }
 
 /// What a command inside a container did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecOutcome {
-    pub exit_code: i64,
-    /// Standard output and error, at most 10 KiB.
-    pub output: String,
+pub enum ExecOutcome {
+    Ended {
+        exit_code: i64,
+        /// Standard output and error, at most 10 KiB.
+        output: String,
+    },
+    /// It ran, and did not end in its time.
+    Late,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,11 +121,10 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn engine(&self) -> impl Future<Output = Result<Engine, RuntimeError>> + Send;
 
     /// Every container with this installation's label, running or not. Those whose other labels are
-    /// not whole are left out: we did not make them.
-    fn list(
-        &self,
-        installation: &str,
-    ) -> impl Future<Output = Result<Vec<Instance>, RuntimeError>> + Send;
+    /// not whole are left out: we did not make them. One that the engine cannot tell more of is
+    /// `vague`; only an engine that does not answer at all is an error.
+    fn list(&self, installation: &str)
+    -> impl Future<Output = Result<Listed, RuntimeError>> + Send;
 
     /// By id or name.
     ///
@@ -174,7 +179,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         options: &LogOptions,
     ) -> impl Future<Output = Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError>> + Send;
 
-    /// Runs a command to its end; `Unreachable` after `limit`.
+    /// Runs a command to its end, or for `limit`: counted from when the engine took it on, so that a
+    /// slow engine is `Unreachable` and never a late command.
     fn exec(
         &self,
         id: &str,

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod};
+use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, VolumeMount};
 
-use crate::node::environment::{Sources, expand};
+use crate::node::container_spec::MountSpec;
+use crate::node::environment::Sources;
 use crate::object::quantity::Quantity;
 use crate::object::{Key, Object};
 
@@ -57,18 +58,6 @@ pub struct VolumePlan {
     /// On the host.
     pub path: PathBuf,
     pub kind: VolumeKind,
-}
-
-/// Where one container sees one volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountPlan {
-    /// The volume's root on the host.
-    pub root: PathBuf,
-    /// Inside the root; made as a directory where it is missing and the volume is writable.
-    pub sub_path: Option<PathBuf>,
-    pub target: String,
-    pub read_only: bool,
-    pub may_create: bool,
 }
 
 /// Why volumes cannot be prepared yet.
@@ -202,45 +191,26 @@ fn is_inside(path: &str) -> bool {
         && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Where a container sees its volumes. `env` is for `subPathExpr`.
+/// Where a container sees its volumes. A part of a volume (`subPath`) is refused at admission: the
+/// engine resolves the path by itself, so a container could swap a directory for a symlink between
+/// our look and the engine's mount (CVE-2017-1002101).
 ///
 /// # Errors
-/// A mount that names no volume, or a path that would leave it.
-pub fn mounts(
-    container: &Container,
-    volumes: &[VolumePlan],
-    env: &[String],
-) -> Result<Vec<MountPlan>, String> {
-    let value_of = |name: &str| {
-        env.iter().find_map(|pair| {
-            let (key, value) = pair.split_once('=')?;
-            (key == name).then(|| value.to_owned())
-        })
-    };
-    let mut mounts = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
+/// A mount that names no volume.
+pub fn mounts(container: &Container, volumes: &[VolumePlan]) -> Result<Vec<MountSpec>, String> {
+    let mount = |mount: &VolumeMount| {
         let volume = volumes
             .iter()
             .find(|volume| volume.name == mount.name)
             .ok_or_else(|| format!("volume \"{}\" does not exist", mount.name))?;
-        let written = mount.sub_path.clone().filter(|path| !path.is_empty());
-        let sub_path = written.or_else(|| {
-            let expression = mount.sub_path_expr.as_deref().filter(|text| !text.is_empty())?;
-            Some(expand(expression, value_of))
-        });
-        if let Some(path) = sub_path.as_ref().filter(|path| !is_inside(path)) {
-            return Err(format!("subPath {path:?} of volume \"{}\" leaves it", mount.name));
-        }
         let is_files = matches!(volume.kind, VolumeKind::Files { .. });
-        mounts.push(MountPlan {
-            root: volume.path.clone(),
-            sub_path: sub_path.map(PathBuf::from),
+        Ok(MountSpec {
+            source: volume.path.display().to_string(),
             target: absolute(&mount.mount_path),
             read_only: mount.read_only == Some(true) || is_files,
-            may_create: !is_files && mount.read_only != Some(true),
-        });
-    }
-    Ok(mounts)
+        })
+    };
+    container.volume_mounts.iter().flatten().map(mount).collect()
 }
 
 fn absolute(path: &str) -> String {
@@ -257,7 +227,6 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
             "containers": [{"name": "c", "volumeMounts": [
                 {"name": "conf", "mountPath": "/etc/app"},
-                {"name": "conf", "mountPath": "/etc/one", "subPath": "a"},
                 {"name": "scratch", "mountPath": "tmp"}]}],
             "volumes": [
                 {"name": "conf", "configMap": {"name": "c", "items": [{"key": "a", "path": "dir/a", "mode": 256}]}},
@@ -286,10 +255,10 @@ mod tests {
         assert_eq!(plans[1].kind, VolumeKind::Memory { size: Some(1 << 20) });
 
         let spec = pod().spec.expect("spec");
-        let mounts = mounts(&spec.containers[0], &plans, &[]).expect("mounts");
-        assert_eq!(mounts[2].target, "/tmp");
-        assert!(mounts[0].read_only && !mounts[2].read_only);
-        assert_eq!(mounts[1].sub_path.as_deref(), Some(Path::new("a")));
+        let mounts = mounts(&spec.containers[0], &plans).expect("mounts");
+        assert_eq!(mounts[0].source, "/data/pods/u/volumes/conf");
+        assert_eq!(mounts[1].target, "/tmp");
+        assert!(mounts[0].read_only && !mounts[1].read_only);
     }
 
     #[test]

@@ -182,7 +182,9 @@ pub enum SetWrite {
     },
     /// Delete this incarnation, dependents in the background.
     Delete { kind: Kind, key: Key, uid: String },
-    /// Replace the status of an object (the Source's own, with its inventory).
+    /// Create or replace an object of the sync's own (the source's inventory).
+    Own { kind: Kind, key: Key, object: Value },
+    /// Replace the status of an object (the Source's own).
     Status { kind: Kind, key: Key, status: Value },
 }
 
@@ -191,6 +193,8 @@ pub enum SetWrite {
 pub struct ApplySet {
     /// The source on whose behalf: written to every object as the annotation `ballast.dev/source`.
     pub source: String,
+    /// Earlier sources whose objects this one took over: what names one of them is its own.
+    pub formerly: Vec<String>,
     pub writes: Vec<SetWrite>,
 }
 

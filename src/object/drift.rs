@@ -32,6 +32,10 @@ pub struct DriftSpec {
     pub class: Class,
     /// `spec.replicas`, `containers[web].image`, `nat/BALLAST-SVC-…`; `.` is the whole object.
     pub field: String,
+    /// The field of the manifest that wants it, where `field` is no path in one: by its path in the
+    /// object, list items by name (`spec.containers[web].image`, `spec.ports[http]`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_by: Option<String>,
     /// As text; Secret values as keyed hashes. Absent where nothing is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
@@ -54,6 +58,7 @@ impl Default for DriftSpec {
             layer: Layer::Object,
             class: Class::Changed,
             field: String::new(),
+            wanted_by: None,
             wanted: None,
             actual: None,
             origin: None,

@@ -208,6 +208,13 @@ impl ApiError {
         self.reason == Reason::Conflict
     }
 
+    /// Whether a revision was asked for that the server has not reached: its history is another
+    /// than the one the revision is from.
+    pub fn is_too_large_revision(&self) -> bool {
+        let causes = self.details.iter().filter_map(|details| details.causes.as_ref()).flatten();
+        causes.into_iter().any(|cause| cause.reason.as_deref() == Some("ResourceVersionTooLarge"))
+    }
+
     /// The wire form.
     pub fn to_status(&self) -> Status {
         Status {

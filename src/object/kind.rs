@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::object::drift::Drift;
+use crate::object::inventory::Inventory;
 use crate::object::source::Source;
 
 /// A kind that Ballast stores and serves. The discriminants are written to disk: append, never reorder.
@@ -34,6 +35,7 @@ pub enum Kind {
     Lease = 10,
     Source = 11,
     Drift = 12,
+    Inventory = 13,
 }
 
 /// What the API machinery needs to know of a kind.
@@ -87,7 +89,7 @@ const fn row(
 }
 
 /// Indexed by discriminant.
-static TABLE: [KindRow; 13] = [
+static TABLE: [KindRow; 14] = [
     KindRow {
         namespaced: false,
         has_status: true,
@@ -183,6 +185,11 @@ static TABLE: [KindRow; 13] = [
         short_names: &["dr"],
         selectable: &["spec.layer", "spec.class", "status.phase"],
         ..row(Kind::Drift, "Drift", "ballast.dev", "v1alpha1", "drifts", "drift")
+    },
+    KindRow {
+        namespaced: false,
+        short_names: &["inv"],
+        ..row(Kind::Inventory, "Inventory", "ballast.dev", "v1alpha1", "inventories", "inventory")
     },
 ];
 
@@ -301,7 +308,8 @@ objects!(
     EndpointSlice,
     Lease,
     Source,
-    Drift
+    Drift,
+    Inventory
 );
 
 /// Runs a body with `$K` bound to the type of a kind: the bridge from a URL or a manifest, which
@@ -362,6 +370,10 @@ macro_rules! with_kind {
                 type $K = $crate::object::drift::Drift;
                 $body
             }
+            $crate::object::Kind::Inventory => {
+                type $K = $crate::object::inventory::Inventory;
+                $body
+            }
         }
     };
 }
@@ -390,5 +402,6 @@ mod tests {
         check::<Lease>();
         check::<Source>();
         check::<Drift>();
+        check::<Inventory>();
     }
 }

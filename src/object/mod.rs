@@ -1,7 +1,7 @@
 //! Pure: the words everyone shares.
 //!
 //! Comes in: nothing. Goes out: the kind table, keys, selectors, quantities, conditions, our own
-//! kinds Source and Drift, the error every request may answer, and the traits through which the
+//! kinds Source, Inventory and Drift, the error every request may answer, and the traits through which the
 //! rooms speak ([`Cluster`], [`Transact`], the [`ports`]). Every file here is pure: no client, no
 //! clock, no log, no lock. What does IO with these words lives in the room that owns the IO.
 //!
@@ -13,13 +13,17 @@ pub mod condition;
 pub mod decode;
 pub mod drift;
 mod error;
+pub mod host_path;
 pub mod int_or_percent;
+pub mod inventory;
 mod key;
 pub mod kind;
 pub mod ledger;
 pub mod name;
 mod note;
 mod own_version;
+pub mod owner;
+pub mod pace;
 pub mod ports;
 pub mod quantity;
 pub mod selector;
@@ -34,5 +38,5 @@ pub use cluster::{
 pub use error::{ApiError, Reason};
 pub use key::Key;
 pub use kind::{Kind, Object};
-pub use note::{Note, Severity, reference};
-pub use own_version::{DriftWord, OwnVersion, SourceWord};
+pub use note::{Note, Severity, reference, reference_to};
+pub use own_version::{DriftWord, InventoryWord, OwnVersion, SourceWord};

@@ -2,9 +2,11 @@
 //! times, counts repetitions and bounds the flood (25 at once an object, then one in 300 s, as
 //! client-go's recorder does).
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use crate::object::Object;
+use crate::object::{Key, Kind, Object};
 
 /// One thing that happened to one object.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +57,35 @@ impl Note {
             message: message.into(),
             component,
         }
+    }
+
+    /// An object that made us panic, and how long it is left alone; `None`: until it changes.
+    pub fn quarantined(
+        about: ObjectReference,
+        component: &'static str,
+        panic: &str,
+        pause: Option<Duration>,
+    ) -> Self {
+        let pause = pause.map(|pause| format!("for {} s, or ", pause.as_secs()));
+        let message = format!(
+            "The {component} panicked on this object ({panic}). It is left alone {}until it \
+             changes; please report this.",
+            pause.unwrap_or_default()
+        );
+        let severity = Severity::Warning;
+        Self { about, severity, reason: "Quarantined", message, component }
+    }
+}
+
+/// How an Event names an object of which only this is known.
+pub fn reference_to(kind: Kind, key: &Key, uid: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(kind.api_version()),
+        kind: Some(kind.row().name.to_owned()),
+        name: Some(key.name.clone()),
+        namespace: Some(key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

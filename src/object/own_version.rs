@@ -35,6 +35,10 @@ constant_word!(
     SourceWord, "kind", "Source"
 );
 constant_word!(
+    /// `kind: Inventory`
+    InventoryWord, "kind", "Inventory"
+);
+constant_word!(
     /// `kind: Drift`
     DriftWord, "kind", "Drift"
 );

@@ -175,7 +175,8 @@ fn scale(suffix: &str) -> Option<((u32, i32), Format)> {
         "Ei" => binary(60),
         other => {
             let exponent: i32 = other.strip_prefix(['e', 'E'])?.parse().ok()?;
-            Some(((10, exponent), Format::DecimalExponent))
+            // So that a number's length can be added to it; either end is far beyond every limit.
+            Some(((10, exponent.clamp(-(1 << 30), 1 << 30)), Format::DecimalExponent))
         }
     }
 }
@@ -267,5 +268,7 @@ mod tests {
         assert_eq!(Quantity::parse("1m").unwrap().units(), 1);
         assert_eq!(Quantity::parse("1500m").unwrap().millis(), 1500);
         assert_eq!(Quantity::parse("9E99").map(|q| q.units()), Ok(i64::MAX));
+        assert_eq!(Quantity::parse("1e2147483647").map(|q| q.units()), Ok(i64::MAX));
+        assert_eq!(Quantity::parse("1.5e-2147483648").map(|q| q.to_string()), Ok("1e-9".into()));
     }
 }

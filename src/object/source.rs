@@ -1,10 +1,13 @@
 //! Pure: the kind **Source**: a repository, branch and path to follow, and how far the cluster
 //! follows it. Written by the daemon from its command line and config; read by everyone.
 
+use std::future::ready;
+
+use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::{Deserialize, Serialize};
 
-use crate::object::{Key, Kind, OwnVersion, SourceWord};
+use crate::object::{Change, Cluster, OwnVersion, Scope, SourceWord};
 
 /// `ballast.dev/v1alpha1 Source`, cluster-scoped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +23,29 @@ pub struct Source {
     pub spec: SourceSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<SourceStatus>,
+}
+
+impl Source {
+    /// Whether a commit of it ever entered the store.
+    pub fn has_applied(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.applied.is_some())
+    }
+}
+
+/// Resolves when the store holds a commit of some source, which it may do already. Before that an
+/// empty store says nothing: it may be a new one beside what an earlier one's commits left running.
+pub fn first_commit<C: Cluster>(cluster: &C) -> impl Future<Output = ()> + Send + 'static {
+    let changes = cluster.watch::<Source>(Scope::all());
+    changes
+        .filter(|change| {
+            ready(match change {
+                Change::Reset(all) => all.iter().any(|source| source.has_applied()),
+                Change::Applied(source) => source.has_applied(),
+                Change::Deleted(_) => false,
+            })
+        })
+        .take(1)
+        .for_each(|_| ready(()))
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,11 +84,18 @@ pub struct SourceStatus {
     /// A fetched commit that waits for a confirmation because of what it would remove.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+    /// Earlier sources whose objects this one took over: what still names one of them is its own.
+    /// Empty again when a commit has entered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<String>,
+    /// Nobody follows this source any more: what that means for its objects, and the next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfollowed: Option<String>,
+    /// Why the fetched commit has not entered yet although nothing is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub converged: Option<Convergence>,
-    /// Every object the applied commit put into the store; what leaves it is pruned.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub inventory: Vec<InventoryEntry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,29 +161,6 @@ pub struct Convergence {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<String>,
     pub open_drifts: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InventoryEntry {
-    pub kind: Kind,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    pub file: String,
-    pub line: u32,
-    /// Keys the manifest set, so that a key that leaves the manifest leaves the object.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub labels: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub annotations: Vec<String>,
-}
-
-impl InventoryEntry {
-    pub fn key(&self) -> Key {
-        Key { namespace: self.namespace.clone(), name: self.name.clone() }
-    }
 }
 
 /// Names the source that put an object into the store.

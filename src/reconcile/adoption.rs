@@ -7,10 +7,9 @@ use tracing::info;
 use crate::object::{Cluster, Object};
 use crate::reconcile::claim::{self, Claims};
 use crate::reconcile::engine::Failed;
-use crate::reconcile::owner::is_deleting;
 
-/// Answers everything that is the owner's after this: what it owned, and what it adopted. The owner
-/// is read again, uncached, before it adopts: one that was deleted or made anew meanwhile must not.
+/// Answers everything that is the owner's after this: what it owned, and what it adopted. An owner
+/// that was deleted or made anew meanwhile adopts nothing: the API refuses the reference to it.
 pub async fn settle<C: Cluster, O: Object, K: Object>(
     cluster: &C,
     owner: &O,
@@ -25,17 +24,6 @@ pub async fn settle<C: Cluster, O: Object, K: Object>(
             Err(error) if error.is_not_found() => {}
             Err(source) => return Err(Failed { step: "release", source }),
         }
-    }
-    if adopt.is_empty() {
-        return Ok(owned);
-    }
-    let fresh = match cluster.get::<O>(&owner.key()).await {
-        Ok(fresh) => fresh,
-        Err(error) if error.is_not_found() => return Ok(owned),
-        Err(source) => return Err(Failed { step: "read the owner again", source }),
-    };
-    if fresh.uid() != owner.uid() || is_deleting(fresh.metadata()) {
-        return Ok(owned);
     }
     for object in adopt {
         match cluster.patch::<K>(&object.key(), &claim::adoption(owner, &*object)).await {

@@ -17,7 +17,7 @@ use crate::reconcile::owner::{controller_of, controller_reference, is_deleting};
 pub struct Claims<K> {
     /// Ours, and the selector still says so.
     pub owned: Vec<Arc<K>>,
-    /// Nobody's, and the selector selects it. The owner has to be read again, uncached, before.
+    /// Nobody's, and the selector selects it.
     pub adopt: Vec<Arc<K>>,
     /// Ours, but its labels say so no more.
     pub release: Vec<Arc<K>>,

@@ -9,13 +9,13 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
@@ -24,11 +24,11 @@ use kube::runtime::watcher;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use crate::object::{ApiError, Cluster, Key, Note, Object};
+use crate::object::{ApiError, Cluster, Key, Note, Object, reference};
 use crate::reconcile::cache::Cache;
 use crate::reconcile::indexed::Seen;
 use crate::reconcile::retry;
-use crate::task::Tasks;
+use crate::task::{Tasks, caught_async};
 
 /// Every key is looked at again this often, whatever the watches say: a lost event costs latency,
 /// never correctness.
@@ -51,6 +51,16 @@ pub enum Next {
 }
 
 impl Next {
+    /// Looks again at `when`. A time that has passed is a second from now: whatever computed it
+    /// did so again on every pass, and a pass that changes nothing must not follow itself at once
+    /// (Kubernetes' `requeueStuckDeployment` rate-limits the same case).
+    pub fn at(when: Timestamp, now: Timestamp) -> Self {
+        match Duration::try_from(when - now) {
+            Ok(left) if !left.is_zero() => Self::After(left),
+            _ => Self::After(Duration::from_secs(1)),
+        }
+    }
+
     /// The earlier of both.
     pub fn or(self, other: Self) -> Self {
         match (self, other) {
@@ -159,6 +169,9 @@ impl<K: Object + kube::Resource<DynamicType = (), Scope: Send + Sync>> Engine<K>
             let mut alive = tokio::time::interval(BEAT);
             loop {
                 tokio::select! {
+                    biased;
+                    // Cancel safe: a tick that is not taken comes again.
+                    _ = alive.tick() => beat(R::NAME),
                     // Cancel safe: a stream's `next` takes nothing before it is ready.
                     run = runs.next() => match run {
                         Some(Ok(_)) => beat(R::NAME),
@@ -166,8 +179,6 @@ impl<K: Object + kube::Resource<DynamicType = (), Scope: Send + Sync>> Engine<K>
                         Some(Err(nothing)) => debug!(%nothing, "nothing to reconcile"),
                         None => return,
                     },
-                    // Cancel safe: a tick that is not taken comes again.
-                    _ = alive.tick() => beat(R::NAME),
                 }
             }
         });
@@ -274,8 +285,8 @@ impl<C: Cluster, R: Reconcile> Guarded<C, R> {
                 return Action::requeue(left);
             }
         }
-        let run = AssertUnwindSafe(async { self.reconciler.reconcile(object.clone()).await });
-        match run.catch_unwind().await {
+        let run = async { self.reconciler.reconcile(object.clone()).await };
+        match caught_async(run).await {
             Ok(Ok(next)) => {
                 if before.is_some() {
                     self.troubles().remove(&key);
@@ -286,7 +297,7 @@ impl<C: Cluster, R: Reconcile> Guarded<C, R> {
                 }
             }
             Ok(Err(failed)) => self.failed(key, before, &failed),
-            Err(payload) => self.panicked(key, before, &object, &panic_text(&*payload)),
+            Err(panic) => self.panicked(key, before, &object, &panic),
         }
     }
 
@@ -319,16 +330,7 @@ impl<C: Cluster, R: Reconcile> Guarded<C, R> {
         };
         let delay = retry::after_panics(panics);
         error!(controller = R::NAME, object = %key, panic, panics, ?delay, "object quarantined");
-        self.cluster.note(Note::warning(
-            object,
-            R::NAME,
-            "Quarantined",
-            format!(
-                "The controller panicked on this object ({panic}). It is left alone for {} s, or \
-                 until it changes; please report this.",
-                delay.as_secs()
-            ),
-        ));
+        self.cluster.note(Note::quarantined(reference(object), R::NAME, panic, Some(delay)));
         let until = Instant::now() + delay;
         let state = state_of(object);
         self.troubles().insert(key, Trouble::Quarantined { panics, until, state });
@@ -346,10 +348,4 @@ fn state_of<K: Object>(object: &K) -> (Option<String>, Option<String>) {
     let meta = object.metadata();
     let generation = meta.generation.map(|generation| generation.to_string());
     (meta.uid.clone(), generation.or_else(|| meta.resource_version.clone()))
-}
-
-fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".to_owned())
 }

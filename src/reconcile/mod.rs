@@ -21,6 +21,7 @@
 pub mod indexed;
 
 pub mod cache;
+pub mod quarantine;
 pub mod retry;
 
 pub mod engine;

@@ -2,6 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+pub use crate::object::owner::controller_of;
+use crate::object::owner::{kind_of, place_of};
 use crate::object::{Key, Object};
 
 /// The reference that makes `owner` the controller of an object, and a foreground deletion of the
@@ -17,19 +19,11 @@ pub fn controller_reference<K: Object>(owner: &K) -> OwnerReference {
     }
 }
 
-/// The one reference with `controller: true`.
-pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
-}
-
 /// The key of the controlling owner of a kind, in the object's own namespace.
 pub fn controller_key<K: Object>(meta: &ObjectMeta) -> Option<Key> {
     let owner = controller_of(meta)?;
-    let row = K::OBJECT_KIND.row();
-    // Only the group counts: an owner written as another version is the same owner.
-    let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-    (owner.kind == row.name && group == row.group)
-        .then(|| Key::new(meta.namespace.clone().unwrap_or_default(), owner.name.clone()))
+    let kind = kind_of(owner).filter(|kind| *kind == K::OBJECT_KIND)?;
+    place_of(kind, owner, meta.namespace.as_deref().unwrap_or_default())
 }
 
 /// `deletionTimestamp` is set.

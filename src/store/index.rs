@@ -11,7 +11,7 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdSet};
 
 use crate::object::{Key, Kind};
-use crate::store::precondition::{State, Stored};
+use crate::store::precondition::State;
 use crate::store::{ListPage, ListRequest, Record};
 
 /// A record ordered by its key. A set of these instead of a map: the key is in the record already,
@@ -87,10 +87,29 @@ impl Index {
         Some(removed)
     }
 
+    /// A claim that another object took earlier in the same transaction stays with that one.
     fn release(&mut self, record: &Record) {
         for claim in &record.header.claims {
-            self.claims.remove(claim);
+            let holder = self.claims.get(claim);
+            if holder.is_some_and(|holder| (holder.kind, &holder.key) == (record.kind, &record.key))
+            {
+                self.claims.remove(claim);
+            }
         }
+    }
+
+    pub fn find(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        select: &dyn Fn(&Record) -> bool,
+    ) -> Option<&Arc<Record>> {
+        let first = Key::new(namespace, "");
+        self.kinds[kind as usize]
+            .range::<_, Key>((Bound::Included(&first), Bound::Unbounded))
+            .map(|found| &found.0)
+            .take_while(|record| record.key.namespace == namespace)
+            .find(|record| select(record))
     }
 
     /// One page, as [`ListRequest`] asks; the revision it is asked at is this one's.
@@ -116,8 +135,8 @@ impl Index {
 }
 
 impl State for Index {
-    fn stored(&self, kind: Kind, key: &Key) -> Option<Stored<'_>> {
-        self.get(kind, key).map(|record| (record.revision, record.header.claims.as_slice()))
+    fn revision(&self, kind: Kind, key: &Key) -> Option<u64> {
+        self.get(kind, key).map(|record| record.revision)
     }
 
     fn holder(&self, claim: &str) -> Option<(Kind, &Key)> {

@@ -47,7 +47,7 @@ mod model;
 pub use draft::{Draft, Header};
 pub use reader::{Sqlite, SqliteOptions, WriterMode};
 pub use record::Record;
-pub use schema::{OpenError, sqlite_version, sqlite_version_ok};
+pub use schema::{OpenError, hold, sqlite_version, sqlite_version_ok};
 pub use transaction::{Expect, StoreError, Transaction, Write};
 
 use std::future::Future;
@@ -62,7 +62,20 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The last published revision; always one that ends a transaction.
     fn revision(&self) -> u64;
 
-    fn get(&self, kind: Kind, key: &Key) -> Option<Arc<Record>>;
+    /// The object, and the revision of the state it was read in.
+    fn read(&self, kind: Kind, key: &Key) -> (u64, Option<Arc<Record>>);
+
+    fn get(&self, kind: Kind, key: &Key) -> Option<Arc<Record>> {
+        self.read(kind, key).1
+    }
+
+    /// The first record of a namespace that is selected. It ends there and pins nothing.
+    fn find(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        select: &dyn Fn(&Record) -> bool,
+    ) -> Option<Arc<Record>>;
 
     /// # Errors
     /// [`StoreError::Compacted`] when `at` is pinned no more, [`StoreError::Future`] when it is not

@@ -206,10 +206,6 @@ impl Model {
                     Write::Delete { kind, key, expect }
                 }
                 Verb::Put { app, claim } => {
-                    let holder = state.iter().find(|(_, known)| known.claim == claim);
-                    if claim.is_some() && holder.is_some_and(|(holder, _)| *holder != id) {
-                        refuse("claimed");
-                    }
                     revision += 1;
                     let change = match current {
                         Some(_) => ChangeType::Updated,
@@ -227,7 +223,13 @@ impl Model {
             writes.push(write);
         }
         let transaction = Transaction { writes };
-        if let Some(refusal) = refusal {
+        let shared = |one: &Asked| {
+            let claim = state.get(&(KINDS[one.kind], key(one.key))).and_then(|known| known.claim);
+            claim.is_some() && state.values().filter(|known| known.claim == claim).count() > 1
+        };
+        let is_put = |one: &Asked| matches!(one.verb, Verb::Put { .. });
+        let claimed = asked.iter().position(|one| is_put(one) && shared(one));
+        if let Some(refusal) = refusal.or(claimed.map(|index| ("claimed".to_owned(), index))) {
             return (transaction, Err(refusal));
         }
         if let Some(last) = log.last_mut() {
@@ -240,11 +242,8 @@ impl Model {
     }
 
     fn after(&self, kind: Kind, position: u64) -> Vec<Happened> {
-        self.log
-            .iter()
-            .filter(|happened| happened.kind == kind && happened.revision > position)
-            .cloned()
-            .collect()
+        let later = |one: &&Happened| one.kind == kind && one.revision > position;
+        self.log.iter().filter(later).cloned().collect()
     }
 
     fn ends_transaction(&self, revision: u64) -> bool {

@@ -11,10 +11,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::object::{Key, Kind};
+use crate::signal::Signal;
 use crate::store::index::Index;
 use crate::store::metrics::Metrics;
 use crate::store::ring::{Found, Ring, Window};
@@ -81,9 +82,9 @@ pub(super) struct Shared {
     pins: Mutex<Pins>,
     changes: Mutex<ChangeLog>,
     /// Wakes the watchers of a kind, by discriminant.
-    kind_changed: Vec<watch::Sender<()>>,
+    pub kind_changed: Vec<Signal>,
     /// Wakes watchers that wait for progress.
-    any_changed: watch::Sender<()>,
+    pub any_changed: Signal,
     closed: AtomicBool,
     /// Disk reads of watches leave the runtime's threads; in a simulation nothing does.
     inline: bool,
@@ -134,8 +135,8 @@ impl Sqlite {
             }),
             pins: Mutex::default(),
             changes: Mutex::new(ChangeLog::new(path)),
-            kind_changed: Kind::all().map(|_| watch::Sender::new(())).collect(),
-            any_changed: watch::Sender::new(()),
+            kind_changed: Kind::all().map(|_| Signal::default()).collect(),
+            any_changed: Signal::default(),
             closed: AtomicBool::new(false),
             inline,
             window,
@@ -201,8 +202,20 @@ impl Store for Sqlite {
         self.shared.read(|published| published.index.revision)
     }
 
-    fn get(&self, kind: Kind, key: &Key) -> Option<Arc<Record>> {
-        self.shared.read(|published| published.index.get(kind, key).cloned())
+    fn read(&self, kind: Kind, key: &Key) -> (u64, Option<Arc<Record>>) {
+        self.shared
+            .read(|published| (published.index.revision, published.index.get(kind, key).cloned()))
+    }
+
+    fn find(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        select: &dyn Fn(&Record) -> bool,
+    ) -> Option<Arc<Record>> {
+        // The state is taken out first: whatever `select` costs, it holds no writer up.
+        let latest = self.shared.read(|published| published.index.clone());
+        latest.find(kind, namespace, select).cloned()
     }
 
     fn list(&self, kind: Kind, request: &ListRequest<'_>) -> Result<ListPage, StoreError> {
@@ -300,26 +313,20 @@ impl Shared {
         }
         drop((replaced, fallen));
         self.pins.lock().unwrap_or_else(PoisonError::into_inner).forget_expired(Instant::now());
-        for (sender, _) in self.kind_changed.iter().zip(kinds).filter(|(_, changed)| *changed) {
-            sender.send_replace(());
+        for (signal, _) in self.kind_changed.iter().zip(kinds).filter(|(_, changed)| *changed) {
+            signal.raise();
         }
-        self.any_changed.send_replace(());
+        self.any_changed.raise();
     }
 
     /// Ends all watches once they have delivered what there is.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        for sender in &self.kind_changed {
-            sender.send_replace(());
-        }
+        self.kind_changed.iter().for_each(Signal::raise);
     }
 
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
-    }
-
-    pub fn subscribe(&self, kind: Kind) -> (watch::Receiver<()>, watch::Receiver<()>) {
-        (self.kind_changed[kind as usize].subscribe(), self.any_changed.subscribe())
     }
 
     /// The next events of a kind behind a position.

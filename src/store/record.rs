@@ -32,6 +32,18 @@ impl Record {
     /// # Errors
     /// A body that this version cannot decode: the caller quarantines the object, it never panics.
     pub fn typed<K: Object>(&self) -> Result<Arc<K>, serde_json::Error> {
+        self.typed_noting(|_| ())
+    }
+
+    /// As [`Record::typed`]; `decoded` is told of an object that nobody held, before anybody else
+    /// can ask.
+    ///
+    /// # Errors
+    /// As [`Record::typed`].
+    pub fn typed_noting<K: Object>(
+        &self,
+        decoded: impl FnOnce(&Arc<K>),
+    ) -> Result<Arc<K>, serde_json::Error> {
         let mut cached = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(alive) = cached.as_ref().and_then(Weak::upgrade)
             && let Ok(object) = alive.downcast::<K>()
@@ -41,6 +53,7 @@ impl Record {
         let object: Arc<K> = Arc::new(serde_json::from_slice(&self.body)?);
         let erased: Arc<dyn Any + Send + Sync> = object.clone();
         *cached = Some(Arc::downgrade(&erased));
+        decoded(&object);
         Ok(object)
     }
 }

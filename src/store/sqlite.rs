@@ -68,8 +68,8 @@ impl Disk {
             } else {
                 connection.pragma_update(None, "synchronous", "OFF")?;
             }
-            // 8 MiB: the log is appended to, reads come from the index.
-            connection.pragma_update(None, "cache_size", -8192)
+            // 2 MiB: the log is appended to, reads come from the index.
+            connection.pragma_update(None, "cache_size", -2048)
         };
         set().map_err(failed("set up", path))?;
         Ok(Self { connection, header: Vec::new(), _lock: lock })

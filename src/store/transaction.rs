@@ -10,7 +10,7 @@ pub struct Transaction {
     pub writes: Vec<Write>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Write {
     Put {
         kind: Kind,
@@ -30,6 +30,15 @@ pub enum Write {
         key: Key,
         expect: Expect,
     },
+}
+
+impl Write {
+    /// The object it is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Check { key, .. } => key,
+        }
+    }
 }
 
 /// What must be true of the stored object for the whole transaction to happen. Later writes of a

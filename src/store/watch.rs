@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error};
 
@@ -22,6 +21,13 @@ use crate::store::{Event, WatchItem};
 /// Between two progress reports, for bookmarks.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the signals had been raised before a look.
+#[derive(Clone, Copy)]
+struct Seen {
+    kind: u64,
+    any: u64,
+}
+
 pub(super) struct Watcher {
     shared: Arc<Shared>,
     kind: Kind,
@@ -30,8 +36,6 @@ pub(super) struct Watcher {
     /// The last revision told that ends a transaction.
     announced: u64,
     next_progress: Instant,
-    kind_changed: Receiver<()>,
-    any_changed: Receiver<()>,
     ready: VecDeque<WatchItem>,
     over: bool,
 }
@@ -39,7 +43,6 @@ pub(super) struct Watcher {
 impl Watcher {
     /// Watches a kind from behind `position`.
     pub fn new(shared: Arc<Shared>, kind: Kind, position: u64) -> Self {
-        let (kind_changed, any_changed) = shared.subscribe(kind);
         shared.metrics.watches.inc();
         Self {
             shared,
@@ -47,8 +50,6 @@ impl Watcher {
             position,
             announced: position,
             next_progress: Instant::now(),
-            kind_changed,
-            any_changed,
             ready: VecDeque::new(),
             over: false,
         }
@@ -71,8 +72,10 @@ impl Watcher {
                 return None;
             }
             // Before the look: a change after it wakes the wait below.
-            self.kind_changed.borrow_and_update();
-            self.any_changed.borrow_and_update();
+            let seen = Seen {
+                kind: self.shared.kind_changed[self.kind as usize].count(),
+                any: self.shared.any_changed.count(),
+            };
             match self.shared.look(self.kind, self.position) {
                 Look::Found { events, upto, revision } => {
                     self.take(events, upto);
@@ -80,7 +83,7 @@ impl Watcher {
                         if self.shared.is_closed() {
                             return None;
                         }
-                        self.wait(revision).await;
+                        self.wait(revision, seen).await;
                     }
                 }
                 Look::OnDisk { upto } => self.replay(upto).await,
@@ -110,17 +113,19 @@ impl Watcher {
     /// Until there may be something to see. All arms are cancel safe: they take nothing out of
     /// anywhere, the look after it decides. Other kinds' writes wake only a watcher that has
     /// nothing left to report; one that has waits for the time to do so.
-    async fn wait(&mut self, revision: u64) {
-        // The senders live in `shared`, so `changed` cannot fail while we hold it.
+    async fn wait(&self, revision: u64, seen: Seen) {
+        let kind_changed = &self.shared.kind_changed[self.kind as usize];
         if revision > self.announced {
             tokio::select! {
-                _ = self.kind_changed.changed() => {}
+                biased;
+                () = kind_changed.raised_since(seen.kind) => {}
                 () = sleep_until(self.next_progress) => {}
             }
         } else {
             tokio::select! {
-                _ = self.kind_changed.changed() => {}
-                _ = self.any_changed.changed() => {}
+                biased;
+                () = kind_changed.raised_since(seen.kind) => {}
+                () = self.shared.any_changed.raised_since(seen.any) => {}
             }
         }
     }

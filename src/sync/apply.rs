@@ -1,15 +1,18 @@
 //! Performs a plan: one set for the whole commit, with the Source's status and inventory in the same
 //! transaction, and the faults that admission found brought back to file, line and column.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::Value;
 
-use crate::object::source::Problem;
+use crate::object::inventory::Inventory;
+use crate::object::source::{Problem, SourceStatus};
 use crate::object::{
-    ApplySet, Key, Kind, Reason, SetAction, SetOutcome, SetProblem, SetWrite, Transact,
+    ApiError, ApplySet, Key, Kind, Reason, SetAction, SetOutcome, SetProblem, SetWrite, Transact,
 };
 use crate::sync::commit::{self, Read};
 use crate::sync::diff::{self, Observed, Step};
 use crate::sync::manifest::Manifest;
+use crate::sync::observe;
 
 /// Why a commit did not enter the store. Nothing of it did.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,13 +32,31 @@ pub struct Counts {
     pub deleted: usize,
 }
 
-/// The set of a plan's steps, in their order; the status comes last.
-pub fn set_of(source: &str, steps: &[Step], status: Option<Value>) -> ApplySet {
-    let mut writes: Vec<SetWrite> = steps.iter().map(write_of).collect();
-    if let Some(status) = status {
-        writes.push(SetWrite::Status { kind: Kind::Source, key: Key::cluster(source), status });
+/// The set of a plan's steps, in their order. `formerly` are the sources that this one took over.
+pub fn set_of(source: &str, formerly: &[String], steps: &[Step]) -> ApplySet {
+    ApplySet {
+        source: source.to_owned(),
+        formerly: formerly.to_vec(),
+        writes: steps.iter().map(write_of).collect(),
     }
-    ApplySet { source: source.to_owned(), writes }
+}
+
+/// The same, and with it what the source then holds and says.
+pub fn set_of_commit(
+    source: &str,
+    formerly: &[String],
+    steps: &[Step],
+    inventory: &Inventory,
+    status: &SourceStatus,
+) -> ApplySet {
+    let value = |value: serde_json::Result<Value>| value.expect("the keys are strings only");
+    let object = value(serde_json::to_value(inventory));
+    let status = value(serde_json::to_value(status));
+    let mut set = set_of(source, formerly, steps);
+    let key = Key::cluster(source);
+    set.writes.push(SetWrite::Own { kind: Kind::Inventory, key: key.clone(), object });
+    set.writes.push(SetWrite::Status { kind: Kind::Source, key, status });
+    set
 }
 
 fn write_of(step: &Step) -> SetWrite {
@@ -68,8 +89,54 @@ pub async fn perform<C: Transact>(
 ) -> Result<Vec<SetOutcome>, ApplyError> {
     match cluster.apply_set(set, dry_run).await {
         Ok(outcomes) => Ok(outcomes),
-        Err(problems) => Err(judge(steps, &problems)),
+        Err(problems) => Err(match judge(steps, &problems) {
+            ApplyError::Refused(_) => {
+                ApplyError::Refused(told(cluster, &set.source, steps, &problems).await)
+            }
+            later => later,
+        }),
     }
+}
+
+/// Every problem that is the commit's own, at its place. One about an object of another source names
+/// that source's place too, which admission does not know.
+async fn told<C: Transact>(
+    cluster: &C,
+    source: &str,
+    steps: &[Step],
+    problems: &[SetProblem],
+) -> Vec<Problem> {
+    let mut all = Vec::new();
+    for problem in problems.iter().filter(|problem| ending_namespace(&problem.error).is_none()) {
+        let claimed = match steps.get(problem.write) {
+            Some(Step::Apply { manifest, .. }) if problem.error.reason == Reason::Conflict => {
+                claimed(cluster, source, manifest).await
+            }
+            _ => None,
+        };
+        match claimed {
+            Some(claimed) => all.push(claimed),
+            None => all.extend(locate(steps, problem)),
+        }
+    }
+    all
+}
+
+async fn claimed<C: Transact>(cluster: &C, source: &str, manifest: &Manifest) -> Option<Problem> {
+    let live = observe::live(cluster, manifest.kind, &manifest.key).await.ok().flatten()?;
+    let owner = live.source.filter(|owner| owner != source)?;
+    let other = cluster.get::<Inventory>(&Key::cluster(&owner)).await.ok();
+    let mut entries = other.iter().flat_map(|other| other.objects.iter());
+    let place = entries
+        .find(|entry| entry.kind == manifest.kind && entry.key() == manifest.key)
+        .map(|entry| format!(", which declares it at {}:{}", entry.file, entry.line))
+        .unwrap_or_default();
+    let message = format!("{} belongs to source {owner}{place}", manifest.title());
+    let mut problem = manifest.problem("metadata.name", message);
+    problem.hint = format!(
+        "remove it from one of the two; if {owner} is configured no more, name it under formerly of this source"
+    );
+    Some(problem)
 }
 
 /// Every problem of a commit that has some: those of reading it, and what admission says to the
@@ -84,39 +151,50 @@ pub async fn every_problem<C: Transact>(
     let plan = diff::plan(source, &read.set, observed);
     let entering: Vec<Step> =
         plan.steps.into_iter().filter(|step| matches!(step, Step::Apply { .. })).collect();
-    let set = set_of(source, &entering, None);
+    let set = set_of(source, &observed.formerly, &entering);
     let mut problems = read.problems.clone();
     if let Err(found) = cluster.apply_set(&set, true).await {
         let complete = read.problems.is_empty();
-        let own = found.iter().filter(|problem| complete || !problem.error.is_not_found());
-        problems.extend(own.flat_map(|problem| locate(&entering, problem)));
+        let own = found.into_iter().filter(|problem| complete || !problem.error.is_not_found());
+        problems.extend(told(cluster, source, &entering, &own.collect::<Vec<_>>()).await);
     }
     commit::sort(&mut problems);
     problems
 }
 
-/// A full queue or a failing disk is not the commit's fault. A conflict is: it is the API's word for
-/// an object that belongs to another source or to none; lost races it has settled itself.
+/// A full queue or a failing disk is not the commit's fault, nor a namespace that an earlier commit
+/// removed and that is still ending. A conflict is: it is the API's word for an object that belongs
+/// to another source or to none; lost races it has settled itself.
 fn judge(steps: &[Step], problems: &[SetProblem]) -> ApplyError {
-    let passing = |reason: Reason| {
+    let passing = |error: &ApiError| {
         matches!(
-            reason,
+            error.reason,
             Reason::TooManyRequests
                 | Reason::ServiceUnavailable
                 | Reason::InternalError
                 | Reason::Timeout
-        )
+        ) || ending_namespace(error).is_some()
     };
     // What left between the look and the removal is gone: the next look sees it so.
     let left = |problem: &SetProblem| {
         problem.error.is_not_found() && matches!(steps.get(problem.write), Some(Step::Prune { .. }))
     };
-    if problems.iter().all(|problem| passing(problem.error.reason) || left(problem)) {
-        let message =
-            problems.first().map_or_else(String::new, |problem| problem.error.message.clone());
-        return ApplyError::Later(message);
+    if problems.iter().all(|problem| passing(&problem.error) || left(problem)) {
+        let waits = problems.iter().find_map(|problem| ending_namespace(&problem.error));
+        let first = problems.first().map(|problem| problem.error.message.clone());
+        let waits =
+            waits.map(|namespace| format!("{namespace}: the commit enters when it is gone"));
+        return ApplyError::Later(waits.or(first).unwrap_or_default());
     }
     ApplyError::Refused(problems.iter().flat_map(|problem| locate(steps, problem)).collect())
+}
+
+/// Nothing can be created in a namespace that is ending; when it is gone, it can be made anew.
+/// Answers "namespace x is being terminated".
+fn ending_namespace(error: &ApiError) -> Option<&str> {
+    let causes = error.details.as_ref()?.causes.as_deref()?;
+    let ending = |cause: &&StatusCause| cause.reason.as_deref() == Some("NamespaceTerminating");
+    causes.iter().find(ending)?.message.as_deref()
 }
 
 /// One problem a field at fault, at the field's place in the manifest.
@@ -158,10 +236,11 @@ fn locate_in(manifest: &Manifest, problem: &SetProblem) -> Vec<Problem> {
     }
 }
 
-/// Counts the objects, the Source's own status left out.
+/// Counts the objects, the source's own left out.
 pub fn count(outcomes: &[SetOutcome]) -> Counts {
     let mut counts = Counts::default();
-    for outcome in outcomes.iter().filter(|outcome| outcome.kind != Kind::Source) {
+    let own = |kind: Kind| matches!(kind, Kind::Source | Kind::Inventory);
+    for outcome in outcomes.iter().filter(|outcome| !own(outcome.kind)) {
         match outcome.action {
             SetAction::Created => counts.created += 1,
             SetAction::Updated => counts.updated += 1,

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::object::source::Problem;
-use crate::sync::git::{GitError, Objects};
+use crate::sync::git::GitError;
 use crate::sync::manifest::{self, Parsed};
+use crate::sync::objects::Objects;
 use crate::sync::render::{self, ObjectSet};
 use crate::sync::source::SourceFile;
 use crate::sync::tree::Entry;

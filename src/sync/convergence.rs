@@ -84,6 +84,30 @@ pub fn pod(object: &Pod) -> Option<String> {
     })
 }
 
+/// Pods that are ready, of those that are wanted. While a Deployment rolls, old ones count as ready:
+/// they serve; the sentence beside it says what is still missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    pub ready: i32,
+    pub wanted: i32,
+}
+
+pub fn pods_of_deployment(object: &Deployment) -> Pods {
+    let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let ready = object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    Pods { ready: ready.min(wanted), wanted }
+}
+
+pub fn pods_of_replica_set(object: &ReplicaSet) -> Pods {
+    let wanted = object.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let ready = object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    Pods { ready: ready.min(wanted), wanted }
+}
+
+pub fn pods_of_pod(object: &Pod) -> Pods {
+    Pods { ready: i32::from(pod(object).is_none()), wanted: 1 }
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::serde_json::{Value, from_value, json};
@@ -124,6 +148,15 @@ mod tests {
         }
         let zero = json!({"replicas": 0, "selector": {}, "template": {}});
         assert_eq!(waits(zero, json!({"observedGeneration": 2})), None);
+    }
+
+    #[test]
+    fn old_pods_that_serve_count_up_to_what_is_wanted() {
+        let object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"},
+            "spec": {"replicas": 3, "selector": {}, "template": {}}, "status": {"readyReplicas": 4}});
+        let object: Deployment = from_value(object).expect("a deployment");
+        assert_eq!(pods_of_deployment(&object), Pods { ready: 3, wanted: 3 });
+        assert_eq!(pods_of_deployment(&Deployment::default()), Pods { ready: 0, wanted: 1 });
     }
 
     #[test]

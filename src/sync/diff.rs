@@ -1,9 +1,10 @@
 //! Pure: from what a commit wants, what the last one put in, and what is there, to the plan: which
 //! objects enter, which leave, and whether somebody must confirm it first.
 //!
-//! Only what this source owns is ever removed: its inventory says that it put the object in, and
-//! the live object must still be that incarnation (uid) and still name this source. What does not
-//! is left alone, with the reason.
+//! Only what this source owns is ever removed: its inventory says that it put an object of that name
+//! in, and the live one must name this source, in the annotation that every object of a commit
+//! carries (also one that was put back, under another uid). Where somebody took the annotation away,
+//! the uid decides instead. What is left alone is left with the reason.
 //!
 //! The guard: a commit that leaves nothing of the inventory, or that removes more than half of more
 //! than [`GUARD_ABOVE`] objects, or that removes a namespace in which others live, is held until
@@ -12,7 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::object::source::{InventoryEntry, Problem};
+use crate::object::inventory::InventoryEntry;
+use crate::object::source::Problem;
 use crate::object::{Key, Kind};
 use crate::sync::manifest::Manifest;
 use crate::sync::order;
@@ -28,8 +30,10 @@ pub const SHOWN_REMOVALS: usize = 100;
 pub struct Observed {
     /// The full id of the commit that the store holds.
     pub applied: Option<String>,
+    /// Earlier sources that this one took over.
+    pub formerly: Vec<String>,
     pub inventory: Vec<InventoryEntry>,
-    /// The live objects behind the inventory and the wanted namespaces; absent is gone.
+    /// The live objects behind the inventory and the wanted ones; absent is gone.
     pub live: BTreeMap<(Kind, Key), Live>,
     /// For each namespace of the inventory: what lives in it and is not in the inventory.
     pub guests: BTreeMap<String, Vec<String>>,
@@ -141,13 +145,8 @@ fn leave(source: &str, entry: &InventoryEntry, observed: &Observed) -> Result<St
     if live.deleting {
         return Err(format!("{title} left the commit and is being deleted already"));
     }
-    // An entry without uid was written in the transaction that created the object, and the daemon
-    // died before it noted the uid: the annotation of the same transaction then decides alone.
-    if !entry.uid.is_empty() && entry.uid != live.uid {
-        return Err(format!("{title} left the commit, but another object has its name now"));
-    }
     match &live.source {
-        Some(owner) if owner == source => Ok(Step::Prune {
+        Some(owner) if owner == source || observed.formerly.contains(owner) => Ok(Step::Prune {
             entry: entry.clone(),
             uid: live.uid.clone(),
             reason: format!("left the commit (was {}:{})", entry.file, entry.line),
@@ -158,7 +157,9 @@ fn leave(source: &str, entry: &InventoryEntry, observed: &Observed) -> Result<St
             uid: live.uid.clone(),
             reason: format!("left the commit (was {}:{})", entry.file, entry.line),
         }),
-        None => Err(format!("{title} left the commit, but names no source")),
+        None => Err(format!(
+            "{title} left the commit, but another object has its name now, and names no source"
+        )),
     }
 }
 
@@ -290,6 +291,7 @@ mod tests {
                 line: manifest.line(),
                 labels: vec![],
                 annotations: vec![],
+                lines: BTreeMap::new(),
             });
             let live = Live { uid, source: Some("s".into()), deleting: false };
             observed.live.insert((manifest.kind, manifest.key), live);
@@ -319,8 +321,9 @@ mod tests {
     fn only_our_incarnation_is_removed() {
         type Case = (&'static str, fn(&mut Observed));
         let cases: [Case; 4] = [
-            ("another object has its name now", |observed| {
-                live_mut(observed, "b").uid = "other".into();
+            ("another object has its name now, and names no source", |observed| {
+                let stranger = Live { uid: "other".into(), ..Live::default() };
+                *live_mut(observed, "b") = stranger;
             }),
             ("belongs to source t now", |observed| {
                 live_mut(observed, "b").source = Some("t".into())
@@ -336,6 +339,24 @@ mod tests {
             let plan = plan("s", &set(&["a"]), &observed);
             assert_eq!(pruned(&plan), Vec::<String>::new());
             assert!(plan.left_alone[0].contains(reason), "{:?}", plan.left_alone);
+        }
+    }
+
+    #[test]
+    fn an_object_that_was_put_back_is_ours_by_its_annotation_and_one_without_by_its_uid() {
+        let changes: [fn(&mut Live); 2] =
+            [|live| live.uid = "other".into(), |live| live.source = None];
+        for change in changes {
+            let mut observed = observed(&["a", "b"]);
+            change(live_mut(&mut observed, "b"));
+            let plan = plan("s", &set(&["a"]), &observed);
+            assert_eq!(pruned(&plan), ["b"]);
+            let uid = live_mut(&mut observed, "b").uid.clone();
+            assert!(
+                plan.steps.iter().any(
+                    |step| matches!(step, Step::Prune { uid: removed, .. } if *removed == uid)
+                )
+            );
         }
     }
 

@@ -14,6 +14,7 @@ use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
 use crate::sync::position::{Place, Positions};
+use crate::sync::source::printable;
 
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,26 +137,78 @@ fn place(location: serde_saphyr::Location) -> Place {
 
 fn yaml_fault(error: &serde_saphyr::Error, text: &str) -> TextFault {
     let place = error.location().map(place).unwrap_or_default();
-    let sentence = error.without_snippet().to_string();
-    let first = sentence.lines().next().unwrap_or_default();
-    // The position is told apart from the sentence; the library appends it.
-    let first = first.split(" at line ").next().unwrap_or_default();
-    let first = first.split(": line ").next().unwrap_or_default();
-    // The library's advice is for programmers.
-    let first = first.split(", set ").next().unwrap_or_default();
-    let first = first.split(" rejected by the configured policy").next().unwrap_or_default();
     let line = text.lines().nth(place.line.saturating_sub(1) as usize).unwrap_or_default();
     let indentation = &line[..line.len() - line.trim_start().len()];
-    let hint = if indentation.contains('\t') || first.contains("found a tab") {
+    let (message, hint) = sentence(error.without_snippet());
+    let hint = if indentation.contains('\t') || message.contains("found a tab") {
         "YAML is indented with spaces: replace the tab"
     } else if text.contains("{{") {
         "this looks like a template: render it before committing, Ballast reads plain manifests"
-    } else if first.contains("duplicate") {
-        "keep one of the two"
     } else {
-        ""
+        hint
     };
-    TextFault { place, message: first.to_owned(), hint: hint.to_owned() }
+    TextFault { place, message, hint: hint.to_owned() }
+}
+
+/// What is wrong, for who wrote the text, and the next step. The library's own words are for who
+/// programs with it; they are kept where the text is no YAML at all.
+fn sentence(error: &serde_saphyr::Error) -> (String, &'static str) {
+    use serde_saphyr::Error;
+    use serde_saphyr::budget::BudgetBreach;
+    let too_large = "split the file, or write the values out";
+    match error {
+        Error::AliasError { error, .. } => sentence(error),
+        Error::DuplicateMappingKey { key, .. } => {
+            let key = key.as_deref().unwrap_or_default();
+            (format!("the key {:?} stands twice", printable(key)), "keep one of the two")
+        }
+        Error::UnknownAnchor { .. } => (
+            "the alias refers to no anchor above it in this document".to_owned(),
+            "an anchor ends with its document (---): write the value out",
+        ),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            ("the alias refers to the value it stands in".to_owned(), "write the value out")
+        }
+        Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            ("the aliases expand to more than is read of one file".to_owned(), too_large)
+        }
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            (format!("values are nested deeper than {MAX_DEPTH}"), "the deepest field is at 20")
+        }
+        Error::Budget {
+            breach: BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. }, ..
+        } => (format!("the file holds more than {MAX_NODES} values"), "split the file"),
+        Error::Budget {
+            breach: BudgetBreach::Aliases { .. } | BudgetBreach::Anchors { .. },
+            ..
+        } => ("the file holds more than 5000 anchors or aliases".to_owned(), too_large),
+        Error::Budget { .. } => ("the file holds more than is read of one".to_owned(), too_large),
+        // What follows an exclamation mark may be the value of a Secret: everybody reads the problems.
+        Error::UnsupportedTag { .. } => (
+            "this YAML tag is not supported".to_owned(),
+            "quote the value if it is text that begins with '!'",
+        ),
+        Error::InvalidBinaryBase64 { .. }
+        | Error::BinaryNotUtf8 { .. }
+        | Error::BytesNotSupportedMissingBinaryTag { .. } => (
+            "!!binary is not read".to_owned(),
+            "put bytes into a Secret's data or a ConfigMap's binaryData, base64 without a tag",
+        ),
+        other => (plain(&other.to_string()), ""),
+    }
+}
+
+/// The first sentence of the library's text, without the place (which is told apart) and without its
+/// advice for programmers.
+fn plain(text: &str) -> String {
+    let mut first = text.lines().next().unwrap_or_default();
+    for end in [" at line ", ": line ", ", set ", " rejected by the configured policy"] {
+        first = first.split(end).next().unwrap_or_default();
+    }
+    printable(first)
 }
 
 /// JSON is checked by a JSON parser (YAML reads more, and joins no surrogate pairs); the YAML
@@ -237,6 +290,8 @@ struct NodeVisitor;
 
 /// Whole numbers below this are exact in a double, so `1e3` is the integer 1000, as in kubectl.
 const EXACT: f64 = 9.0e15;
+/// Without the number: it may be the value of a Secret.
+const TOO_LARGE: &str = "the integer does not fit into 64 bits: quote it if it is text";
 
 impl<'de> Visitor<'de> for NodeVisitor {
     type Value = Node;
@@ -257,12 +312,12 @@ impl<'de> Visitor<'de> for NodeVisitor {
         Ok(Node::Scalar(value.into()))
     }
 
-    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Node, E> {
-        Err(E::custom(format!("the integer {value} does not fit into 64 bits")))
+    fn visit_i128<E: de::Error>(self, _value: i128) -> Result<Node, E> {
+        Err(E::custom(TOO_LARGE))
     }
 
-    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Node, E> {
-        Err(E::custom(format!("the integer {value} does not fit into 64 bits")))
+    fn visit_u128<E: de::Error>(self, _value: u128) -> Result<Node, E> {
+        Err(E::custom(TOO_LARGE))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "below EXACT a whole double is an i64")]
@@ -435,13 +490,13 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_told_with_its_place() {
         let rows: &[(&[u8], u32, &str)] = &[
-            (b"a: 1\na: 2\n", 2, "duplicate"),
+            (b"a: 1\na: 2\n", 2, "the key \"a\" stands twice"),
             (b"a:\n\tb: 1\n", 2, ""),
             (b"a: [1, 2\n", 0, ""),
             (b"a: .inf\n", 1, ""),
             (b"a: 99999999999999999999\n", 1, ""),
             (b"a: !!python/object:os.system x\n", 1, ""),
-            (b"a: *nothing\n", 1, ""),
+            (b"a: *nothing\n", 1, "the alias refers to no anchor"),
             (b"? [a, b]\n: c\n", 1, ""),
             (b"a: \xff\n", 1, "a byte here is not UTF-8 text"),
             (b"\xff\xfea\x00:\x00", 1, "the file is UTF-16 or UTF-32, not UTF-8"),
@@ -452,6 +507,26 @@ mod tests {
             let text = String::from_utf8_lossy(bytes);
             assert!(*line == 0 || found.0 == *line, "{text}: {found:?}");
             assert!(found.2.contains(message) && !found.2.is_empty(), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn no_fault_repeats_a_value() {
+        let rows: &[(&[u8], &str)] = &[
+            (b"password: !5ecret x\n", "this YAML tag is not supported"),
+            (b"password: !5ecret\n", "this YAML tag is not supported"),
+            (b"password: !<5ecret> x\n", ""),
+            (b"password: *5ecret\n", ""),
+            (b"password: 5555555555555555555555ecret: b: c\n", ""),
+            (b"password: 55555555555555555555555\n", "the number does not fit into 64 bits"),
+            (b"password: '5ecret\n", ""),
+            (b"password: \"\\q5ecret\"\n", ""),
+        ];
+        for (bytes, message) in rows {
+            let (_, _, found, hint) = fault("a.yaml", bytes);
+            assert!(found.contains(message), "{found}");
+            let told = format!("{found} {hint}");
+            assert!(!told.contains("5ecret") && !told.contains("55555"), "{told}");
         }
     }
 

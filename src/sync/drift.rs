@@ -5,6 +5,8 @@
 //!
 //! Status, Events and Leases are no part of a manifest and never drift.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -14,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::object::drift::{Class, DriftObject, Origin};
 use crate::object::ledger::{Difference, Examined, Response};
 use crate::object::source::HEAL_ANNOTATION;
-use crate::object::{Kind, SetAction, SetOutcome};
+use crate::object::{Key, Kind, SetAction, SetOutcome};
 use crate::sync::inventory::annotation;
 use crate::sync::manifest::Manifest;
 
@@ -34,6 +36,9 @@ pub struct Wish<'a> {
     pub commit: &'a str,
     /// Keys the hashes that stand in for values of Secrets.
     pub secret_key: &'a [u8; 32],
+    /// What the commit has not made yet, because an earlier object of the name is still ending:
+    /// making it is progress, no drift.
+    pub unmade: &'a BTreeSet<(Kind, Key)>,
 }
 
 /// One object: what the commit says and what applying it again would do.
@@ -67,8 +72,9 @@ pub fn examine(wish: Wish<'_>, manifest: &Manifest, outcome: &SetOutcome) -> Exa
     Examined {
         object: object_of(manifest),
         wanted_id: wanted_id(manifest),
-        // The whole commit stood in the store when it was applied: what differs now came later.
-        converged_before: true,
+        // The commit stood in the store when it was applied, but for what it waits with: what
+        // differs now came later.
+        converged_before: !wish.unmade.contains(&(manifest.kind, manifest.key.clone())),
         differences,
     }
 }
@@ -131,6 +137,7 @@ fn difference(
     Difference {
         class: field.class,
         field: field.path,
+        wanted_by: None,
         wanted: field.wanted,
         actual: field.actual,
         origin: Some(Origin {
@@ -142,6 +149,7 @@ fn difference(
         since: None,
         cause: None,
         deadline: None,
+        under_way: false,
         response,
     }
 }
@@ -216,11 +224,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::object::Key;
     use crate::sync::manifest::parse;
     use crate::sync::source::SourceFile;
 
-    const WISH: Wish<'static> = Wish { source: "app", commit: "c1", secret_key: &[7; 32] };
+    static NOTHING: BTreeSet<(Kind, Key)> = BTreeSet::new();
+    static WISH: Wish<'static> =
+        Wish { source: "app", commit: "c1", secret_key: &[7; 32], unmade: &NOTHING };
 
     fn manifest(text: &str) -> Manifest {
         let file = SourceFile {

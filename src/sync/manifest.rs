@@ -15,7 +15,7 @@ use crate::object::{Key, Kind};
 use crate::sync::document::{self, Document};
 use crate::sync::position::{Place, Positions};
 use crate::sync::source::{SourceFile, printable};
-use crate::sync::spelling;
+use crate::sync::{spelling, type_fault};
 use crate::with_kind;
 
 /// One object that a commit wants.
@@ -227,6 +227,9 @@ const WRITTEN_BY_THE_CLUSTER: &[(&str, &str)] = &[
     ("selfLink", "Kubernetes removed it"),
 ];
 
+/// `kubectl get -o yaml` shows them; a commit that names one would fight with the controller for ever.
+const OF_THE_DEPLOYMENT_CONTROLLER: &str = "deployment.kubernetes.io/";
+
 fn check(manifest: Manifest, parsed: &mut Parsed) {
     let before = parsed.problems.len();
     let problems = &mut parsed.problems;
@@ -322,6 +325,15 @@ fn cluster_fields(manifest: &Manifest, problems: &mut Vec<Problem>) {
         problems.push(manifest.hinted(
             &path,
             "Ballast writes this annotation itself",
+            "remove the annotation",
+        ));
+    }
+    let annotations = manifest.value["metadata"]["annotations"].as_object();
+    let names = annotations.into_iter().flat_map(|map| map.keys());
+    for name in names.filter(|name| name.starts_with(OF_THE_DEPLOYMENT_CONTROLLER)) {
+        problems.push(manifest.hinted(
+            &format!("metadata.annotations.{name}"),
+            "the Deployment controller writes this annotation at every rollout",
             "remove the annotation",
         ));
     }
@@ -426,14 +438,7 @@ fn wrong_type(kind: Kind, path: &str, sentence: &str) -> (String, &'static str) 
         };
         return ("the value has the wrong form (values of Secrets are not shown)".to_owned(), hint);
     }
-    let hint = if sentence.contains("expected a string") {
-        "quote the value"
-    } else if sentence.contains("invalid type: string") && sentence.contains("expected i") {
-        "remove the quotes"
-    } else {
-        ""
-    };
-    (printable(sentence), hint)
+    type_fault::explain(sentence)
 }
 
 #[cfg(test)]
@@ -540,7 +545,7 @@ mod tests {
             (
                 "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  replicas: 'two'\n",
                 &[
-                    "5:13 spec.replicas: invalid type: string \"two\", expected i32 (remove the quotes)",
+                    "5:13 spec.replicas: the text \"two\" stands where a whole number is expected (write digits)",
                 ],
             ),
             (
@@ -564,7 +569,7 @@ mod tests {
             ),
             (
                 "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {a: 5}\n",
-                &["4:11 data.a: invalid type: integer `5`, expected a string (quote the value)"],
+                &["4:11 data.a: the number 5 stands where text is expected (quote the value)"],
             ),
         ];
         for (text, expected) in rows {

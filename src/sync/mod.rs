@@ -18,11 +18,19 @@
 //! and decryption (commit what is rendered), waiting for health between objects.
 
 // What is followed, and how its files are read.
+pub mod access;
 pub mod git;
-mod known_hosts;
+mod mirror_folder;
+pub mod objects;
 pub mod source;
 pub mod tree;
 mod trigger;
+
+// How a server is spoken to.
+mod https;
+mod ssh;
+pub mod wire;
+mod wire_fault;
 
 // From a file to the set of objects that a commit wants.
 pub mod commit;
@@ -33,20 +41,31 @@ pub mod order;
 pub mod position;
 pub mod render;
 mod spelling;
+mod type_fault;
 
 // From the set to the store.
 pub mod apply;
 pub mod diff;
+mod field_lines;
 pub mod inventory;
 pub mod observe;
+mod stored;
+pub mod succession;
 
 // What is told.
+mod announce;
 pub mod convergence;
 pub mod drift;
+mod progress;
 pub mod source_status;
 pub mod verdict;
 
+mod handle;
+mod pulse;
 mod run;
 
-pub use run::{SyncHandle, SyncOptions, run};
-pub use source::{Credentials, SourceConfig, SourceUrl};
+pub use access::{Access, TokenFrom};
+pub use handle::SyncHandle;
+pub use pulse::loop_name;
+pub use run::{SyncOptions, run};
+pub use source::{SourceConfig, SourceUrl};

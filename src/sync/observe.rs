@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::object::drift::{Drift, Phase};
-use crate::object::source::{InventoryEntry, SOURCE_ANNOTATION, SourceStatus};
+use crate::object::inventory::InventoryEntry;
+use crate::object::source::{SOURCE_ANNOTATION, SourceStatus};
 use crate::object::{ApiError, Cluster, Key, Kind, Object, Scope};
 use crate::sync::convergence;
 use crate::sync::diff::{Live, Observed};
@@ -32,17 +33,18 @@ const GUESTS: [Kind; 7] = [
 pub async fn observe<C: Cluster>(
     cluster: &C,
     status: &SourceStatus,
+    inventory: &[InventoryEntry],
     wanted: &ObjectSet,
 ) -> Result<Observed, ApiError> {
     let mut observed = Observed {
         applied: status.applied.as_ref().map(|commit| commit.id.clone()),
-        inventory: status.inventory.clone(),
+        formerly: status.formerly.clone(),
+        inventory: inventory.to_vec(),
         ..Observed::default()
     };
-    let known = status.inventory.iter().map(|entry| (entry.kind, entry.key()));
-    let namespaces = wanted.objects.iter().filter(|manifest| manifest.kind == Kind::Namespace);
-    let wanted_namespaces = namespaces.map(|manifest| (manifest.kind, manifest.key.clone()));
-    let ids: BTreeSet<(Kind, Key)> = known.chain(wanted_namespaces).collect();
+    let known = inventory.iter().map(|entry| (entry.kind, entry.key()));
+    let asked = wanted.objects.iter().map(|manifest| (manifest.kind, manifest.key.clone()));
+    let ids: BTreeSet<(Kind, Key)> = known.chain(asked).collect();
     for (kind, key) in ids {
         if let Some(live) = live(cluster, kind, &key).await? {
             observed.live.insert((kind, key), live);
@@ -54,18 +56,25 @@ pub async fn observe<C: Cluster>(
         .filter(|manifest| manifest.kind == Kind::Namespace)
         .map(|manifest| manifest.key.name.as_str())
         .collect();
-    let leaving = status
-        .inventory
+    let leaving = inventory
         .iter()
         .filter(|entry| entry.kind == Kind::Namespace && !stays.contains(entry.name.as_str()));
     for namespace in leaving {
-        let guests = guests(cluster, &namespace.name, &status.inventory).await?;
+        let guests = guests(cluster, &namespace.name, inventory).await?;
         observed.guests.insert(namespace.name.clone(), guests);
     }
     Ok(observed)
 }
 
-async fn live<C: Cluster>(cluster: &C, kind: Kind, key: &Key) -> Result<Option<Live>, ApiError> {
+/// Who an object is and whom it names as its source; `None` when it is not there.
+///
+/// # Errors
+/// The read that fails.
+pub async fn live<C: Cluster>(
+    cluster: &C,
+    kind: Kind,
+    key: &Key,
+) -> Result<Option<Live>, ApiError> {
     let found = with_kind!(kind, K => {
         cluster.get::<K>(key).await.map(|object| live_of(k8s_openapi::Metadata::metadata(&*object)))
     });
@@ -126,6 +135,13 @@ pub async fn waiting_for<C: Cluster>(
     let mut sentences = Vec::new();
     for entry in inventory {
         let key = entry.key();
+        if entry.uid.is_empty() {
+            sentences.push(format!(
+                "{} {key} waits until the earlier one of its name is gone",
+                entry.kind
+            ));
+            continue;
+        }
         let sentence = match entry.kind {
             Kind::Deployment => {
                 judge::<C, Deployment>(cluster, &key, convergence::deployment).await?
@@ -179,7 +195,8 @@ pub async fn open_drifts<C: Cluster>(
     Ok(u32::try_from(open.count()).unwrap_or(u32::MAX))
 }
 
-/// The uids that the store has for an inventory's objects, where they are live.
+/// The uids that the store has for this source's objects, where they are live. What is on its way
+/// out is not the commit's own any more.
 pub fn known_uids(observed: &Observed, source: &str) -> BTreeMap<(Kind, Key), String> {
     let before: BTreeMap<(Kind, Key), &str> = observed
         .inventory
@@ -190,7 +207,10 @@ pub fn known_uids(observed: &Observed, source: &str) -> BTreeMap<(Kind, Key), St
         .live
         .iter()
         .filter(|(id, live)| {
-            live.source.as_deref() == Some(source) || before.get(id) == Some(&live.uid.as_str())
+            let names_us = |owner: &String| owner == source || observed.formerly.contains(owner);
+            let ours = live.source.as_ref().is_some_and(names_us)
+                || before.get(id) == Some(&live.uid.as_str());
+            ours && !live.deleting
         })
         .map(|(id, live)| (id.clone(), live.uid.clone()))
         .collect()

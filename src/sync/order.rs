@@ -12,7 +12,7 @@ pub fn rank(kind: Kind) -> u8 {
         Kind::Service | Kind::EndpointSlice => 2,
         Kind::Pod | Kind::ReplicaSet | Kind::Deployment => 3,
         // Never committed by people; last, so that a new kind without a rank breaks nothing.
-        Kind::Node | Kind::Event | Kind::Lease | Kind::Source | Kind::Drift => 4,
+        Kind::Node | Kind::Event | Kind::Lease | Kind::Source | Kind::Inventory | Kind::Drift => 4,
     }
 }
 

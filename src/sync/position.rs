@@ -34,6 +34,11 @@ impl Positions {
         self.0.get("").map_or(Place { line: 1, column: 1 }, |field| field.key)
     }
 
+    /// Where a field's key and its value stand; `None` for one that is not written.
+    pub fn written(&self, path: &str) -> Option<(Place, Place)> {
+        self.0.get(path).map(|field| (field.key, field.value))
+    }
+
     /// The key of a field that should not be there, or of the nearest field around it.
     pub fn key(&self, path: &str) -> Place {
         self.nearest(path).map_or_else(|| self.start(), |(field, _)| field.key)

@@ -4,38 +4,44 @@
 //! (a moved branch, a webhook) carries nothing and is never lost: one that comes during a pass makes
 //! the next one. Between two fetches of a source there is at least [`FETCH_GAP`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::FutureExt;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::object::drift::{Drift, Layer};
+use crate::object::inventory::{Inventory, InventoryEntry};
 use crate::object::ledger::Ledger;
-use crate::object::ports::WakeSync;
-use crate::object::source::{Problem, Source, SourceSpec, SourceStatus};
+use crate::object::source::{Problem, Source, SourceStatus};
 use crate::object::{ApiError, Key, Note, Scope, Transact};
+use crate::sync::announce::{Announcer, COMPONENT};
 use crate::sync::apply::{self, ApplyError};
 use crate::sync::commit::{Commits, Read};
-use crate::sync::diff::{self, Step};
+use crate::sync::diff::{self, Observed};
 use crate::sync::drift::Wish;
-use crate::sync::git::{self, Fetched, GitError, Mirror};
+use crate::sync::git::{Fetched, GitError, Mirror};
+use crate::sync::handle::{SyncHandle, Waker};
+use crate::sync::objects::refs_folder;
+use crate::sync::progress::{Arrival, fetching};
+use crate::sync::pulse::{Beat, Pulse};
 use crate::sync::source::{CommitFacts, SourceConfig, SourceUrl};
 use crate::sync::trigger::Trigger;
-use crate::sync::{inventory, observe, source_status, verdict};
-use crate::task::Tasks;
+use crate::sync::verdict::{self, Applied};
+use crate::sync::wire::Patience;
+use crate::sync::{inventory, observe, source_status, stored};
+use crate::task::{Tasks, caught_async};
 
 /// Hooks and pushes in between become one fetch.
 const FETCH_GAP: Duration = Duration::from_secs(1);
 /// After a hook without news the server's replica may lag behind: look again this soon, once.
 const REPLICA_LAG: Duration = Duration::from_secs(3);
+/// A fetch that is this late at its own deadline hangs.
+const LATE: Duration = Duration::from_secs(60);
 const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
 /// How often the verdict is computed while workloads are on their way, and after they arrived.
@@ -43,8 +49,10 @@ const LOOK_WHILE_WAITING: Duration = Duration::from_secs(1);
 const LOOK_CONVERGED: Duration = Duration::from_secs(10);
 /// The whole set is compared with the store: 1,000 objects take about 0.1 s.
 const COMPARE: Duration = Duration::from_secs(30);
-
-const COMPONENT: &str = "sync";
+/// The same, while an object waits until the earlier one of its name is gone.
+const COMPARE_UNMADE: Duration = Duration::from_secs(2);
+/// A commit that waits for something to end is tried again at least this often.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 /// What the loops need beside the cluster.
 #[derive(Clone)]
@@ -53,29 +61,8 @@ pub struct SyncOptions {
     pub data_dir: std::path::PathBuf,
     /// Keys the hashes that stand in for values of Secrets.
     pub secret_key: [u8; 32],
-    /// Called with `sync` after every pass that completed.
-    pub beat: Option<Arc<dyn Fn(&'static str) + Send + Sync>>,
-}
-
-/// Wakes the loops.
-pub struct SyncHandle {
-    wakers: BTreeMap<String, Arc<Waker>>,
-}
-
-#[derive(Default)]
-struct Waker {
-    wake: Arc<Notify>,
-    /// A hook called, not a timer or a watch.
-    hooked: AtomicBool,
-}
-
-impl WakeSync for SyncHandle {
-    fn wake(&self, source: &str) -> bool {
-        let Some(waker) = self.wakers.get(source) else { return false };
-        waker.hooked.store(true, Ordering::Relaxed);
-        waker.wake.notify_one();
-        true
-    }
+    /// Called with [`loop_name`](crate::sync::loop_name) in every turn of a source's loop.
+    pub beat: Option<Beat>,
 }
 
 /// Starts the loop of every source.
@@ -86,8 +73,18 @@ pub fn run<C: Transact>(
     clock: Clock,
     tasks: &Tasks,
 ) -> Arc<SyncHandle> {
+    let configured: Arc<[SourceConfig]> = sources.into();
+    let (left, all, stop) = (cluster.clone(), configured.clone(), tasks.stop().clone());
+    tasks.spawn_short("sources left behind", async move {
+        // Cancel safe: what is not marked now is marked at the next start.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = stored::mark_left_behind(&left, &all) => {}
+        }
+    });
     let mut wakers = BTreeMap::new();
-    for config in sources {
+    for config in configured.iter().cloned() {
         let waker = Arc::new(Waker::default());
         wakers.insert(config.name.clone(), waker.clone());
         let span = info_span!("sync", source = %config.name);
@@ -101,29 +98,20 @@ pub fn run<C: Transact>(
             commits: Commits::default(),
             status: SourceStatus::default(),
             stored: SourceStatus::default(),
-            object: Arc::new(source_object(&config)),
+            inventory: Vec::new(),
+            inventory_is_stored: true,
+            object: Arc::new(config.object()),
             applied: None,
             ledger: Ledger::new(Layer::Object),
+            arrival: Arrival::default(),
             failures: 0,
+            configured: configured.clone(),
+            pulse: Pulse::new(&config.name, options.beat.clone()),
             config,
         };
         tasks.spawn("sync", follower.run().instrument(span));
     }
-    Arc::new(SyncHandle { wakers })
-}
-
-fn source_object(config: &SourceConfig) -> Source {
-    let mut source = Source {
-        spec: SourceSpec {
-            url: config.url.as_text(),
-            branch: config.branch.clone(),
-            path: config.path.clone(),
-            poll_seconds: config.poll_seconds,
-        },
-        ..Source::default()
-    };
-    source.metadata.name = Some(config.name.clone());
-    source
+    Arc::new(SyncHandle::new(wakers))
 }
 
 /// How a pass ended.
@@ -133,6 +121,8 @@ enum Ended {
     /// The head is refused or held: told, and tried again later, because what it collides with may
     /// go away without a new commit.
     Waiting,
+    /// Nothing is wrong with the head, it could not enter now.
+    Delayed,
 }
 
 /// What must be tried again soon. The sentence is shown.
@@ -144,15 +134,10 @@ impl From<ApiError> for Failure {
     }
 }
 
-/// The applied commit's wish, for comparing.
-struct Applied {
-    commit: String,
-    steps: Vec<Step>,
-}
-
 struct Follower<C> {
     cluster: C,
     config: SourceConfig,
+    configured: Arc<[SourceConfig]>,
     options: SyncOptions,
     clock: Clock,
     stop: CancellationToken,
@@ -162,10 +147,14 @@ struct Follower<C> {
     /// As it is now, and as it was last written.
     status: SourceStatus,
     stored: SourceStatus,
+    inventory: Vec<InventoryEntry>,
+    inventory_is_stored: bool,
     object: Arc<Source>,
     applied: Option<Applied>,
     ledger: Ledger,
+    arrival: Arrival,
     failures: u32,
+    pulse: Pulse,
 }
 
 impl<C: Transact> Follower<C> {
@@ -174,18 +163,27 @@ impl<C: Transact> Follower<C> {
         // Cancel safe: nothing is half done between two awaits but a blocking fetch, which ends by
         // its own stop flag, and a transaction, which the store finishes or never begins.
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = self.follow() => {}
         }
     }
 
     async fn follow(&mut self) {
-        while let Err(Failure(message)) = self.take_up().await {
+        loop {
+            let taken = caught_async(self.take_up()).await;
+            match self.unless_panic("reading the source from the store", taken) {
+                Some(Ok(())) => break,
+                Some(Err(Failure(message))) => {
+                    warn!(message, "source not read from the store, trying again");
+                }
+                None => {}
+            }
             self.failures += 1;
-            warn!(message, "source not read from the store, trying again");
             tokio::time::sleep(self.back_off()).await;
         }
         self.failures = 0;
+        self.recall().await;
         let mut trigger = None;
         let start = Instant::now();
         let (mut next_fetch, mut next_look, mut next_compare) = (start, start, start + COMPARE);
@@ -193,6 +191,7 @@ impl<C: Transact> Follower<C> {
         loop {
             // Cancel safe: a permit of `wake` that arrives while the other arm wins stays.
             tokio::select! {
+                biased;
                 () = self.waker.wake.notified() => {
                     let gap = last_fetch.map_or(start, |last| last + FETCH_GAP);
                     next_fetch = gap.max(Instant::now());
@@ -211,44 +210,77 @@ impl<C: Transact> Follower<C> {
                 (next_look, next_compare) = (now, now);
             }
             if now >= next_compare {
-                self.compare().await;
-                next_compare = Instant::now() + COMPARE;
+                let compared = caught_async(self.compare()).await;
+                self.unless_panic("comparing the store with the commit", compared);
+                let is_whole = inventory::unmade(&self.inventory).is_empty();
+                next_compare = Instant::now() + if is_whole { COMPARE } else { COMPARE_UNMADE };
             }
             if now >= next_look {
-                next_look = Instant::now() + self.look().await;
+                let looked = caught_async(self.look()).await;
+                let pause = self.unless_panic("computing the verdict", looked);
+                next_look = Instant::now() + pause.unwrap_or(LOOK_CONVERGED);
             }
-            self.report().await;
+            let reported = caught_async(self.report()).await;
+            self.unless_panic("writing the status", reported);
+            self.pulse.beat();
         }
     }
 
-    /// Makes the Source object say what is configured, and takes up what an earlier run stored.
+    /// Takes up what an earlier run stored.
     async fn take_up(&mut self) -> Result<(), Failure> {
-        let key = Key::cluster(&self.config.name);
-        let wanted = source_object(&self.config);
-        let source = match self.cluster.get::<Source>(&key).await {
-            Ok(stored) if stored.spec == wanted.spec => stored,
-            Ok(stored) => {
-                let mut changed = (*stored).clone();
-                changed.spec = wanted.spec;
-                self.cluster.update(&changed).await?
-            }
-            Err(error) if error.is_not_found() => self.cluster.create(&wanted).await?,
-            Err(error) => return Err(error.into()),
-        };
+        let wanted = self.config.object();
+        let (source, inventory) = stored::take_up(&self.cluster, &wanted, &self.configured).await?;
         self.status = source.status.clone().unwrap_or_default();
         self.stored = self.status.clone();
+        self.status.unfollowed = None;
         self.object = source;
+        self.inventory = inventory;
         let drifts = self.cluster.list::<Drift>(&Scope::all()).await?;
         let own = drifts.items.iter().map(AsRef::as_ref).filter(|drift: &&Drift| {
-            drift.spec.origin.as_ref().is_some_and(|origin| origin.source == self.config.name)
+            drift.spec.origin.as_ref().is_some_and(|origin| {
+                origin.source == self.config.name || self.status.formerly.contains(&origin.source)
+            })
         });
         self.ledger = Ledger::restore(Layer::Object, own);
         Ok(())
     }
 
+    /// Takes up what the applied commit wants, from the mirror: it is compared and healed also while
+    /// the head is refused, held, or cannot be fetched.
+    async fn recall(&mut self) {
+        let Some(applied) = self.status.applied.clone() else { return };
+        let read = match self.read_from_mirror(applied.id.clone()).await {
+            Ok(read) => read,
+            Err(error) => {
+                debug!(%error, "applied commit not in the mirror");
+                return;
+            }
+        };
+        if !self.is_as_applied(&read) {
+            return;
+        }
+        if let Ok(observed) = self.observe(&read).await {
+            self.stands(&applied.id, &read, &observed);
+        }
+    }
+
+    /// Whether the applied commit, read again, still means what was applied.
+    fn is_as_applied(&self, read: &Read) -> bool {
+        read.problems.is_empty()
+            && self.status.formerly.is_empty()
+            && inventory::is_of(&self.inventory, &read.set.objects)
+    }
+
+    /// What differs from the commit from now on is drift, and told as such.
+    fn stands(&mut self, commit: &str, read: &Read, observed: &Observed) {
+        let known = observe::known_uids(observed, &self.config.name);
+        self.change_inventory(|inventory| inventory::take_uids(inventory, &known));
+        self.applied = Some(Applied::of(commit, &read.set.objects));
+    }
+
     fn watch(&self) -> Option<Trigger> {
         let SourceUrl::Local(path) = &self.config.url else { return None };
-        let refs = git::refs_folder(path)?;
+        let refs = refs_folder(path)?;
         match Trigger::new(&refs, self.waker.wake.clone()) {
             Ok(trigger) => Some(trigger),
             Err(error) => {
@@ -263,10 +295,10 @@ impl<C: Transact> Follower<C> {
         let before = self.status.fetched.as_ref().map(|commit| commit.id.clone());
         // A panic is a mistake of ours about this one commit: the last good one runs on, and the
         // daemon with it.
-        let ended = match AssertUnwindSafe(self.sync()).catch_unwind().await {
-            Ok(ended) => ended,
-            Err(_) => Err(Failure("an internal error while applying the commit".to_owned())),
-        };
+        let synced = caught_async(self.sync()).await;
+        let ended = self.unless_panic("applying the commit", synced).unwrap_or_else(|| {
+            Err(Failure("an internal error while applying the commit".to_owned()))
+        });
         let poll = jittered(Duration::from_secs(u64::from(self.config.poll_seconds.max(1))));
         let news = before != self.status.fetched.as_ref().map(|commit| commit.id.clone());
         let pause = match ended {
@@ -278,6 +310,10 @@ impl<C: Transact> Follower<C> {
                 self.failures += 1;
                 poll.min(self.back_off() + Duration::from_secs(4))
             }
+            Ok(Ended::Delayed) => {
+                self.failures += 1;
+                poll.min(self.back_off()).min(LONGEST_DELAY)
+            }
             Err(Failure(message)) => {
                 self.failures += 1;
                 let pause = self.back_off();
@@ -286,10 +322,18 @@ impl<C: Transact> Follower<C> {
             }
         };
         self.report().await;
-        if let Some(beat) = &self.options.beat {
-            beat(COMPONENT);
-        }
         pause
+    }
+
+    /// A panic is told, on the Source and in the log, and tried again with the timer.
+    fn unless_panic<T>(&self, what: &str, done: Result<T, String>) -> Option<T> {
+        done.map_err(|panic| {
+            error!(what, panic, "panicked: it is tried again later");
+            let message =
+                format!("{what} panicked ({panic}); it is tried again, please report this");
+            self.cluster.note(Note::warning(&*self.object, COMPONENT, "Quarantined", message));
+        })
+        .ok()
     }
 
     /// 1 s doubling to 5 min, ± 20 %, so that many sources of one server do not return together.
@@ -315,10 +359,7 @@ impl<C: Transact> Follower<C> {
             info!(commit = %head.id, subject = %head.subject, "commit fetched");
         }
         if let Some(old) = fetched.rewritten {
-            let message =
-                format!("the branch was rewritten: {} does not descend from {old}", head.id);
-            info!(commit = %head.id, %old, "branch rewritten, following it");
-            self.cluster.note(Note::normal(&*self.object, COMPONENT, "BranchRewritten", message));
+            self.announcer().rewritten(&head, &old);
         }
         let is_applied = self.status.applied.as_ref().is_some_and(|commit| commit.id == head.id);
         if is_applied && self.applied.is_some() {
@@ -341,10 +382,14 @@ impl<C: Transact> Follower<C> {
         if read.problems.is_empty() {
             return self.enter(&head, &read, is_applied).await;
         }
-        let observed = observe::observe(&self.cluster, &self.status, &read.set).await?;
+        let observed = self.observe(&read).await?;
         let problems =
             apply::every_problem(&self.cluster, &self.config.name, &read, &observed).await;
         Ok(self.refuse(&head, problems))
+    }
+
+    async fn observe(&self, read: &Read) -> Result<Observed, ApiError> {
+        observe::observe(&self.cluster, &self.status, &self.inventory, &read.set).await
     }
 
     /// Plans and applies what was read.
@@ -354,113 +399,76 @@ impl<C: Transact> Follower<C> {
         read: &Read,
         is_applied: bool,
     ) -> Result<Ended, Failure> {
-        let observed = observe::observe(&self.cluster, &self.status, &read.set).await?;
+        let observed = self.observe(read).await?;
         let plan = diff::plan(&self.config.name, &read.set, &observed);
         if !plan.problems.is_empty() {
             return Ok(self.refuse(head, plan.problems));
         }
-        let same_objects = {
-            let wanted = read.set.objects.iter().map(|object| (object.kind, object.key.clone()));
-            let held = self.status.inventory.iter().map(|entry| (entry.kind, entry.key()));
-            wanted.collect::<BTreeSet<_>>() == held.collect::<BTreeSet<_>>()
-        };
-        // The same commit with other objects: the source's path was changed.
-        if is_applied && same_objects {
-            // After a restart: what differs from the commit is drift, and told as such.
+        // After a restart. Otherwise the same commit means something else: the source's path was
+        // changed, it took over another's objects, or this version reads it differently.
+        if is_applied && self.is_as_applied(read) {
             source_status::settled(&mut self.status);
-            self.remember(head, &plan.steps);
+            self.stands(&head.id, read, &observed);
             return Ok(Ended::Applied);
         }
         let now = self.clock.now();
         if let Some(hold) = plan.hold {
-            let held = self.status.held.as_ref();
-            if held.is_none_or(|held| held.commit.id != head.id || held.reason != hold.reason) {
-                error!(commit = %head.id, reason = %hold.reason, "commit held: a person is needed");
-                self.cluster.note(Note::warning(
-                    &*self.object,
-                    COMPONENT,
-                    "Held",
-                    hold.reason.clone(),
-                ));
-            }
+            self.announcer().held(head, &hold);
             source_status::held(&mut self.status, head, hold, now);
             return Ok(Ended::Waiting);
         }
         let uids = observe::known_uids(&observed, &self.config.name);
         let entries = inventory::entries(&read.set.objects, &uids);
+        let inventory = Inventory::of(&self.config.name, &head.id, entries);
         let mut status = self.status.clone();
-        source_status::applied(&mut status, head, entries, now);
-        let value = serde_json::to_value(&status).expect("a status has string keys only");
-        let set = apply::set_of(&self.config.name, &plan.steps, Some(value));
+        source_status::applied(&mut status, head, now);
+        let (name, formerly) = (&self.config.name, &self.status.formerly);
+        let set = apply::set_of_commit(name, formerly, &plan.steps, &inventory, &status);
         match apply::perform(&self.cluster, &plan.steps, &set, false).await {
             Ok(outcomes) => {
                 self.stored = status.clone();
-                inventory::learn_uids(&mut status.inventory, &outcomes);
                 self.status = status;
-                self.applied_note(head, &apply::count(&outcomes), &plan.left_alone);
-                self.remember(head, &plan.steps);
+                self.inventory = inventory.objects;
+                self.inventory_is_stored = true;
+                self.change_inventory(|inventory| inventory::learn_uids(inventory, &outcomes));
+                self.announcer().applied(head, &apply::count(&outcomes), &plan.left_alone);
+                self.applied = Some(Applied::of(&head.id, &read.set.objects));
                 Ok(Ended::Applied)
             }
             Err(ApplyError::Refused(problems)) => Ok(self.refuse(head, problems)),
-            Err(ApplyError::Later(message)) => Err(Failure(message)),
+            Err(ApplyError::Later(why)) => {
+                self.announcer().delayed(head, &why);
+                source_status::delayed(&mut self.status, why);
+                Ok(Ended::Delayed)
+            }
         }
-    }
-
-    fn applied_note(&self, head: &CommitFacts, counts: &apply::Counts, left_alone: &[String]) {
-        let apply::Counts { created, updated, unchanged, deleted } = *counts;
-        info!(commit = %head.id, created, updated, unchanged, deleted, "commit applied");
-        for reason in left_alone {
-            info!(%reason, "object left alone");
-        }
-        let message = format!(
-            "commit {}: {created} created, {updated} changed, {deleted} removed, {unchanged} as they were",
-            head.id
-        );
-        self.cluster.note(Note::normal(&*self.object, COMPONENT, "Applied", message));
     }
 
     fn refuse(&mut self, head: &CommitFacts, problems: Vec<Problem>) -> Ended {
-        let known = self.status.refused.as_ref().is_some_and(|commit| commit.id == head.id)
-            && self.status.problems.len() == problems.len().min(source_status::MOST_PROBLEMS);
-        if !known {
-            let first = problems.first().map(summary).unwrap_or_default();
-            error!(commit = %head.id, problems = problems.len(), %first, "commit refused: a person is needed");
-            let message = format!("commit {} has {} problems: {first}", head.id, problems.len());
-            self.cluster.note(Note::warning(&*self.object, COMPONENT, "Refused", message));
-        }
+        self.announcer().refused(head, &problems);
         source_status::refused(&mut self.status, head, problems, self.clock.now());
         Ended::Waiting
     }
 
-    /// Keeps the commit's wish for comparing: its entering steps, as if applied again.
-    fn remember(&mut self, head: &CommitFacts, steps: &[Step]) {
-        let keys = |manifest: &crate::sync::manifest::Manifest, field: &str| {
-            let map = manifest.value["metadata"][field].as_object();
-            map.map(|map| map.keys().cloned().collect()).unwrap_or_default()
-        };
-        let entering = steps.iter().filter_map(|step| match step {
-            Step::Apply { manifest, .. } => Some(Step::Apply {
-                manifest: manifest.clone(),
-                previous_labels: keys(manifest, "labels"),
-                previous_annotations: keys(manifest, "annotations"),
-                // Ours since it was applied, whatever its annotation says now.
-                adopt: true,
-                reason: "as applied",
-            }),
-            Step::Prune { .. } => None,
-        });
-        self.applied = Some(Applied { commit: head.id.clone(), steps: entering.collect() });
+    fn announcer(&self) -> Announcer<'_, C> {
+        Announcer { cluster: &self.cluster, source: &self.object, status: &self.status }
     }
 
     async fn fetch(&mut self) -> Result<Fetched, GitError> {
         let mirror = self.mirror().await?;
         let branch = self.config.branch.clone();
-        let ended = Arc::new(AtomicBool::new(false));
-        // Dropped with this future when the daemon stops: the fetch then ends at its next callback.
-        let guard = EndOnDrop(ended.clone());
-        let fetching = mirror.clone();
-        let result = tokio::task::spawn_blocking(move || fetching.fetch(&branch, &ended)).await;
-        drop(guard);
+        let stop = self.stop.child_token();
+        // Dropped with this future: the fetch then ends at once.
+        let ended_with_us = stop.clone().drop_guard();
+        let (copy, span) = (mirror.clone(), Span::current());
+        let applied = self.status.applied.as_ref().map(|commit| commit.id.clone());
+        let fetch = move || {
+            applied.iter().for_each(|commit| copy.keep(commit));
+            span.in_scope(|| copy.fetch(&branch, &stop, &fetching()))
+        };
+        let fetch = tokio::task::spawn_blocking(fetch);
+        let result = self.pulse.during(Patience::default().whole + LATE, fetch).await;
+        drop(ended_with_us);
         let result =
             result.unwrap_or_else(|_| Err(GitError::Damaged("the fetch panicked".to_owned())));
         if let Err(GitError::Damaged(message)) = &result {
@@ -474,12 +482,11 @@ impl<C: Transact> Follower<C> {
         if let Some(mirror) = &self.mirror {
             return Ok(mirror.clone());
         }
-        let SourceConfig { name, url, credentials, .. } = self.config.clone();
+        let SourceConfig { name, url, access, .. } = self.config.clone();
         let folder = self.options.data_dir.clone();
         info!(%url, branch = %self.config.branch, "fetching the repository for the first time in this run");
-        let opened =
-            tokio::task::spawn_blocking(move || Mirror::open(&folder, &name, url, credentials))
-                .await;
+        let open = move || Mirror::open(&folder, &name, url, access, Patience::default());
+        let opened = tokio::task::spawn_blocking(open).await;
         let mirror = Arc::new(
             opened.unwrap_or_else(|_| Err(GitError::Damaged("opening it panicked".to_owned())))?,
         );
@@ -488,6 +495,15 @@ impl<C: Transact> Follower<C> {
     }
 
     async fn read(&mut self, commit: String) -> Result<Read, GitError> {
+        let read = self.read_from_mirror(commit).await;
+        if let (Err(GitError::Damaged(message)), Some(mirror)) = (&read, &self.mirror) {
+            warn!(message, "mirror made anew");
+            mirror.reset()?;
+        }
+        read
+    }
+
+    async fn read_from_mirror(&mut self, commit: String) -> Result<Read, GitError> {
         let mirror = self.mirror().await?;
         let mut commits = std::mem::take(&mut self.commits);
         let path = self.config.path.clone();
@@ -500,37 +516,46 @@ impl<C: Transact> Follower<C> {
             GitError::Damaged("reading the commit ended in an internal error".to_owned())
         })?;
         self.commits = commits;
-        if let (Err(GitError::Damaged(message)), Some(mirror)) = (&read, &self.mirror) {
-            warn!(message, "mirror made anew");
-            mirror.reset()?;
-        }
         read
     }
 
     /// Compares the store with the applied commit, and heals.
     async fn compare(&mut self) {
         let Some(applied) = &self.applied else { return };
+        let unmade = inventory::unmade(&self.inventory);
         let wish = Wish {
             source: &self.config.name,
             commit: &applied.commit,
             secret_key: &self.options.secret_key,
+            unmade: &unmade,
         };
         let now = self.clock.now();
-        verdict::look(&self.cluster, wish, &applied.steps, &mut self.ledger, now).await;
+        let made = verdict::look(&self.cluster, wish, &applied.steps, &mut self.ledger, now).await;
+        self.change_inventory(|inventory| inventory::learn_uids(inventory, &made));
+    }
+
+    /// A change is stored with the next report.
+    fn change_inventory(&mut self, change: impl FnOnce(&mut [InventoryEntry])) {
+        let before = self.inventory.clone();
+        change(&mut self.inventory);
+        self.inventory_is_stored &= self.inventory == before;
     }
 
     /// Computes whether the world matches; answers when to look again.
     async fn look(&mut self) -> Duration {
-        let inventory = &self.status.inventory;
+        let inventory = &self.inventory;
         let waiting = observe::waiting_for(&self.cluster, inventory).await;
         let drifts = observe::open_drifts(&self.cluster, &self.config.name, inventory).await;
         match (waiting, drifts) {
             (Ok(waiting), Ok(drifts)) => {
                 let was = self.status.converged.as_ref().is_some_and(|verdict| verdict.converged);
                 source_status::converged(&mut self.status, waiting, drifts, self.clock.now());
-                let is = self.status.converged.as_ref().is_some_and(|verdict| verdict.converged);
+                let verdict = self.status.converged.as_ref();
+                let is = verdict.is_some_and(|verdict| verdict.converged);
                 if is && !was {
-                    info!("converged: the world matches the applied commit");
+                    self.arrival.done();
+                } else if let Some(verdict) = verdict.filter(|verdict| !verdict.converged) {
+                    self.arrival.tell(&self.cluster, &self.inventory, verdict).await;
                 }
                 if is { LOOK_CONVERGED } else { LOOK_WHILE_WAITING }
             }
@@ -541,20 +566,21 @@ impl<C: Transact> Follower<C> {
         }
     }
 
-    /// Writes the status when something worth it changed. A failed write is tried at the next report.
+    /// Writes what changed, if it is worth it. A failed write is tried at the next report.
     async fn report(&mut self) {
+        let key = Key::cluster(&self.config.name);
+        if !self.inventory_is_stored {
+            let commit = self.status.applied.as_ref().map_or("", |commit| &commit.id);
+            let inventory = Inventory::of(&key.name, commit, self.inventory.clone());
+            match stored::write_inventory(&self.cluster, inventory).await {
+                Ok(()) => self.inventory_is_stored = true,
+                Err(error) => warn!(%error, "inventory of the source not written"),
+            }
+        }
         if !source_status::is_worth_writing(&self.stored, &self.status) {
             return;
         }
-        let written = match self.cluster.get::<Source>(&Key::cluster(&self.config.name)).await {
-            Ok(source) => {
-                let mut source = (*source).clone();
-                source.status = Some(self.status.clone());
-                self.cluster.update_status(&source).await
-            }
-            Err(error) => Err(error),
-        };
-        match written {
+        match stored::write_status(&self.cluster, &key, &self.status).await {
             Ok(source) => {
                 self.object = source;
                 self.stored = self.status.clone();
@@ -564,23 +590,6 @@ impl<C: Transact> Follower<C> {
     }
 }
 
-struct EndOnDrop(Arc<AtomicBool>);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 fn jittered(period: Duration) -> Duration {
     period.mul_f64(rand::random_range(0.9..1.1))
-}
-
-/// `web.yaml:7:5: unknown field "imagee"`
-fn summary(problem: &Problem) -> String {
-    if problem.file.is_empty() {
-        problem.message.clone()
-    } else {
-        format!("{}:{}:{}: {}", problem.file, problem.line, problem.column, problem.message)
-    }
 }

@@ -8,6 +8,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::object::source::{Source, SourceSpec};
+use crate::sync::access::Access;
+
 /// One repository, branch and folder to follow, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceConfig {
@@ -19,27 +22,25 @@ pub struct SourceConfig {
     pub path: String,
     /// Seconds between two polls where nothing announces a change. Default 60.
     pub poll_seconds: u32,
-    pub credentials: Credentials,
+    pub access: Access,
+    /// Sources that are configured no more, and whose objects this one takes over.
+    pub formerly: Vec<String>,
 }
 
-/// What opens a remote. Never shown: `Debug` says only what kind it is.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum Credentials {
-    #[default]
-    None,
-    /// HTTPS: sent as the password, with `user` (GitHub takes any, GitLab wants `oauth2`).
-    Token { user: String, token: String },
-    /// SSH: the private key's file, and the hosts that may answer. `None` is `~/.ssh/known_hosts`.
-    SshKey { key: PathBuf, passphrase: Option<String>, known_hosts: Option<PathBuf> },
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Token { .. } => "Token(hidden)",
-            Self::SshKey { .. } => "SshKey(hidden)",
-        })
+impl SourceConfig {
+    /// The object that stands for it in the cluster, without status.
+    pub fn object(&self) -> Source {
+        let mut source = Source {
+            spec: SourceSpec {
+                url: self.url.as_text(),
+                branch: self.branch.clone(),
+                path: self.path.clone(),
+                poll_seconds: self.poll_seconds,
+            },
+            ..Source::default()
+        };
+        source.metadata.name = Some(self.name.clone());
+        source
     }
 }
 
@@ -49,9 +50,10 @@ pub enum SourceUrl {
     /// An absolute path of this host (`file://` is the same).
     Local(PathBuf),
     /// `https://host/…`, without user information, query or fragment.
-    Https { url: String, host: String },
-    /// `ssh://user@host[:port]/…`; `git@host:path` is brought into this form.
-    Ssh { url: String, user: String, host: String, port: u16 },
+    Https { url: String, host: String, port: u16 },
+    /// `ssh://user@host[:port]/…`; `git@host:path` is shown in this form too. `path` is what the
+    /// server is asked for: `git@host:path` begins in the user's home, `ssh://` at the root.
+    Ssh { url: String, user: String, host: String, port: u16, path: String },
 }
 
 /// Why an address is not followed, with the next step. Contains no part of the address that could
@@ -115,7 +117,7 @@ impl SourceUrl {
                 "file" if rest.starts_with('/') => Ok(Self::Local(PathBuf::from(rest))),
                 "file" => Err(UrlError::FileHost),
                 "https" => https(rest),
-                "ssh" => ssh(rest),
+                "ssh" => ssh(rest, &decoded(rest.split_once('/').map_or("", |(_, path)| path))?),
                 other => Err(UrlError::Transport(printable(other))),
             };
         }
@@ -124,7 +126,7 @@ impl SourceUrl {
         }
         match text.split_once(':') {
             Some((before, path)) if !before.contains('/') => {
-                ssh(&format!("{before}/{}", path.trim_start_matches('/')))
+                ssh(&format!("{before}/{}", path.trim_start_matches('/')), path)
             }
             _ => Err(UrlError::Relative(printable(text))),
         }
@@ -162,14 +164,35 @@ fn https(rest: &str) -> Result<SourceUrl, UrlError> {
     if authority.contains('@') {
         return Err(UrlError::Credentials);
     }
-    let host = host_of(authority)?.0;
-    if path.is_empty() {
+    let (host, port) = host_of(authority)?;
+    if path.trim_matches('/').is_empty() {
         return Err(UrlError::NoPath);
     }
-    Ok(SourceUrl::Https { url: format!("https://{authority}/{path}"), host })
+    let (url, port) = (format!("https://{authority}/{path}"), port.unwrap_or(443));
+    Ok(SourceUrl::Https { url, host, port })
 }
 
-fn ssh(rest: &str) -> Result<SourceUrl, UrlError> {
+/// The path of an `ssh://` address as the server takes it: `/~/x` begins in the user's home.
+fn decoded(path: &str) -> Result<String, UrlError> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let escape = (first == b'%').then(|| after.get(..2)).flatten();
+        let value = escape
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(value.unwrap_or(first));
+        rest = if value.is_some() { &after[2..] } else { after };
+    }
+    let text = String::from_utf8(bytes).map_err(|_| UrlError::Control)?;
+    if text.chars().any(char::is_control) {
+        return Err(UrlError::Control);
+    }
+    Ok(if text.starts_with('~') { text } else { format!("/{text}") })
+}
+
+/// `asked`: the path for the server.
+fn ssh(rest: &str, asked: &str) -> Result<SourceUrl, UrlError> {
     no_spaces(rest)?;
     let (authority, path) = rest.split_once('/').ok_or(UrlError::NoPath)?;
     let (user, host_port) = match authority.rsplit_once('@') {
@@ -182,14 +205,15 @@ fn ssh(rest: &str) -> Result<SourceUrl, UrlError> {
         return Err(UrlError::Host(printable(user)));
     }
     let (host, port) = host_of(host_port)?;
-    if path.is_empty() || path.starts_with('-') {
+    if path.is_empty() || asked.starts_with('-') || matches!(asked, "" | "/") {
         return Err(UrlError::NoPath);
     }
     let url = match port {
         None => format!("ssh://{user}@{host}/{path}"),
         Some(port) => format!("ssh://{user}@{host}:{port}/{path}"),
     };
-    Ok(SourceUrl::Ssh { url, user: user.to_owned(), host, port: port.unwrap_or(22) })
+    let (user, path, port) = (user.to_owned(), asked.to_owned(), port.unwrap_or(22));
+    Ok(SourceUrl::Ssh { url, user, host, port, path })
 }
 
 /// Host and port; an IPv6 zone (`%eth0`) is no part of a repository's address.
@@ -347,6 +371,26 @@ mod tests {
             SourceUrl::parse("ssh://deploy@[fe80::1]:2222/app").map(|url| url.as_text()),
             Ok("ssh://deploy@[fe80::1]:2222/app".to_owned())
         );
+    }
+
+    #[test]
+    fn a_path_for_ssh_begins_where_git_lets_it_begin() {
+        for (text, asked) in [
+            ("git@git.example:team/app.git", "team/app.git"),
+            ("git@git.example:/srv/app.git", "/srv/app.git"),
+            ("ssh://git.example/srv/my%20app", "/srv/my app"),
+            ("ssh://git.example/~/app", "~/app"),
+            ("ssh://git.example/100%/app", "/100%/app"),
+        ] {
+            let url = SourceUrl::parse(text).expect("an address");
+            assert!(
+                matches!(&url, SourceUrl::Ssh { path, .. } if path == asked),
+                "{text}: {url:?}"
+            );
+        }
+        for text in ["git.example:-x", "ssh://git.example/", "git.example:", "ssh://h/a%0ab"] {
+            assert!(SourceUrl::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

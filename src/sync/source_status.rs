@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::object::source::{Commit, Convergence, Held, InventoryEntry, Problem, SourceStatus};
+use crate::object::source::{Commit, Convergence, Held, Problem, SourceStatus};
 use crate::sync::diff::Hold;
 use crate::sync::source::CommitFacts;
 
@@ -40,15 +40,11 @@ pub fn fetch_failed(status: &mut SourceStatus, message: String, now: Timestamp) 
 }
 
 /// The store holds this commit, whole. The verdict about another commit goes.
-pub fn applied(
-    status: &mut SourceStatus,
-    head: &CommitFacts,
-    inventory: Vec<InventoryEntry>,
-    now: Timestamp,
-) {
+pub fn applied(status: &mut SourceStatus, head: &CommitFacts, now: Timestamp) {
     status.applied = Some(commit(head, status.applied.as_ref(), now));
-    status.inventory = inventory;
     status.converged.take_if(|verdict| verdict.commit != head.id);
+    // Every object of the commit names this source now.
+    status.formerly.clear();
     settled(status);
 }
 
@@ -57,6 +53,13 @@ pub fn settled(status: &mut SourceStatus) {
     status.refused = None;
     status.problems.clear();
     status.held = None;
+    status.delayed = None;
+}
+
+/// The commit could not enter now, and nothing is wrong with it: it is tried again.
+pub fn delayed(status: &mut SourceStatus, why: String) {
+    settled(status);
+    status.delayed = Some(why);
 }
 
 /// The commit has problems; the applied one runs on.
@@ -69,6 +72,7 @@ pub fn refused(
     status.refused = Some(commit(head, status.refused.as_ref(), now));
     status.problems = bounded(problems);
     status.held = None;
+    status.delayed = None;
 }
 
 /// The commit waits for a confirmation; the applied one runs on.
@@ -81,6 +85,7 @@ pub fn held(status: &mut SourceStatus, head: &CommitFacts, hold: Hold, now: Time
     });
     status.refused = None;
     status.problems.clear();
+    status.delayed = None;
 }
 
 /// The verdict about the applied commit. Without one there is none.
@@ -164,7 +169,7 @@ mod tests {
     fn a_refused_commit_leaves_the_applied_one_and_its_verdict() {
         let mut status = SourceStatus::default();
         fetched(&mut status, &facts("1"), at(0));
-        applied(&mut status, &facts("1"), vec![], at(1));
+        applied(&mut status, &facts("1"), at(1));
         converged(&mut status, vec![], 0, at(2));
         fetched(&mut status, &facts("2"), at(3));
         refused(&mut status, &facts("2"), vec![Problem::default(); 150], at(4));
@@ -193,7 +198,7 @@ mod tests {
         let mut status = SourceStatus::default();
         converged(&mut status, vec![], 0, at(0));
         assert_eq!(status.converged, None);
-        applied(&mut status, &facts("1"), vec![], at(0));
+        applied(&mut status, &facts("1"), at(0));
         converged(&mut status, vec!["x".into(); 30], 0, at(1));
         converged(&mut status, vec!["y".into()], 0, at(5));
         let verdict = status.converged.clone().expect("there");
@@ -202,7 +207,7 @@ mod tests {
         assert!(status.converged.as_ref().is_some_and(|verdict| !verdict.converged));
         converged(&mut status, vec![], 0, at(7));
         assert_eq!(status.converged.as_ref().map(|verdict| verdict.since.0), Some(at(7)));
-        applied(&mut status, &facts("2"), vec![], at(8));
+        applied(&mut status, &facts("2"), at(8));
         assert_eq!(status.converged, None);
     }
 

@@ -7,6 +7,7 @@ use serde::de::value::{Error, StrDeserializer};
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor,
 };
+use strsim::osa_distance;
 
 /// The field of `T` most like the last part of `path`, if one is close enough.
 pub fn suggest<T: DeserializeOwned>(path: &str) -> Option<&'static str> {
@@ -18,38 +19,17 @@ pub fn suggest<T: DeserializeOwned>(path: &str) -> Option<&'static str> {
     nearest(wrong, found.get()?.iter().copied())
 }
 
-/// The word most like `wrong`: at most one edit for each three letters, two at least.
+/// The word most like `wrong`: at most one edit (insert, delete, replace, swap of neighbours) for
+/// each three letters, two at least.
 pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A word longer than any field is nobody's slip, and the distance costs the product of the two.
+    let wrong: String = wrong.to_lowercase().chars().take(64).collect();
     let allowed = (wrong.chars().count() / 3).max(2);
     words
-        .map(|word| (distance(&wrong.to_lowercase(), &word.to_lowercase()), word))
+        .map(|word| (osa_distance(&wrong, &word.to_lowercase()), word))
         .filter(|(edits, _)| *edits <= allowed)
         .min()
         .map(|(_, word)| word)
-}
-
-/// Optimal string alignment: insert, delete, replace, swap of neighbours.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) =
-        (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in table.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for (j, cell) in table[0].iter_mut().enumerate() {
-        *cell = j;
-    }
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let replaced = table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(table[i - 2][j - 2] + 1);
-            }
-            table[i][j] = best;
-        }
-    }
-    table[a.len()][b.len()]
 }
 
 /// `spec.containers[0].image` as its steps; an index is a step of its own, written `[0]`.

@@ -13,6 +13,8 @@ use crate::sync::source::{is_manifest_name, printable};
 pub const LARGEST_FILE: usize = 4 * 1024 * 1024;
 /// Manifests below one path.
 pub const MOST_FILES: usize = 20_000;
+/// `.ballast.yaml` holds a line or two.
+pub const LARGEST_SETTINGS: usize = 64 * 1024;
 /// Tree entries looked at below one path, manifests or not.
 pub const MOST_ENTRIES: usize = 500_000;
 /// Folders inside each other.
@@ -70,6 +72,8 @@ pub enum Form {
     Folder,
     Link,
     Submodule,
+    /// On disk only: a pipe, a socket, a device.
+    Special,
 }
 
 /// The judgement about one tree, entry by entry.
@@ -150,6 +154,14 @@ impl Walk {
                 self.problem(&shown, "submodules are not followed".to_owned(), "follow the other repository as a source of its own, or move the submodule out of the path");
                 None
             }
+            Form::Special if is_manifest_name(&lossy) => {
+                self.problem(
+                    &shown,
+                    "this is no file: a pipe, a socket or a device".to_owned(),
+                    "remove it",
+                );
+                None
+            }
             Form::Folder => {
                 if !valid || shown.len() != prefix.len() + lossy.len() {
                     self.problem(
@@ -195,8 +207,49 @@ impl Walk {
                 }
                 None
             }
-            Form::File => None,
+            Form::File | Form::Special => None,
         }
+    }
+
+    /// Judges the sizes, before anything is read: what is too large is a problem and is left out.
+    ///
+    /// # Errors
+    /// A size that cannot be told.
+    pub fn weigh<E>(&mut self, size_of: impl Fn(&Entry) -> Result<usize, E>) -> Result<(), E> {
+        let mut total = 0;
+        let mut kept = Vec::with_capacity(self.entries.len());
+        for entry in std::mem::take(&mut self.entries) {
+            let size = size_of(&entry)?;
+            if self.is_too_large(&entry, size, LARGEST_FILE, "split it") {
+                continue;
+            }
+            total += size;
+            kept.push(entry);
+        }
+        if total > MOST_BYTES {
+            self.problem(
+                "",
+                format!("the manifests have {total} bytes together, at most {MOST_BYTES} are read"),
+                "split the path into several sources",
+            );
+            kept.clear();
+        }
+        self.entries = kept;
+        if let Some(entry) = self.settings.take() {
+            let size = size_of(&entry)?;
+            if !self.is_too_large(&entry, size, LARGEST_SETTINGS, "it holds a line or two") {
+                self.settings = Some(entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_too_large(&mut self, entry: &Entry, size: usize, most: usize, hint: &str) -> bool {
+        if size > most {
+            let message = format!("the file has {size} bytes, at most {most} are read");
+            self.problem(&entry.path, message, hint);
+        }
+        size > most
     }
 
     /// In order of the paths.
@@ -252,6 +305,7 @@ mod tests {
             (&long, Form::File, "the file's name is not plain UTF-8 text"),
             (b"a.yaml", Form::Link, "symbolic links are not followed"),
             (b"vendor", Form::Submodule, "submodules are not followed"),
+            (b"a.yaml", Form::Special, "this is no file: a pipe, a socket or a device"),
         ];
         for (name, form, message) in rows {
             let (folder, listing) = visit(name, *form);
@@ -260,6 +314,24 @@ mod tests {
             assert_eq!(listing.problems[0].message, *message, "{shown}");
             assert!(!listing.problems[0].file.chars().any(char::is_control));
         }
+    }
+
+    #[test]
+    fn what_is_too_large_is_told_and_not_read() {
+        let mut walk = Walk::default();
+        for name in [".ballast.yaml", "a.yaml", "b.yaml"] {
+            walk.visit(name.as_bytes(), Form::File, "b", "", 0);
+        }
+        let sizes = |entry: &Entry| match entry.path.as_str() {
+            ".ballast.yaml" => Ok::<usize, ()>(LARGEST_SETTINGS + 1),
+            "a.yaml" => Ok(LARGEST_FILE + 1),
+            _ => Ok(1),
+        };
+        walk.weigh(sizes).expect("every size is known");
+        let listing = walk.into_listing();
+        assert_eq!((listing.entries.len(), listing.settings), (1, None));
+        let files: Vec<&str> = listing.problems.iter().map(|one| one.file.as_str()).collect();
+        assert_eq!(files, [".ballast.yaml", "a.yaml"]);
     }
 
     #[test]

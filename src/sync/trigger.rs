@@ -24,7 +24,7 @@ pub struct WatchError {
 impl Trigger {
     /// Notifies `wake` whenever a branch of the repository moves. Signals coalesce: `wake` holds one
     /// permit, so a thousand pushes are one look, and one that comes during a look is not lost.
-    /// `refs` is the repository's common folder, see [`crate::sync::git::refs_folder`].
+    /// `refs` is the repository's common folder, see [`crate::sync::objects::refs_folder`].
     ///
     /// # Errors
     /// [`WatchError`]: the folder is gone, or the host's inotify limit is reached.

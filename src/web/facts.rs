@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::object::age::human_age;
 use crate::object::condition;
 use crate::object::drift::{Class, Drift, Layer, Phase};
+use crate::object::selector::Selector;
 use crate::object::source::{Commit, Problem, Source};
 
 /// A verdict older than this is shown as stale: twice the interval it is computed in, at least.
@@ -22,6 +24,7 @@ pub struct Facts {
     pub open_drifts: Vec<DriftFacts>,
     pub closed_drifts: Vec<DriftFacts>,
     pub services: Vec<ServiceFacts>,
+    pub nodes: Vec<NodeFacts>,
 }
 
 /// How a fact looks: never the only carrier of its meaning, the words say it too.
@@ -55,13 +58,14 @@ pub struct SourceFacts {
     pub held: Option<(String, Vec<String>)>,
 }
 
+/// A Deployment, or a ReplicaSet or Pod that stands in Git by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
+    pub kind: &'static str,
     pub namespace: String,
     pub name: String,
     pub ready: i32,
     pub desired: i32,
-    pub updated: i32,
     pub images: Vec<String>,
     pub tone: Tone,
     pub message: String,
@@ -86,6 +90,16 @@ pub struct ServiceFacts {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+pub struct NodeFacts {
+    pub name: String,
+    pub tone: Tone,
+    /// `Ready`, or why it is not.
+    pub state: String,
+    pub engine: String,
+    pub address: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub struct DriftFacts {
     pub object: String,
     pub layer: &'static str,
@@ -105,8 +119,10 @@ pub struct DriftFacts {
 pub struct Observed {
     pub sources: Vec<Arc<Source>>,
     pub deployments: Vec<Arc<Deployment>>,
+    pub replica_sets: Vec<Arc<ReplicaSet>>,
     pub pods: Vec<Arc<Pod>>,
     pub services: Vec<Arc<Service>>,
+    pub nodes: Vec<Arc<Node>>,
     pub drifts: Vec<Arc<Drift>>,
 }
 
@@ -127,15 +143,25 @@ pub fn facts(observed: &Observed, now: Timestamp) -> Facts {
     closed_drifts.truncate(20);
     Facts {
         sources: observed.sources.iter().map(|source| source_facts(source, now)).collect(),
-        workloads: observed
-            .deployments
-            .iter()
-            .map(|deployment| workload(deployment, &observed.pods, now))
-            .collect(),
+        workloads: workloads(observed, now),
         open_drifts: of_phase(Phase::Open),
         closed_drifts,
         services: observed.services.iter().map(|service| service_facts(service)).collect(),
+        nodes: observed.nodes.iter().map(|node| node_facts(node)).collect(),
     }
+}
+
+fn workloads(observed: &Observed, now: Timestamp) -> Vec<Workload> {
+    let pods = &observed.pods;
+    let deployments = observed.deployments.iter().map(|one| deployment_row(one, pods, now));
+    let sets = observed.replica_sets.iter().filter(|set| stands_alone(&set.metadata));
+    let sets = sets.map(|one| replica_set_row(one, pods, now));
+    let alone = pods.iter().filter(|pod| stands_alone(&pod.metadata));
+    deployments.chain(sets).chain(alone.map(|pod| pod_row(pod, now))).collect()
+}
+
+fn stands_alone(meta: &ObjectMeta) -> bool {
+    !meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
 }
 
 fn source_facts(source: &Source, now: Timestamp) -> SourceFacts {
@@ -154,6 +180,7 @@ fn source_facts(source: &Source, now: Timestamp) -> SourceFacts {
     let fetched = Fact {
         title: "Fetched",
         tone: match (&status.fetch_error, &status.fetched) {
+            _ if status.unfollowed.is_some() => Tone::Stale,
             (Some(_), _) => Tone::Bad,
             (None, None) => Tone::Waiting,
             (None, Some(_)) => Tone::Good,
@@ -163,7 +190,7 @@ fn source_facts(source: &Source, now: Timestamp) -> SourceFacts {
             || age(&status.fetched),
             |time| format!("checked {} ago", human_age(time.0, now)),
         ),
-        detail: status.fetch_error.iter().cloned().collect(),
+        detail: status.unfollowed.iter().chain(&status.fetch_error).cloned().collect(),
     };
     let behind = status.fetched.as_ref().map(|commit| &commit.id)
         != status.applied.as_ref().map(|commit| &commit.id);
@@ -186,6 +213,7 @@ fn source_facts(source: &Source, now: Timestamp) -> SourceFacts {
                     status.problems.len()
                 )
             })
+            .chain(status.delayed.iter().map(|why| format!("the fetched commit waits: {why}")))
             .collect(),
     };
     SourceFacts {
@@ -230,7 +258,7 @@ fn converged_fact(source: &Source, now: Timestamp) -> Fact {
     }
 }
 
-fn workload(deployment: &Deployment, pods: &[Arc<Pod>], now: Timestamp) -> Workload {
+fn deployment_row(deployment: &Deployment, pods: &[Arc<Pod>], now: Timestamp) -> Workload {
     let status = deployment.status.clone().unwrap_or_default();
     let desired = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let (ready, updated) =
@@ -243,29 +271,14 @@ fn workload(deployment: &Deployment, pods: &[Arc<Pod>], now: Timestamp) -> Workl
         && ready == desired
         && updated == desired
         && status.replicas.unwrap_or(0) == desired;
-    let selector = deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| crate::object::selector::Selector::of_label_selector(&spec.selector).ok())
-        .unwrap_or_default();
-    let mine = |pod: &&Arc<Pod>| {
-        pod.metadata.namespace == deployment.metadata.namespace
-            && !selector.is_everything()
-            && selector.matches_optional(pod.metadata.labels.as_ref())
-    };
+    let spec = deployment.spec.as_ref();
     Workload {
+        kind: "Deployment",
         namespace: deployment.metadata.namespace.clone().unwrap_or_default(),
         name: deployment.metadata.name.clone().unwrap_or_default(),
         ready,
         desired,
-        updated,
-        images: deployment
-            .spec
-            .iter()
-            .flat_map(|spec| spec.template.spec.iter())
-            .flat_map(|spec| spec.containers.iter())
-            .filter_map(|container| container.image.clone())
-            .collect(),
+        images: images(spec.and_then(|spec| spec.template.spec.as_ref())),
         tone: match (failed.is_some(), whole) {
             (true, _) => Tone::Bad,
             (false, true) => Tone::Good,
@@ -276,12 +289,105 @@ fn workload(deployment: &Deployment, pods: &[Arc<Pod>], now: Timestamp) -> Workl
             (None, true) => "all replicas are ready".to_owned(),
             (None, false) => format!("{ready} of {desired} ready, {updated} updated"),
         },
-        pods: pods.iter().filter(mine).map(|pod| pod_facts(pod)).collect(),
-        age: deployment
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or_else(String::new, |time| human_age(time.0, now)),
+        pods: pods_of(&deployment.metadata, spec.map(|spec| &spec.selector), pods),
+        age: age_of(&deployment.metadata, now),
+    }
+}
+
+fn replica_set_row(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Workload {
+    let spec = set.spec.as_ref();
+    let desired = spec.and_then(|spec| spec.replicas).unwrap_or(1);
+    let ready = set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    let template = spec.and_then(|spec| spec.template.as_ref());
+    Workload {
+        kind: "ReplicaSet",
+        namespace: set.metadata.namespace.clone().unwrap_or_default(),
+        name: set.metadata.name.clone().unwrap_or_default(),
+        ready,
+        desired,
+        images: images(template.and_then(|template| template.spec.as_ref())),
+        tone: if ready == desired { Tone::Good } else { Tone::Waiting },
+        message: format!("{ready} of {desired} ready"),
+        pods: pods_of(&set.metadata, spec.map(|spec| &spec.selector), pods),
+        age: age_of(&set.metadata, now),
+    }
+}
+
+fn pod_row(pod: &Arc<Pod>, now: Timestamp) -> Workload {
+    let facts = pod_facts(pod);
+    let done = facts.phase == "Succeeded";
+    Workload {
+        kind: "Pod",
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: facts.name.clone(),
+        ready: i32::from(facts.ready),
+        desired: i32::from(!done),
+        images: images(pod.spec.as_ref()),
+        tone: match facts.phase.as_str() {
+            "Failed" => Tone::Bad,
+            _ if facts.ready || done => Tone::Good,
+            _ => Tone::Waiting,
+        },
+        message: if facts.ready { "ready".to_owned() } else { facts.phase.clone() },
+        pods: vec![facts],
+        age: age_of(&pod.metadata, now),
+    }
+}
+
+fn images(spec: Option<&PodSpec>) -> Vec<String> {
+    let containers = spec.into_iter().flat_map(|spec| &spec.containers);
+    containers.filter_map(|container| container.image.clone()).collect()
+}
+
+fn pods_of(
+    meta: &ObjectMeta,
+    selector: Option<&LabelSelector>,
+    pods: &[Arc<Pod>],
+) -> Vec<PodFacts> {
+    let selector = selector.and_then(|selector| Selector::of_label_selector(selector).ok());
+    let selector = selector.unwrap_or_default();
+    let mine = |pod: &&Arc<Pod>| {
+        pod.metadata.namespace == meta.namespace
+            && !selector.is_everything()
+            && selector.matches_optional(pod.metadata.labels.as_ref())
+    };
+    pods.iter().filter(mine).map(|pod| pod_facts(pod)).collect()
+}
+
+fn age_of(meta: &ObjectMeta, now: Timestamp) -> String {
+    meta.creation_timestamp.as_ref().map_or_else(String::new, |time| human_age(time.0, now))
+}
+
+fn node_facts(node: &Node) -> NodeFacts {
+    let status = node.status.clone().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let ready = condition::find(&conditions, "Ready");
+    let is_ready = ready.is_some_and(|ready| ready.status == "True");
+    let why = ready.map_or_else(
+        || "it has not said anything yet".to_owned(),
+        |ready| ready.message.clone().or_else(|| ready.reason.clone()).unwrap_or_default(),
+    );
+    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    NodeFacts {
+        name: node.metadata.name.clone().unwrap_or_default(),
+        tone: match (is_ready, cordoned) {
+            (false, _) => Tone::Bad,
+            (true, true) => Tone::Waiting,
+            (true, false) => Tone::Good,
+        },
+        state: match (is_ready, cordoned) {
+            (false, _) => format!("not ready: {why}"),
+            (true, true) => "ready, takes no new pods".to_owned(),
+            (true, false) => "ready".to_owned(),
+        },
+        engine: status.node_info.map(|info| info.container_runtime_version).unwrap_or_default(),
+        address: status
+            .addresses
+            .iter()
+            .flatten()
+            .find(|address| address.type_ == "InternalIP")
+            .map(|address| address.address.clone())
+            .unwrap_or_default(),
     }
 }
 
@@ -367,9 +473,77 @@ mod tests {
     use super::*;
     use crate::object::source::{Convergence, SourceStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).expect("in range")
+    }
+
+    fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Arc<T> {
+        Arc::new(serde_json::from_value(value).expect("an object"))
+    }
+
+    #[test]
+    fn what_stands_in_git_by_itself_has_a_row_and_what_is_owned_has_none() {
+        let owner = |kind: &str| {
+            json!([{"apiVersion": "apps/v1", "kind": kind, "name": "o",
+            "uid": "u", "controller": true}])
+        };
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [
+            {"name": "c", "image": "web:1"}]}});
+        let set = |name: &str, owners| {
+            object::<ReplicaSet>(json!({"metadata": {"name": name, "namespace": "n",
+                "ownerReferences": owners}, "spec": {"replicas": 2,
+                "selector": {"matchLabels": {"a": "b"}}, "template": template},
+                "status": {"replicas": 2, "readyReplicas": 1}}))
+        };
+        let pod = |name: &str, owners, phase: &str| {
+            object::<Pod>(json!({"metadata": {"name": name, "namespace": "n",
+                "labels": {"a": "b"}, "ownerReferences": owners},
+                "spec": {"containers": [{"name": "c", "image": "job:1"}]},
+                "status": {"phase": phase}}))
+        };
+        let none = || json!([]);
+        let observed = Observed {
+            replica_sets: vec![set("mine", none()), set("owned", owner("Deployment"))],
+            pods: vec![
+                pod("mine-x", owner("ReplicaSet"), "Running"),
+                pod("done", none(), "Succeeded"),
+                pod("broken", none(), "Failed"),
+            ],
+            ..Observed::default()
+        };
+        let told = facts(&observed, at(0)).workloads;
+        let rows: Vec<_> = told
+            .iter()
+            .map(|row| (row.kind, row.name.as_str(), row.ready, row.desired, row.tone))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("ReplicaSet", "mine", 1, 2, Tone::Waiting),
+                ("Pod", "done", 0, 0, Tone::Good),
+                ("Pod", "broken", 0, 1, Tone::Bad),
+            ]
+        );
+        assert_eq!(told[0].images, ["web:1"]);
+        assert_eq!(told[0].pods.len(), 3);
+    }
+
+    #[test]
+    fn a_node_says_why_it_is_not_ready() {
+        let node = |status: &str, spec| {
+            object::<Node>(json!({"metadata": {"name": "n1"}, "spec": spec, "status": {
+                "conditions": [{"type": "Ready", "status": status,
+                    "message": "the container engine is unreachable"}],
+                "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}))
+        };
+        let told = |status, spec| node_facts(&node(status, spec));
+        let away = told("False", json!({}));
+        assert_eq!(away.tone, Tone::Bad);
+        assert_eq!(away.state, "not ready: the container engine is unreachable");
+        assert_eq!(told("True", json!({})).state, "ready");
+        assert_eq!(told("True", json!({"unschedulable": true})).tone, Tone::Waiting);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The dashboard: one page rendered on the server, read-only.
 //!
-//! Comes in: Sources, Deployments, Pods and Drifts, read through `Cluster` as the reader that every
+//! Comes in: Sources, workloads, Services, Nodes and Drifts, read through `Cluster` as the reader that every
 //! visitor is. Goes out: HTML without scripts, under a policy that forbids them, so that nothing a
 //! repository or a container says can run in a visitor's browser.
 //!

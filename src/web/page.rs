@@ -27,6 +27,7 @@ pub fn page(facts: &Facts) -> Markup {
                     (drifts_section(facts))
                     (workloads_section(&facts.workloads))
                     (services_section(facts))
+                    (nodes_section(facts))
                 }
                 footer { a href="/api/v1/drift" { "drift as JSON" } " · " a href="/metrics" { "metrics" } " · " a href="/readyz?verbose" { "readiness" } }
             }
@@ -98,11 +99,11 @@ fn workloads_section(workloads: &[Workload]) -> Markup {
             h2 { "Workloads" small { (workloads.len()) } }
             @if workloads.is_empty() { p.empty { "None." } } @else {
                 div.scroll { table {
-                    thead { tr { th { "Deployment" } th { "Ready" } th { "Image" } th { "State" } th { "Pods" } th { "Age" } } }
+                    thead { tr { th { "Workload" } th { "Ready" } th { "Image" } th { "State" } th { "Pods" } th { "Age" } } }
                     tbody {
                         @for workload in workloads {
                             tr class=(tone(workload.tone)) {
-                                td { (workload.namespace) "/" strong { (workload.name) } }
+                                td { (workload.kind) br; (workload.namespace) "/" strong { (workload.name) } }
                                 td.number { (workload.ready) "/" (workload.desired) }
                                 td { @for image in &workload.images { code { (image) } " " } }
                                 td { (workload.message) }
@@ -136,13 +137,31 @@ fn services_section(facts: &Facts) -> Markup {
     }
 }
 
+fn nodes_section(facts: &Facts) -> Markup {
+    html! {
+        section {
+            h2 { "Nodes" small { (facts.nodes.len()) } }
+            @if facts.nodes.is_empty() { p.empty { "None yet." } } @else {
+                div.scroll { table {
+                    thead { tr { th { "Node" } th { "State" } th { "Engine" } th { "Address" } } }
+                    tbody { @for node in &facts.nodes {
+                        tr class=(tone(node.tone)) { td { strong { (node.name) } } td { (node.state) } td { code { (node.engine) } } td { code { (node.address) } } }
+                    } }
+                } }
+            }
+        }
+    }
+}
+
 fn drifts_section(facts: &Facts) -> Markup {
     html! {
         section {
             h2 { "Open drifts" small { (facts.open_drifts.len()) } }
             @if facts.open_drifts.is_empty() { p.empty { "None: what runs is what Git says." } } @else { (drift_table(&facts.open_drifts)) }
             @if !facts.closed_drifts.is_empty() {
-                details { summary { "Closed in the last 24 hours (" (facts.closed_drifts.len()) ")" } (drift_table(&facts.closed_drifts)) }
+                // No fold: the page reloads itself, and would close it under the reader's eyes.
+                h3 { "Closed in the last 24 hours, the newest " (facts.closed_drifts.len()) }
+                (drift_table(&facts.closed_drifts))
             }
         }
     }

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
 use crate::clock::Clock;
 use crate::object::drift::Drift;
@@ -50,8 +50,10 @@ async fn observe<C: Cluster>(cluster: &C) -> Result<Observed, ApiError> {
     Ok(Observed {
         sources: cluster.list::<Source>(&all).await?.items,
         deployments: cluster.list::<Deployment>(&all).await?.items,
+        replica_sets: cluster.list::<ReplicaSet>(&all).await?.items,
         pods: cluster.list::<Pod>(&all).await?.items,
         services: cluster.list::<Service>(&all).await?.items,
+        nodes: cluster.list::<Node>(&all).await?.items,
         drifts: cluster.list::<Drift>(&all).await?.items,
     })
 }

@@ -1,25 +1,26 @@
 //! `cargo bench`: us and the peers in one run, interleaved. `cargo bench -- store` runs what has
-//! `store` in its name. A benchmark is a module with `run(&mut Report)` and a row in [`BENCHES`].
+//! `store` in its name. A benchmark is a function and a row in [`ALONE`], or in [`host::ON_ENGINE`]
+//! where it needs a container engine.
 
+mod cluster;
+mod host;
 mod replica_set;
 mod report;
 mod scheduler;
 mod services;
 mod store;
-mod table;
-mod whole_path;
 
 use report::Report;
 
-/// Name, and what measures it.
-type Bench = (&'static str, fn(&mut Report));
+/// Measures, and prints into a report.
+type Benchmark = fn(&mut Report);
 
-const BENCHES: &[Bench] = &[
+/// Name, and what measures it.
+const ALONE: &[(&str, Benchmark)] = &[
     ("replica_set", replica_set::run),
     ("scheduler", scheduler::run),
     ("services", services::run),
     ("store", store::run),
-    ("whole_path", |_| whole_path::run()),
 ];
 
 fn main() {
@@ -27,14 +28,22 @@ fn main() {
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part));
-    let mut report = Report::default();
-    for (name, run) in BENCHES.iter().filter(|(name, _)| wanted(name)) {
-        report.begin(name);
+    if host::is_inside() {
+        return host::inside(&wanted);
+    }
+    for (name, run) in ALONE.iter().filter(|(name, _)| wanted(name)) {
+        let mut report = Report::new(name);
         run(&mut report);
         report.print();
     }
-    if !BENCHES.iter().any(|(name, _)| wanted(name)) {
-        let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+    let on_engine: Vec<&str> =
+        host::ON_ENGINE.iter().map(|(name, _)| *name).filter(|name| wanted(name)).collect();
+    if !on_engine.is_empty() {
+        host::run(&on_engine);
+    }
+    if on_engine.is_empty() && !ALONE.iter().any(|(name, _)| wanted(name)) {
+        let names = ALONE.iter().map(|(name, _)| *name);
+        let names: Vec<&str> = names.chain(host::ON_ENGINE.iter().map(|(name, _)| *name)).collect();
         eprintln!("no benchmark has {filters:?} in its name; there are {names:?}");
         std::process::exit(2);
     }

@@ -4,19 +4,18 @@
 
 use std::time::{Duration, Instant};
 
-use ballast::api::{Api, ApiOptions, IdSource, Identity, Local};
+use ballast::api::{Identity, Local};
 use ballast::clock::Clock;
-use ballast::object::{Change, Cluster, Key, Object, Patch, Scope};
+use ballast::object::{Change, Cluster as _, Key, Object, Patch, Scope};
 use ballast::reconcile;
-use ballast::store::{Sqlite, SqliteOptions};
-use ballast::task::Tasks;
+use ballast::store::Sqlite;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::cluster::{Cluster, object};
 use crate::report::Report;
 
 const ROUNDS: usize = 3;
@@ -34,31 +33,17 @@ pub fn run(report: &mut Report) {
     }
 }
 
-fn object<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("an object of the kind")
-}
-
 async fn one(replicas: i32) -> Duration {
-    let folder = tempfile::tempdir().expect("a folder");
-    let store = Sqlite::open(&folder.path().join("store.db"), SqliteOptions::default())
-        .expect("a new store opens");
-    let (tasks, done) = Tasks::new();
-    let options = ApiOptions {
-        service_range: "10.43.0.0/16".parse().expect("a range"),
-        node_ports: 30_000..=32_767,
-        clock: Clock::wall(),
-        secret_key: [7; 32],
-        ids: IdSource::seeded(1),
-    };
-    let api = Api::new(store, options, &tasks);
-    let cluster = api.local(Identity::Admin);
+    let folder = tempfile::tempdir_in(".").expect("a folder on this disk");
+    let whole = Cluster::open(folder.path());
+    let cluster = whole.api.local(Identity::Admin);
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench"}});
     cluster.create::<Namespace>(&object(namespace)).await.expect("a namespace");
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
     cluster.create::<Node>(&object(node)).await.expect("a node");
-    reconcile::run(api.local(Identity::Controllers), Clock::wall(), &tasks);
-    let (node, stop) = (cluster.clone(), tasks.stop().clone());
-    tasks.spawn("fake runtime", async move {
+    reconcile::run(whole.api.local(Identity::Controllers), Clock::wall(), &whole.tasks);
+    let (node, stop) = (cluster.clone(), whole.tasks.stop().clone());
+    whole.tasks.spawn("fake runtime", async move {
         tokio::select! {
             // Cancel safe: the round ends here.
             () = stop.cancelled() => {}
@@ -83,9 +68,8 @@ async fn one(replicas: i32) -> Duration {
     cluster.create(&set).await.expect("a ReplicaSet");
     until_ready(&cluster, replicas).await;
     let took = begun.elapsed();
-    tasks.stop().cancel();
-    drop((api, cluster, tasks));
-    done.wait().await;
+    drop(cluster);
+    whole.close().await;
     took
 }
 

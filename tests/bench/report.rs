@@ -1,11 +1,13 @@
-//! The table that a benchmark prints: a row a measurement, median and p99 over its samples.
+//! The tables that benchmarks print, as Markdown: a row a measurement or a contender, with the median
+//! and the 99th percentile of its samples, and the ratio of medians where rows stand beside a peer.
 
 use std::time::Duration;
 
-/// Collects samples of one benchmark; rows stand in the order of their first sample.
-#[derive(Debug, Default)]
+/// Collects the samples of one table; rows stand in the order of their first sample.
+#[derive(Debug)]
 pub struct Report {
     title: String,
+    against_first: bool,
     rows: Vec<Row>,
 }
 
@@ -17,9 +19,14 @@ struct Row {
 }
 
 impl Report {
-    pub fn begin(&mut self, title: &str) {
-        title.clone_into(&mut self.title);
-        self.rows.clear();
+    /// Rows that have nothing to do with each other.
+    pub fn new(title: &str) -> Self {
+        Self { title: title.to_owned(), against_first: false, rows: Vec::new() }
+    }
+
+    /// Rows of one unit, each compared with the first.
+    pub fn against_first(title: &str) -> Self {
+        Self { against_first: true, ..Self::new(title) }
     }
 
     /// One sample of a row.
@@ -40,13 +47,21 @@ impl Report {
         self.rows[index].samples.extend(values);
     }
 
-    pub fn print(&mut self) {
-        println!("\n## {}\n\n| what | median | p99 | unit | samples |", self.title);
-        println!("| --- | ---: | ---: | --- | ---: |");
+    pub fn print(mut self) {
+        let (head, line) = if self.against_first { (" ratio |", " ---: |") } else { ("", "") };
+        println!("\n## {}\n\n| what | median | p99 | unit | samples |{head}", self.title);
+        println!("| --- | ---: | ---: | --- | ---: |{line}");
+        let mut first = None;
         for Row { name, unit, samples } in &mut self.rows {
             samples.sort_by(f64::total_cmp);
             let (median, p99) = (quantile(samples, 0.5), quantile(samples, 0.99));
-            println!("| {name} | {median:.2} | {p99:.2} | {unit} | {} |", samples.len());
+            let first = *first.get_or_insert(median);
+            let ratio = if self.against_first {
+                format!(" {:.2} |", median / first)
+            } else {
+                String::new()
+            };
+            println!("| {name} | {median:.2} | {p99:.2} | {unit} | {} |{ratio}", samples.len());
         }
     }
 }

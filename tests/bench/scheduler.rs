@@ -6,20 +6,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ballast::api::{Api, ApiOptions, IdSource, Identity};
+use ballast::api::{Identity, Local};
 use ballast::clock::Clock;
-use ballast::object::{Change, Cluster, Object, Scope};
+use ballast::object::{Change, Cluster as _, Object, Scope};
 use ballast::reconcile::scheduler;
 use ballast::reconcile::scheduler::demand::Demand;
 use ballast::reconcile::scheduler::placement::{Placement, place};
 use ballast::reconcile::scheduler::snapshot::Snapshot;
-use ballast::store::{Sqlite, SqliteOptions, WriterMode};
-use ballast::task::Tasks;
+use ballast::store::Sqlite;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use crate::cluster::Cluster;
 use crate::report::Report;
 
 const NODES: usize = 1000;
@@ -112,18 +112,8 @@ fn decisions(report: &mut Report, name: &str, more: impl Fn(usize) -> serde_json
 /// stops when a watch has shown the last one bound.
 async fn durable(report: &mut Report) {
     let folder = tempfile::tempdir_in(".").expect("a folder on this disk");
-    let options = SqliteOptions { writer: WriterMode::Thread, ..SqliteOptions::default() };
-    let store = Sqlite::open(&folder.path().join("store.db"), options).expect("opens");
-    let (tasks, done) = Tasks::new();
-    let options = ApiOptions {
-        service_range: "10.43.0.0/16".parse().expect("a range"),
-        node_ports: 30_000..=32_767,
-        clock: Clock::wall(),
-        secret_key: [7; 32],
-        ids: IdSource::seeded(1),
-    };
-    let api = Api::new(store.clone(), options, &tasks);
-    let admin = api.local(Identity::Admin);
+    let cluster = Cluster::open(folder.path());
+    let admin = cluster.api.local(Identity::Admin);
     stream::iter((0..NODES).map(node))
         .for_each_concurrent(WRITERS, |node| fill_node(admin.clone(), node))
         .await;
@@ -141,16 +131,14 @@ async fn durable(report: &mut Report) {
     report.sample("pods created durably, for comparison", "pods/s", created);
 
     let begun = Instant::now();
-    let scheduler = api.local(Identity::Scheduler);
+    let scheduler = cluster.api.local(Identity::Scheduler);
     let changes = admin.watch::<Pod>(Scope::all());
-    scheduler::run(scheduler, Clock::wall(), &tasks);
+    scheduler::run(scheduler, Clock::wall(), &cluster.tasks);
     all_bound(changes).await;
     let rate = PODS as f64 / begun.elapsed().as_secs_f64();
     report.sample("pods bound durably", "pods/s", rate);
-    tasks.stop().cancel();
-    drop((tasks, api, admin));
-    done.wait().await;
-    store.close().await;
+    drop(admin);
+    cluster.close().await;
 }
 
 async fn all_bound(changes: impl Stream<Item = Change<Pod>>) {
@@ -168,7 +156,7 @@ async fn all_bound(changes: impl Stream<Item = Change<Pod>>) {
     }
 }
 
-async fn fill_node(cluster: impl Cluster, node: Node) {
+async fn fill_node(cluster: Local<Sqlite>, node: Node) {
     let created = cluster.create(&node).await.expect("the node is stored");
     let mut said = (*created).clone();
     said.status = node.status;

@@ -3,8 +3,11 @@
 //! as it writes them for large clusters) restored by the same program. Every measurement has a
 //! network namespace of its own; the rounds are interleaved. Needs root.
 //!
-//! *To the packet* ends when the restore has answered: from then on the kernel sends new connections
-//! to the new endpoint. *Read back* is the check that follows it.
+//! A load begins with what the network room has in memory. A changed endpoint goes the whole way: an
+//! EndpointSlice is written to a durable store, and *to the packet* ends when the restore has
+//! answered: from then on the kernel sends new connections to the new endpoint. *Read back* is the
+//! check that follows it. The room runs as in the daemon, with its looks at the kernel every 2 s and
+//! every 30 s, which a change may have to wait for: the p99 shows them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,7 +17,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ballast::network::Programmed;
+use ballast::api::Identity;
+use ballast::clock::Clock;
 use ballast::network::book::Book;
 use ballast::network::chain_name::ChainNames;
 use ballast::network::drift::NodeName;
@@ -23,12 +27,18 @@ use ballast::network::programmer::{Look, Programmer};
 use ballast::network::rule::{Ports, Protocol};
 use ballast::network::ruleset::NodeFacts;
 use ballast::network::service_port::{EndpointFacts, PortFacts, ServiceFacts};
-use ballast::object::Key;
+use ballast::network::{self, NetworkOptions, NetworkStatus, Publisher};
 use ballast::object::drift::Layer;
 use ballast::object::ledger::Ledger;
+use ballast::object::ports::Withdrawal;
+use ballast::object::{Cluster as _, Key};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::json;
 
+use crate::cluster::{Cluster, object};
 use crate::report::Report;
 
 const SIZES: [usize; 3] = [100, 1000, 5000];
@@ -37,53 +47,27 @@ const LOADS: usize = 3;
 const LARGE: usize = 5000;
 const CHANGES: usize = 30;
 const ENDPOINTS: usize = 3;
+/// Writers that fill the store.
+const WRITERS: usize = 64;
 const VARIANTS: [(&str, &str); 2] = [("nf_tables", "iptables-nft"), ("legacy", "iptables-legacy")];
 
 pub fn run(report: &mut Report) {
     for (variant, program) in VARIANTS {
         for size in SIZES {
-            let mut loads = Samples::default();
-            let loads_wanted = if size >= LARGE { 1 } else { LOADS };
-            for round in 0..loads_wanted {
-                let changes = if round == 0 { CHANGES } else { 0 };
-                loads.add(in_namespace(move || ours(variant, size, changes)));
-                loads.add_theirs(in_namespace(move || kube_proxy(program, size, changes)));
-            }
             let row = |what: &str| format!("{variant}, {size} services: {what}");
-            report.milliseconds(&row("load"), loads.load);
-            report.milliseconds(&row("load, kube-proxy's shape"), loads.their_load);
-            report.milliseconds(&row("one endpoint, to the packet"), loads.change);
-            report.milliseconds(&row("one endpoint, kube-proxy's shape"), loads.their_change);
-            report.milliseconds(&row("one endpoint, with reading back"), loads.read_back);
+            let loads = if size >= LARGE { 1 } else { LOADS };
+            for round in 0..loads {
+                let took = in_namespace(move || load(variant, size));
+                report.milliseconds(&row("load"), [took]);
+                let changes = if round == 0 { CHANGES } else { 0 };
+                let (took, changes) = in_namespace(move || kube_proxy(program, size, changes));
+                report.milliseconds(&row("load, kube-proxy's shape"), [took]);
+                report.milliseconds(&row("one endpoint, kube-proxy's partial restore"), changes);
+            }
+            let (packets, read_back) = in_namespace(move || changes(variant, size));
+            report.milliseconds(&row("one stored slice, to the packet"), packets);
+            report.milliseconds(&row("one stored slice, with reading back"), read_back);
         }
-    }
-}
-
-#[derive(Default)]
-struct Samples {
-    load: Vec<Duration>,
-    their_load: Vec<Duration>,
-    change: Vec<Duration>,
-    read_back: Vec<Duration>,
-    their_change: Vec<Duration>,
-}
-
-struct Ours {
-    load: Duration,
-    change: Vec<Duration>,
-    read_back: Vec<Duration>,
-}
-
-impl Samples {
-    fn add(&mut self, ours: Ours) {
-        self.load.push(ours.load);
-        self.change.extend(ours.change);
-        self.read_back.extend(ours.read_back);
-    }
-
-    fn add_theirs(&mut self, (load, changes): (Duration, Vec<Duration>)) {
-        self.their_load.push(load);
-        self.their_change.extend(changes);
     }
 }
 
@@ -130,7 +114,8 @@ fn key(service: usize) -> Key {
     Key::new("default", format!("s{service}"))
 }
 
-fn ours(variant: &str, size: usize, changes: usize) -> Ours {
+/// From the room's book to the kernel, and read back.
+fn load(variant: &str, size: usize) -> Duration {
     let kernel = Iptables::of_variant(variant).expect("one of two words");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -160,33 +145,102 @@ fn ours(variant: &str, size: usize, changes: usize) -> Ours {
         let endpoints = slice(service, endpoint(service, 0));
         book.set_slice(key(service), Some((key(service), endpoints)));
     }
-    let (published, mut programmed) = watch::channel(Programmed::default());
+    let publisher = Publisher::default();
     let ledger = Ledger::new(Layer::Network);
-    let mut programmer = Programmer::new(kernel, names, "ballast0".to_owned(), ledger, published);
+    let mut programmer = Programmer::new(kernel, names, "ballast0".to_owned(), ledger, publisher);
     let name = NodeName { name: "n1".to_owned(), uid: String::new() };
     let begun = Instant::now();
     runtime
         .block_on(programmer.pass(&mut book, &name, Look::Full, Timestamp::UNIX_EPOCH))
         .expect("root may program");
-    let mut ours = Ours { load: begun.elapsed(), change: Vec::new(), read_back: Vec::new() };
-    for round in 0..changes {
-        let service = size / 2;
+    begun.elapsed()
+}
+
+/// One endpoint of one service moves, again and again: from the write of its slice to the packet,
+/// and until the chain was read back.
+fn changes(variant: &str, size: usize) -> (Vec<Duration>, Vec<Duration>) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    runtime.block_on(async {
+        let folder = tempfile::tempdir_in(".").expect("a folder on this disk");
+        let cluster = Cluster::open(folder.path());
+        let mut times = fill_and_change(&cluster, variant, size).await;
+        cluster.close().await;
+        // The first starts what later changes find running.
+        times.0.remove(0);
+        times.1.remove(0);
+        times
+    })
+}
+
+async fn fill_and_change(
+    cluster: &Cluster,
+    variant: &str,
+    size: usize,
+) -> (Vec<Duration>, Vec<Duration>) {
+    let admin = cluster.api.local(Identity::Admin);
+    let node = json!({"metadata": {"name": "n1"}});
+    admin.create::<Node>(&object(node)).await.expect("a node");
+    stream::iter(0..size)
+        .for_each_concurrent(WRITERS, |service| {
+            let admin = &admin;
+            async move {
+                admin.create(&service_of(service)).await.expect("a service");
+                admin.create(&slice_of(service, endpoint(service, 0))).await.expect("a slice");
+            }
+        })
+        .await;
+    let options = NetworkOptions::new("n1", ChainNames::default_installation(), "ballast0");
+    let rules = network::run(
+        cluster.api.local(Identity::Network { node: "n1".to_owned() }),
+        Iptables::of_variant(variant).expect("one of two words"),
+        options,
+        Clock::wall(),
+        &cluster.tasks,
+    );
+    let mut status = rules.watch_status();
+    let is_loaded = |status: &NetworkStatus| matches!(status, NetworkStatus::Programmed { services, .. } if *services == size);
+    status.wait_for(is_loaded).await.expect("the room lives");
+    let middle = size / 2;
+    let mut current = admin.get::<EndpointSlice>(&key(middle)).await.expect("it is stored");
+    let mut before = endpoint(middle, 0);
+    let (mut packets, mut read_back) = (Vec::new(), Vec::new());
+    for round in 0..=CHANGES {
+        let after = moved(round);
+        let mut changed = (*current).clone();
+        changed.endpoints = slice_of(middle, after).endpoints;
+        status.mark_unchanged();
         let begun = Instant::now();
-        book.set_slice(key(service), Some((key(service), slice(service, moved(round)))));
-        runtime.block_on(async {
-            let pass = programmer.pass(&mut book, &name, Look::Changes, Timestamp::UNIX_EPOCH);
-            let answered = async {
-                let reached = programmed.wait_for(|now| now.reaches(*moved(round).ip())).await;
-                reached.expect("the programmer lives");
-                begun.elapsed()
-            };
-            let (passed, answered) = tokio::join!(pass, answered);
-            passed.expect("root may program");
-            ours.change.push(answered);
-        });
-        ours.read_back.push(begun.elapsed());
+        current = admin.update(&changed).await.expect("it is stored");
+        // The old endpoint's place in the chain is the new one's: one restore does both.
+        rules.withdrawn(*before.ip()).await;
+        packets.push(begun.elapsed());
+        status.changed().await.expect("the room lives");
+        read_back.push(begun.elapsed());
+        before = after;
     }
-    ours
+    (packets, read_back)
+}
+
+fn service_of(number: usize) -> Service {
+    object(json!({
+        "metadata": {"name": format!("s{number}"), "namespace": "default"},
+        "spec": {"clusterIP": cluster_ip(number), "ports": [{"port": 80, "targetPort": 8080}]},
+    }))
+}
+
+fn slice_of(number: usize, first: SocketAddrV4) -> EndpointSlice {
+    let rest = (1..ENDPOINTS).map(|index| endpoint(number, index));
+    let endpoints: Vec<_> = std::iter::once(first)
+        .chain(rest)
+        .map(|address| json!({"addresses": [address.ip()], "conditions": {"ready": true}}))
+        .collect();
+    object(json!({
+        "metadata": {"name": format!("s{number}"), "namespace": "default",
+            "labels": {"kubernetes.io/service-name": format!("s{number}")}},
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+    }))
 }
 
 /// The time of a full restore, and of partial ones as kube-proxy makes them: the service's chain and

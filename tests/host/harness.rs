@@ -5,10 +5,12 @@
 
 use std::fmt::Debug;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Longer than anything that works takes, on a machine that does other things too.
@@ -33,6 +35,7 @@ fn images() -> PathBuf {
 
 /// Builds the example programs once and sweeps what dead runs left.
 fn prepare() {
+    crate::watchdog::watch();
     PREPARED.call_once(|| {
         assert!(
             rustix::process::geteuid().is_root(),
@@ -170,6 +173,13 @@ impl Repo {
         self.write(file, &text.replace(from, to));
     }
 
+    /// The line on which a text begins in a file.
+    pub fn line(&self, file: &str, text: &str) -> usize {
+        let whole = fs::read_to_string(self.dir.join(file)).expect("a file of the repository");
+        let at = whole.find(text).unwrap_or_else(|| panic!("{file} has {text:?}"));
+        whole[..at].lines().count() + usize::from(whole[..at].ends_with('\n') || at == 0)
+    }
+
     /// Commits everything and gives the commit's id.
     pub fn commit(&self, message: &str) -> String {
         let git = || {
@@ -212,7 +222,7 @@ impl<'e> Daemon<'e> {
 
     pub fn spawn(&mut self) {
         let command = self.engine.inside(env!("CARGO_BIN_EXE_ballast"));
-        self.spawn_as(command);
+        self.spawn_as(command, Some("node-1"));
     }
 
     /// Root in name only: the capability that changes rules is gone.
@@ -223,24 +233,26 @@ impl<'e> Daemon<'e> {
             "--inh-caps=-net_admin",
             env!("CARGO_BIN_EXE_ballast"),
         ]);
-        self.spawn_as(command);
+        self.spawn_as(command, Some("node-1"));
     }
 
-    fn spawn_as(&mut self, mut command: Command) {
+    /// On a host of this name, and without a name of the node's own.
+    pub fn spawn_on_host(&mut self, host_name: &str) {
+        let mut command = self.engine.inside("unshare");
+        let rename = format!("hostname {host_name} && exec \"$0\" \"$@\"");
+        command.args(["--uts", "sh", "-c", &rename, env!("CARGO_BIN_EXE_ballast")]);
+        self.spawn_as(command, None);
+    }
+
+    fn spawn_as(&mut self, mut command: Command, node_name: Option<&str>) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log_file())
             .expect("the log");
         command.arg("run").args(&self.arguments).arg("--data-dir").arg(&self.data_dir);
-        command.args([
-            "--node-name",
-            "node-1",
-            "--log",
-            "info,ballast=debug",
-            "--docker",
-            &self.engine.socket(),
-        ]);
+        command.args(["--log", "info,ballast=debug", "--docker", &self.engine.socket()]);
+        command.args(node_name.iter().flat_map(|name| ["--node-name", name]));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
         self.child = Some(command.spawn().expect("ballast starts"));
     }
@@ -280,11 +292,33 @@ impl<'e> Daemon<'e> {
     }
 
     pub fn try_kubectl(&self, arguments: &[&str]) -> Output {
-        let mut command = self.engine.inside("kubectl");
+        self.kubectl_command(arguments).output().expect("kubectl starts")
+    }
+
+    /// A kubectl that runs until it ends or the value is dropped (`-w`, `logs -f`).
+    pub fn following(&self, arguments: &[&str]) -> Following {
+        let mut command = self.kubectl_command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("kubectl starts");
+        let text = Arc::new(Mutex::new(String::new()));
+        let (heard, stdout) = (text.clone(), child.stdout.take().expect("it is piped"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let mut text = heard.lock().expect("no panic inside");
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+        Following { child, text }
+    }
+
+    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.engine.inside(kubectl());
         command
             .args(["--server", "http://127.0.0.1:7440", "--cache-dir"])
             .arg(self.engine.dir.join("kube-cache"));
-        command.env("KUBECONFIG", "/dev/null").args(arguments).output().expect("kubectl starts")
+        command.env("KUBECONFIG", "/dev/null").args(arguments);
+        command
     }
 
     /// One of Ballast's own commands against this daemon.
@@ -342,6 +376,45 @@ impl<'e> Daemon<'e> {
                 Err(format!("{text} {}", String::from_utf8_lossy(&output.stderr)))
             }
         });
+    }
+}
+
+/// The version that the tests are written for, where a host has several; else the host's own.
+fn kubectl() -> &'static str {
+    static FOUND: OnceLock<String> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let find = Command::new("find").args(["/usr", "-name", "kubectl*1.32*"]).output();
+        let found = find.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let mut lines = found.iter().flat_map(|text| text.lines());
+        lines.find(|path| is_program(path)).unwrap_or("kubectl").to_owned()
+    })
+}
+
+fn is_program(path: &str) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// A kubectl under way, and what it has printed so far.
+pub struct Following {
+    child: Child,
+    text: Arc<Mutex<String>>,
+}
+
+impl Following {
+    pub fn text(&self) -> String {
+        self.text.lock().expect("no panic inside").clone()
+    }
+
+    /// Whether it ended by itself, and well.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waits").is_some_and(|status| status.success())
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -2,7 +2,10 @@
 //! engine of its own. They need root and what `scripts/setup.sh` installs, and fail loudly without.
 
 mod harness;
+mod installation;
 mod network;
 mod node;
 mod shelf;
+#[path = "../watchdog.rs"]
+mod watchdog;
 mod whole_path;

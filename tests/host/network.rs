@@ -23,18 +23,18 @@ use ballast::network::book::Book;
 use ballast::network::chain_name::ChainNames;
 use ballast::network::drift::NodeName;
 use ballast::network::iptables::Iptables;
-use ballast::network::kernel::observe;
+use ballast::network::kernel::{JumpStep, KernelError, Table, observe};
 use ballast::network::packet::{Host, walk};
 use ballast::network::programmer::{Look, Programmer};
-use ballast::network::rule::{Ports, Protocol};
-use ballast::network::ruleset::NodeFacts;
+use ballast::network::rule::{ChainId, Ports, Protocol, Rule, Target};
+use ballast::network::ruleset::{Jump, NodeFacts};
 use ballast::network::service_port::{EndpointFacts, PortFacts, ServiceFacts};
-use ballast::network::{Kernel, Programmed, reset, subnet, trace};
+use ballast::network::{Kernel, Publisher, reset, subnet, trace};
 use ballast::object::Key;
 use ballast::object::drift::{Action, Layer, Phase};
 use ballast::object::ledger::{Ledger, LedgerWrite};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::time::timeout;
 
 const ONE: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 2);
 const TWO: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 3);
@@ -207,10 +207,10 @@ impl Node {
             bridge_filtered: true,
             docker_user: false,
         };
-        let (published, _) = watch::channel(Programmed::default());
+        let publisher = Publisher::default();
         let ledger = Ledger::new(Layer::Network);
         let bridge = "ballast0".to_owned();
-        let programmer = Programmer::new(kernel.clone(), names.clone(), bridge, ledger, published);
+        let programmer = Programmer::new(kernel.clone(), names.clone(), bridge, ledger, publisher);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -332,6 +332,31 @@ fn services_work_where_docker_uses_the_legacy_variant() {
         let variant = probe.runtime.block_on(probe.kernel.probe());
         assert_eq!(variant.as_deref(), Ok("legacy"));
         assert!(!town.at("node", "iptables-nft-save").contains("BALLAST"));
+    });
+}
+
+/// Only the legacy variant has a lock.
+#[test]
+fn a_program_that_hangs_with_the_lock_does_not_hold_up_the_jumps_for_good() {
+    on_node_of(Town::new(true, "iptables-legacy"), |town| {
+        let kernel = Iptables::of_variant("legacy").expect("a variant");
+        let runtime = Node::new(kernel.clone(), ChainNames::default_installation()).runtime;
+        let from = ChainId::new(Table::Nat, "PREROUTING");
+        let step = JumpStep::MoveToFront(Jump { from, rule: Rule::always(Target::Return) });
+        let lock = File::options().create(true).append(true).open("/run/xtables.lock");
+        let lock = lock.expect("the lock's file");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+        let patience = Duration::from_secs(60);
+        let held = runtime.block_on(async { timeout(patience, kernel.jump(&step)).await });
+        drop(lock);
+        let Ok(Err(KernelError::Failed { message, .. })) = &held else { panic!("{held:?}") };
+        assert!(message.contains("lock"), "{message}");
+        for _ in 0..2 {
+            runtime.block_on(kernel.jump(&step)).expect("the lock is free");
+            let rules = town.at("node", "iptables-legacy -t nat -S PREROUTING");
+            assert_eq!(rules.matches("-j RETURN").count(), 1, "{rules}");
+            assert_eq!(rules.lines().nth(1), Some("-A PREROUTING -j RETURN"));
+        }
     });
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ballast::clock::Clock;
 use ballast::node::docker::Docker;
-use ballast::node::{NodeHandle, NodeOptions, reset};
+use ballast::node::{HostAddress, NodeHandle, NodeOptions, reset};
 use ballast::object::drift::{Class, Drift};
 use ballast::object::ports::{BoxFuture, LogQuery, Logs, Withdrawal};
 use ballast::object::{Cluster, Key, Object, Scope};
@@ -53,10 +53,11 @@ fn options(data_dir: &Path) -> NodeOptions {
         installation: id.clone(),
         prefix: "ballast-test".into(),
         data_dir: data_dir.into(),
-        host_ip: Ipv4Addr::new(192, 0, 2, 1),
+        host_ip: HostAddress::Given(Ipv4Addr::new(192, 0, 2, 1)),
         pod_range: format!("10.99.{}.0/24", 100 + number).parse().expect("a range"),
         network: format!("ballast-{id}"),
         bridge: format!("bt{id}").chars().take(15).collect(),
+        hold: false,
         beat: Arc::new(|_| {}),
     }
 }
@@ -85,9 +86,22 @@ impl Agent {
 
     /// Kills the agent, as far as one can kill a part of a process, and starts another.
     async fn restart(&mut self) {
+        self.restart_after(|_| {}).await;
+    }
+
+    /// As [`Agent::restart`], and something happens while no agent runs.
+    async fn restart_after(&mut self, meanwhile: impl FnOnce(&Self)) {
         self.stop().await;
+        meanwhile(self);
         let (tasks, done, handle) = start(&self.shelf, &self.host, &self.options);
         (self.tasks, self.done, self.handle) = (tasks, Some(done), handle);
+    }
+
+    /// The id of a pod's sandbox.
+    fn sandbox(&self, pod: &Pod) -> String {
+        let (uid, kind) =
+            (format!("label=ballast.dev/pod-uid={}", pod.uid()), "label=ballast.dev/kind=sandbox");
+        self.docker(&["ps", "-q", "--no-trunc", "--filter", &uid, "--filter", kind])
     }
 
     async fn stop(&mut self) {
@@ -166,8 +180,7 @@ impl Agent {
         self.stop().await;
         let docker = Docker::new(&self.host);
         let found = reset::find(&docker, &self.options.installation).await.expect("found");
-        let (network, dir) = (&self.options.network, &self.options.data_dir);
-        reset::remove(&docker, &found, network, dir).await.expect("removed");
+        reset::remove(&docker, &found, Some(&self.options.data_dir)).await.expect("removed");
         assert_eq!(self.ids(), Vec::<String>::new());
     }
 }
@@ -213,6 +226,7 @@ async fn a_pod_becomes_containers_and_goes_again() {
     second["volumeMounts"] = json!([{"name": "tmp", "mountPath": "/shared"}]);
     let key = agent
         .put("pod", json!({"containers": [first, second],
+            "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["db.example"]}],
             "volumes": [{"name": "conf", "configMap": {"name": "c"}}, {"name": "tmp", "emptyDir": {"medium": "Memory"}}]}))
         .await;
     let pod = agent.until(&key, "ready", is_ready).await;
@@ -225,6 +239,14 @@ async fn a_pod_becomes_containers_and_goes_again() {
     let spec = "{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.IpcMode}}";
     let made = agent.docker(&["inspect", "-f", spec, &id]);
     assert!(made.starts_with("33554432 no container:"), "{made}");
+    // What the manifest asks for, and nothing that a ConfigMap or Secret filled in.
+    let asked = "{{index .Config.Labels \"ballast.dev/settings\"}}";
+    let asked = agent.docker(&["inspect", "-f", asked, &id]);
+    assert!(asked.contains("33554432") && !asked.contains("GREETING"), "{asked}");
+    // The sandbox writes the hosts file, and its members see the same one.
+    let hosts = agent.docker(&["inspect", "-f", "{{.HostsPath}}", &id]);
+    let hosts = std::fs::read_to_string(hosts).expect("the pod's hosts file");
+    assert!(hosts.contains("10.1.2.3\tdb.example"), "{hosts}");
     assert_eq!(agent.ids().len(), 3);
     let query = LogQuery { container: Some("web".into()), ..LogQuery::default() };
     assert!(agent.logs(&key, query).await.contains("listening"));
@@ -318,17 +340,31 @@ async fn what_is_changed_or_taken_from_outside_is_made_anew() {
     assert!(agent.drifts().await.iter().any(|drift| drift.spec.class == Class::Changed));
 
     let id = container_id(&pod, 0);
-    let filter = format!("label=ballast.dev/pod-uid={}", pod.uid());
-    let sandbox = agent.docker(&[
-        "ps",
-        "-q",
-        "--filter",
-        &filter,
-        "--filter",
-        "label=ballast.dev/kind=sandbox",
-    ]);
+    let sandbox = agent.sandbox(&pod);
     agent.docker(&["rm", "-f", &sandbox]);
     agent.until(&key, "in a new sandbox", |pod| is_ready(pod) && container_id(pod, 0) != id).await;
+    agent.end().await;
+}
+
+/// Its id stays, its network namespace does not: the container that runs on has no network.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_that_was_restarted_while_nobody_looked_is_made_anew() {
+    let mut agent = Agent::new();
+    let key = agent.put("pod", json!({"containers": [web("web")]})).await;
+    let pod = agent.until(&key, "ready", is_ready).await;
+    let (id, sandbox) = (container_id(&pod, 0), agent.sandbox(&pod));
+    agent
+        .restart_after(|agent| {
+            agent.docker(&["restart", "-t", "1", &sandbox]);
+            assert_eq!(agent.docker(&["inspect", "-f", "{{.State.Running}}", &id]), "true");
+        })
+        .await;
+    let whole =
+        |pod: &Pod| is_ready(pod) && container_id(pod, 0) != id && agent.sandbox(pod) != sandbox;
+    let pod = agent.until(&key, "in a new sandbox", whole).await;
+    let mode = "{{.HostConfig.NetworkMode}}";
+    let joined = agent.docker(&["inspect", "-f", mode, &container_id(&pod, 0)]);
+    assert_eq!(joined, format!("container:{}", agent.sandbox(&pod)));
     agent.end().await;
 }
 

@@ -3,6 +3,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::harness::{Daemon, Engine, Repo, await_that};
 
 /// A client container on the engine's default bridge that requests a URL for some seconds.
@@ -43,7 +45,7 @@ impl Load {
     }
 }
 
-fn get(engine: &Engine, url: &str) -> Result<String, String> {
+pub fn get(engine: &Engine, url: &str) -> Result<String, String> {
     let output = engine.try_docker(&["run", "--rm", "ballast.example/client:v1", "get", url]);
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -52,16 +54,22 @@ fn get(engine: &Engine, url: &str) -> Result<String, String> {
     }
 }
 
-fn cluster_ip(daemon: &Daemon<'_>, service: &str) -> String {
+pub fn cluster_ip(daemon: &Daemon<'_>, service: &str) -> String {
     daemon.kubectl(&["get", "svc", "-n", "shop", service, "-o", "jsonpath={.spec.clusterIP}"])
 }
 
 /// Containers of pod members (not sandboxes) as `id name`.
-fn members(engine: &Engine) -> Vec<String> {
+pub fn members(engine: &Engine) -> Vec<String> {
     let mut lines = engine.ours("{{.ID}} {{.Names}} {{.Label \"ballast.dev/kind\"}} {{.State}}");
     lines.retain(|line| line.contains(" container "));
     lines.sort();
     lines
+}
+
+/// `file:line` of a Drift's wanted value.
+fn origin(drift: &Value) -> String {
+    let origin = &drift["spec"]["origin"];
+    format!("{}:{}", origin["file"].as_str().unwrap_or_default(), origin["line"])
 }
 
 fn shop(bridge_netfilter: &str) {
@@ -119,7 +127,20 @@ fn shop(bridge_netfilter: &str) {
         ]);
     }
 
-    // A second commit rolls them without a failed request.
+    // A second commit rolls them without a failed request, and kubectl sees it as it happens.
+    let pods = ["-n", "shop", "-l", "app=web"];
+    let watched = daemon.following(&[&["get", "pods", "-w", "--no-headers"][..], &pods].concat());
+    let old = daemon.kubectl(&[&["get", "pods", "-o", "name"][..], &pods].concat());
+    let old: Vec<&str> = old.lines().map(|line| line.trim_start_matches("pod/")).collect();
+    let mut logs = daemon.following(&["logs", "-f", "-n", "shop", old[0]]);
+    await_that("the watch and the log are open", &daemon, || {
+        let (seen, log) = (watched.text(), logs.text());
+        if old.iter().all(|name| seen.contains(name)) && log.contains("listening") {
+            Ok(())
+        } else {
+            Err((seen, log))
+        }
+    });
     let loads = [("new", &web), ("keep-alive", &web), ("new", &node_port)]
         .map(|(mode, url)| Load::start(&engine, url, 20, mode));
     std::thread::sleep(Duration::from_secs(2));
@@ -137,7 +158,34 @@ fn shop(bridge_netfilter: &str) {
         assert!(result.contains("v2:"), "the client saw the new version: {result}");
     }
 
-    // A killed container comes back, and the drift is recorded with its cause.
+    await_that("the log tells the end, and ends", &daemon, || {
+        let ended = logs.has_ended();
+        if ended && logs.text().contains("SIGTERM: not ready any more") {
+            Ok(())
+        } else {
+            Err((ended, logs.text()))
+        }
+    });
+    await_that("the watch tells the rollout", &daemon, || {
+        let seen = watched.text();
+        let has = |name: &dyn Fn(&str) -> bool, word: &str| {
+            seen.lines()
+                .any(|line| line.split_whitespace().next().is_some_and(name) && line.contains(word))
+        };
+        let all_gone = old.iter().all(|old| has(&|name| name == *old, "Terminating"));
+        let new = |name: &str| !old.contains(&name);
+        if all_gone && has(&new, "ContainerCreating") && has(&new, "1/1") {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    });
+    drop(watched);
+
+    // A first start and a rollout are progress: nothing was ever called a drift.
+    assert_eq!(daemon.kubectl(&["get", "drifts", "-A", "-o", "name"]), "");
+
+    // A killed container comes back, and the drift is recorded with its cause and its line.
     let before = members(&engine);
     let victim = before
         .iter()
@@ -162,11 +210,18 @@ fn shop(bridge_netfilter: &str) {
     daemon.rolled_out("shop", "web");
     await_that("the kill is on record", &daemon, || {
         let drifts = daemon.curl("/api/v1/drift");
-        if drifts.contains("\"container\"") && drifts.contains("ealed") {
-            Ok(())
-        } else {
-            Err(drifts)
-        }
+        let drifts: Value = serde_json::from_str(&drifts).map_err(|error| error.to_string())?;
+        let closed = drifts["closed"].as_array().into_iter().flatten();
+        let mut killed = closed.filter(|drift| {
+            drift["spec"]["layer"] == "container" && drift["status"]["action"] == "Healed"
+        });
+        let Some(drift) = killed.next() else { return Err(drifts.to_string()) };
+        assert_eq!(
+            (&drift["spec"]["class"], &drift["spec"]["field"]),
+            (&json!("Stopped"), &json!("containers[web]"))
+        );
+        assert_eq!(origin(drift), format!("web.yaml:{}", repo.line("web.yaml", "- name: web")));
+        Ok(())
     });
 
     // Flushed rules come back, and the drift is recorded.
@@ -180,9 +235,22 @@ fn shop(bridge_netfilter: &str) {
     }
     await_that("the ClusterIP answers again", &daemon, || get(&engine, &web));
     await_that("the flush is on record", &daemon, || {
-        let drifts = daemon.kubectl(&["get", "drifts", "-A"]);
-        if drifts.to_lowercase().contains("network") { Ok(()) } else { Err(drifts) }
+        let drifts = daemon.curl("/api/v1/drift");
+        let drifts: Value = serde_json::from_str(&drifts).map_err(|error| error.to_string())?;
+        let all = ["open", "closed"].map(|list| drifts[list].as_array().cloned());
+        let mut all = all.into_iter().flatten().flatten();
+        let flushed = all.find(|drift| {
+            let chain = drift["spec"]["field"].as_str().unwrap_or_default();
+            drift["spec"]["object"]["name"] == "web" && chain.starts_with("nat/BALLAST-SVC-")
+        });
+        let Some(drift) = flushed else { return Err(drifts.to_string()) };
+        assert_eq!(
+            origin(&drift),
+            format!("web.yaml:{}", repo.line("web.yaml", "- name: http\n    port"))
+        );
+        Ok(())
     });
+    assert!(daemon.kubectl(&["get", "drifts", "-A"]).contains("network"));
 
     // Killing the daemon and starting it again restarts no container and creates no duplicate.
     daemon.rolled_out("shop", "web");

@@ -3,89 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ballast::api::{Api, ApiOptions, IdSource, Identity, Local};
-use ballast::clock::Clock;
+use ballast::api::Identity;
 use ballast::object::source::SOURCE_ANNOTATION;
 use ballast::object::{
     ApplySet, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch, Propagation, Reason,
     Scope, SetAction, SetWrite, Transact,
 };
-use ballast::store::{Sqlite, SqliteOptions, WriterMode};
-use ballast::task::Tasks;
+use ballast::store::Store;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service};
 use serde_json::{Value, json};
 
-/// An API over a store of its own, gone with the test.
-pub struct Fixture {
-    pub api: Api<Sqlite>,
-    pub store: Sqlite,
-    pub tasks: Tasks,
-    _folder: tempfile::TempDir,
-}
-
-impl Fixture {
-    pub fn new() -> Self {
-        Self::with(
-            Clock::wall(),
-            SqliteOptions { writer: WriterMode::Thread, ..SqliteOptions::default() },
-        )
-    }
-
-    /// Written inline on the runtime, so that a paused clock stays paused.
-    pub fn at(clock: Clock) -> Self {
-        Self::with(clock, SqliteOptions { writer: WriterMode::Inline, ..SqliteOptions::default() })
-    }
-
-    /// With a history of so many changes.
-    pub fn keeping(keep_changes: u64) -> Self {
-        Self::with(Clock::wall(), SqliteOptions { writer: WriterMode::Thread, keep_changes })
-    }
-
-    fn with(clock: Clock, options: SqliteOptions) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Sqlite::open(&folder.path().join("store.db"), options).expect("opens");
-        let (tasks, _done) = Tasks::new();
-        let options = ApiOptions {
-            service_range: "10.97.0.0/16".parse().expect("a range"),
-            node_ports: 30000..=32767,
-            clock,
-            secret_key: [7; 32],
-            ids: IdSource::seeded(1),
-        };
-        Self { api: Api::new(store.clone(), options, &tasks), store, tasks, _folder: folder }
-    }
-
-    pub fn local(&self, who: Identity) -> Local<Sqlite> {
-        self.api.local(who)
-    }
-
-    pub fn admin(&self) -> Local<Sqlite> {
-        self.local(Identity::Admin)
-    }
-}
-
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        self.tasks.stop().cancel();
-    }
-}
-
-pub fn object<K: Object>(value: Value) -> K {
-    serde_json::from_value(value).expect("the test's object decodes")
-}
-
-pub fn pod(name: &str) -> Pod {
-    object(json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default", "labels": {"app": "web"}},
-        "spec": {"containers": [{"name": "c", "image": "i:1"}]}}))
-}
-
-pub fn config(name: &str, value: &str) -> ConfigMap {
-    object(json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": "default"}, "data": {"a": value}}))
-}
+use crate::fixture::{Fixture, config, deployment, object, pod};
 
 async fn next<K: Object>(changes: &mut (impl Stream<Item = Change<K>> + Unpin)) -> Change<K> {
     tokio::time::timeout(std::time::Duration::from_secs(20), changes.next())
@@ -300,14 +230,6 @@ async fn deployments_scale_and_services_get_addresses_of_their_own() {
     );
 }
 
-pub fn deployment(name: &str, image: &str) -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": name}}, "template": {
-            "metadata": {"labels": {"app": name}},
-            "spec": {"containers": [{"name": "c", "image": image}]}}}})
-}
-
 fn apply(kind: Kind, manifest: Value) -> SetWrite {
     let meta = &manifest["metadata"];
     let key = Key {
@@ -340,6 +262,7 @@ async fn a_commit_enters_whole_or_not_at_all() {
             apply(Kind::Namespace, namespace.clone()),
             apply(Kind::Deployment, in_team(deployment("web", "i:1"))),
         ],
+        ..ApplySet::default()
     };
     let dry = sync.apply_set(&set, true).await.expect("would be entered");
     assert!(dry.iter().all(|outcome| outcome.action == SetAction::Created));
@@ -377,11 +300,32 @@ async fn a_commit_enters_whole_or_not_at_all() {
             apply(Kind::Deployment, unknown),
             apply(Kind::ConfigMap, json!({"metadata": {"name": "m", "namespace": "nowhere"}})),
         ],
+        ..ApplySet::default()
     };
     let problems = sync.apply_set(&broken, false).await.expect_err("refused");
     assert_eq!(problems.iter().map(|problem| problem.write).collect::<Vec<_>>(), [0, 2, 3]);
     assert!(problems[1].error.message.contains("spec.replicaz"), "{:?}", problems[1]);
     assert!(sync.get::<Deployment>(&Key::new("team", "good")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_makes_no_system_namespace() {
+    let fixture = Fixture::new();
+    let sync = fixture.local(Identity::Sync);
+    let set = ApplySet {
+        source: "web".into(),
+        writes: vec![apply(
+            Kind::ConfigMap,
+            json!({"metadata": {"name": "m", "namespace": "default"}}),
+        )],
+        ..ApplySet::default()
+    };
+    let revision = fixture.store.revision();
+    let dry = sync.apply_set(&set, true).await.expect("would be entered");
+    assert_eq!(dry[0].action, SetAction::Created);
+    assert_eq!(fixture.store.revision(), revision, "nothing is written");
+    sync.apply_set(&set, false).await.expect("entered");
+    assert!(sync.get::<Namespace>(&Key::cluster("default")).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -397,7 +341,7 @@ async fn a_source_changes_its_own_objects_and_keeps_what_the_cluster_added() {
             *previous_labels = vec!["mine".into(), "old".into()];
             *taken = adopt;
         }
-        ApplySet { source: "web".into(), writes: vec![write] }
+        ApplySet { source: "web".into(), writes: vec![write], ..ApplySet::default() }
     };
     sync.apply_set(&set(manifest.clone(), false), false).await.expect("entered");
     let key = Key::new("default", "web");
@@ -434,6 +378,7 @@ async fn a_source_changes_its_own_objects_and_keeps_what_the_cluster_added() {
             key: key.clone(),
             uid: uid.into(),
         }],
+        ..ApplySet::default()
     };
     let uid = stored.uid().to_owned();
     for set in [delete("web", &uid), delete("other", "another-uid")] {
@@ -461,6 +406,7 @@ async fn a_commit_wins_against_writers_of_status() {
                 apply(Kind::Deployment, manifest)
             })
             .collect(),
+        ..ApplySet::default()
     };
     sync.apply_set(&set("i:1"), false).await.expect("entered");
     let controllers = fixture.local(Identity::Controllers);
@@ -526,7 +472,6 @@ async fn secrets_are_hashed_for_everyone_but_those_who_need_them() {
         fixture.local(Identity::Web),
         fixture.local(Identity::Controllers),
         fixture.local(Identity::Network { node: "n1".into() }),
-        agent.clone(),
     ];
     for room in &rooms {
         let seen = room.get::<Secret>(&key).await.unwrap();
@@ -536,19 +481,26 @@ async fn secrets_are_hashed_for_everyone_but_those_who_need_them() {
         let mut changes = Box::pin(room.watch::<Secret>(Scope::all()));
         assert!(matches!(next(&mut changes).await, Change::Reset(all) if !clear(&all[0])));
     }
+    // A node agent uses values: what it may not read is not there, never a hash in its place.
+    let followed = Scope { namespace: Some("default".into()), ..Scope::fields("metadata.name=s") };
+    let mut seen_by_agent = Box::pin(agent.watch::<Secret>(followed));
+    assert!(matches!(next(&mut seen_by_agent).await, Change::Reset(all) if all.is_empty()));
+    assert!(agent.get::<Secret>(&key).await.unwrap_err().is_not_found());
+    assert!(agent.list::<Secret>(&Scope::all()).await.unwrap().items.is_empty());
+    admin.update(&secret).await.expect("written again while nobody names it");
     // A pod on the node names it: its agent, and only its agent, reads it.
     let mut user = pod("user");
     user.spec.as_mut().unwrap().containers[0].env_from =
-        Some(vec![object_of(json!({"secretRef": {"name": "s"}}))]);
+        Some(vec![object(json!({"secretRef": {"name": "s"}}))]);
     let user = admin.create(&user).await.expect("created");
     admin.bind(&user.key(), user.uid(), "n1").await.expect("bound");
     assert!(clear(&agent.get::<Secret>(&key).await.unwrap()));
+    let labelled = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+    admin.patch::<Secret>(&key, &labelled).await.expect("labelled");
+    let Change::Applied(first) = next(&mut seen_by_agent).await else { panic!("a change") };
+    assert!(clear(&first), "the first that it sees is in clear");
     let other = fixture.local(Identity::NodeAgent { node: "n2".into() });
-    assert!(!clear(&other.get::<Secret>(&key).await.unwrap()));
-}
-
-fn object_of<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("decodes")
+    assert!(other.get::<Secret>(&key).await.unwrap_err().is_not_found());
 }
 
 #[tokio::test(flavor = "multi_thread")]

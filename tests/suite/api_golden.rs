@@ -1,8 +1,5 @@
 //! Answers that a real API server gave, compared with ours: bad queries, Tables, writes.
 
-use std::fs;
-use std::path::Path;
-
 use axum::Router;
 use axum::body::Body;
 use axum::http::Method;
@@ -12,15 +9,9 @@ use ballast::object::{Cluster, Key, Kind};
 use ballast::store::{Draft, Expect, Header, Store, Transaction, Write};
 use serde_json::{Value, json};
 
-use crate::api::Fixture;
 use crate::api_http::{TABLE, ask, get};
-
-fn golden(path: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path);
-    let text =
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).expect("golden files are JSON")
-}
+use crate::fixture::Fixture;
+use crate::golden;
 
 /// Puts a recorded object into the store as it is, uid and times included.
 async fn put(fixture: &Fixture, kind: Kind, mut object: Value) {
@@ -46,20 +37,54 @@ async fn admin_router() -> (Fixture, Router) {
     (fixture, router)
 }
 
+/// Answers to requests that are wrong.
+const REFUSALS: [&str; 8] = [
+    "badcontinue",
+    "badfield",
+    "badlimit",
+    "badrv",
+    "badselector",
+    "futurerv",
+    "nopath",
+    "notfound",
+];
+
+/// Objects and lists of them, with the kind of each.
+const OBJECTS: [(&str, Kind); 5] = [
+    ("deployment-available", Kind::Deployment),
+    ("events", Kind::Event),
+    ("node", Kind::Node),
+    ("pod-running", Kind::Pod),
+    ("replicaset", Kind::ReplicaSet),
+];
+
+#[test]
+fn every_recorded_object_is_compared() {
+    // The scale is compared beside the objects; the writes have a test of their own.
+    let here = OBJECTS.map(|(file, _)| file).into_iter().chain(REFUSALS).chain(["scale", "writes"]);
+    let mut here: Vec<String> = here.map(|file| format!("{file}.json")).collect();
+    here.sort();
+    assert_eq!(golden::names("objects"), here);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorded_scale_is_served_as_it_was() {
+    let (fixture, router) = admin_router().await;
+    let deployment = golden::value("objects/deployment-available.json")["body"].take();
+    put(&fixture, Kind::Deployment, deployment).await;
+    let wanted = golden::value("objects/scale.json");
+    let answer = get(&router, wanted["path"].as_str().expect("a path")).await;
+    assert_eq!(json!(answer.code.as_u16()), wanted["code"]);
+    for part in ["kind", "apiVersion", "spec", "status"] {
+        assert_eq!(answer.json()[part], wanted["body"][part], "{part}");
+    }
+}
+
 #[tokio::test]
 async fn bad_queries_are_refused_in_the_references_words() {
     let (_fixture, router) = admin_router().await;
-    for file in [
-        "badcontinue",
-        "badfield",
-        "badlimit",
-        "badrv",
-        "badselector",
-        "futurerv",
-        "nopath",
-        "notfound",
-    ] {
-        let wanted = golden(&format!("objects/{file}.json"));
+    for file in REFUSALS {
+        let wanted = golden::value(&format!("objects/{file}.json"));
         let answer = get(&router, wanted["path"].as_str().expect("a path")).await;
         assert_eq!(json!(answer.code.as_u16()), wanted["code"], "{file}");
         if wanted["body"].is_string() {
@@ -78,10 +103,33 @@ async fn bad_queries_are_refused_in_the_references_words() {
     }
 }
 
+/// Tables of kinds that this version does not serve.
+const TABLES_LEFT_OUT: [(&str, &str); 11] = [
+    ("cronjobs", "comes with the kind"),
+    ("daemonsets", "comes with the kind"),
+    ("endpoints", "the legacy form of EndpointSlice, which is served"),
+    ("horizontalpodautoscalers", "comes with the kind"),
+    ("ingresses", "comes with the kind"),
+    ("jobs", "comes with the kind"),
+    ("networkpolicies", "comes with the kind"),
+    ("persistentvolumeclaims", "comes with the kind"),
+    ("poddisruptionbudgets", "comes with the kind"),
+    ("serviceaccounts", "there are no service accounts and no tokens"),
+    ("statefulsets", "comes with the kind"),
+];
+
+/// Rows whose object was not recorded beside its Table: kind, how the name begins, and why.
+const ROWS_LEFT_OUT: [(&str, &str, &str); 4] = [
+    ("configmaps", "", "certificates of a real cluster; the columns are compared"),
+    ("leases", "", "of a real cluster's servers; the columns are compared"),
+    ("namespaces", "", "the columns are compared"),
+    ("pods", "web-7f4cc58bfd-fjczd", "the list of pods was recorded with limit=1"),
+];
+
 #[tokio::test(start_paused = true)]
 async fn tables_are_kubectls() {
     let (fixture, router) = admin_router().await;
-    let proxy = golden("proxy/services.json");
+    let proxy = golden::value("proxy/services.json");
     let items = |list: &Value| list["items"].as_array().cloned().unwrap_or_default();
     for service in items(&proxy["services"]) {
         put(&fixture, Kind::Service, service).await;
@@ -89,21 +137,20 @@ async fn tables_are_kubectls() {
     for slice in items(&proxy["endpointslices"]) {
         put(&fixture, Kind::EndpointSlice, slice).await;
     }
-    for event in items(&golden("objects/events.json")["body"]) {
-        put(&fixture, Kind::Event, event).await;
-    }
-    for (file, kind) in [("deployment-available", Kind::Deployment), ("node", Kind::Node)] {
-        put(&fixture, kind, golden(&format!("objects/{file}.json"))["body"].clone()).await;
-    }
-    for (file, kind) in [("pod-running", Kind::Pod), ("replicaset", Kind::ReplicaSet)] {
-        for object in one_or_all(&golden(&format!("objects/{file}.json"))["body"]) {
+    for (file, kind) in OBJECTS {
+        for object in one_or_all(&golden::value(&format!("objects/{file}.json"))["body"]) {
             put(&fixture, kind, object).await;
         }
     }
     let mut compared = 0;
-    for kind in Kind::all().filter(|kind| !matches!(kind, Kind::Source | Kind::Drift)) {
+    for file in golden::names("tables") {
+        let plural = file.trim_end_matches(".json");
+        if TABLES_LEFT_OUT.iter().any(|(left_out, _)| *left_out == plural) {
+            continue;
+        }
+        let kind = golden::served(plural).unwrap_or_else(|| panic!("{file}: nobody compares it"));
         let row = kind.row();
-        let wanted = golden(&format!("tables/{}.json", row.plural));
+        let wanted = golden::value(&format!("tables/{}.json", row.plural));
         let path = if row.group.is_empty() {
             format!("/api/v1/{}?limit=500", row.plural)
         } else {
@@ -114,7 +161,12 @@ async fn tables_are_kubectls() {
         let name_of = |row: &Value| row["object"]["metadata"]["name"].clone();
         for expected in wanted["rows"].as_array().into_iter().flatten() {
             let rows = table["rows"].as_array().expect("rows");
-            let Some(found) = rows.iter().find(|row| name_of(row) == name_of(expected)) else {
+            let name = name_of(expected);
+            let Some(found) = rows.iter().find(|row| name_of(row) == name) else {
+                let left_out = ROWS_LEFT_OUT.iter().any(|(kind, part, _)| {
+                    *kind == plural && name.as_str().is_some_and(|name| name.starts_with(part))
+                });
+                assert!(left_out, "{plural}: no row {name}, and nobody says why");
                 continue;
             };
             let (mut ours, mut theirs) = (found["cells"].clone(), expected["cells"].clone());
@@ -164,17 +216,17 @@ async fn writes_answer_as_the_reference_did() {
     let (fixture, router) = admin_router().await;
     let admin = fixture.admin();
     for (file, kind) in [("deployment-available", Kind::Deployment), ("pod-running", Kind::Pod)] {
-        for object in one_or_all(&golden(&format!("objects/{file}.json"))["body"]) {
+        for object in one_or_all(&golden::value(&format!("objects/{file}.json"))["body"]) {
             put(&fixture, kind, object).await;
         }
     }
     for service in
-        golden("proxy/services.json")["services"]["items"].as_array().into_iter().flatten()
+        golden::value("proxy/services.json")["services"]["items"].as_array().into_iter().flatten()
     {
         put(&fixture, Kind::Service, service.clone()).await;
     }
     let mut seen = 0;
-    for row in golden("objects/writes.json").as_array().expect("rows") {
+    for row in golden::value("objects/writes.json").as_array().expect("rows") {
         let name = row["name"].as_str().expect("a name");
         if LEFT_OUT.iter().any(|(left_out, _)| *left_out == name) {
             continue;

@@ -15,6 +15,7 @@ use ballast::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch as OwnPatch, Reason,
     Scope,
 };
+use base64::Engine;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use hmac::{Hmac, KeyInit, Mac};
@@ -30,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use crate::api::{Fixture, config, deployment, object, pod};
+use crate::fixture::{Fixture, config, deployment, object, pod};
 
 /// One answer, whole.
 pub struct Answer {
@@ -265,6 +266,21 @@ async fn revisions_that_are_gone_or_not_yet_there() {
         assert_eq!(future.json()["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
         assert_eq!(future.headers[header::RETRY_AFTER], "1");
     }
+    // The token that comes with an expired one goes on in whatever is newest by then.
+    admin.create(&config("n", "0")).await.expect("created");
+    let token = |json: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
+    let stale = token("{\"v\":\"meta.k8s.io/v1\",\"rv\":2,\"start\":\"default/m\\u0000\"}");
+    let expired = get(&router, &format!("/api/v1/configmaps?limit=1&continue={stale}")).await;
+    assert_eq!(expired.code, StatusCode::GONE);
+    let body = expired.json();
+    let fresh = body["metadata"]["continue"].as_str().expect("a fresh token").to_owned();
+    admin.create(&config("o", "0")).await.expect("created");
+    let rest = get(&router, &format!("/api/v1/configmaps?continue={fresh}")).await;
+    assert_eq!(rest.code, StatusCode::OK, "{:?}", rest.body);
+    let json = rest.json();
+    let names = json["items"].as_array().expect("items").iter();
+    let names: Vec<&str> = names.map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["n", "o"]);
 }
 
 /// A body that fails the test when it is read.
@@ -377,7 +393,6 @@ async fn no_reply_of_any_form_has_a_secrets_value() {
         );
     }
     let shown = get(&router, one).await.json();
-    use base64::Engine;
     let value = base64::engine::general_purpose::STANDARD
         .decode(shown["data"]["password"].as_str().expect("the key stays"))
         .expect("base64");
@@ -575,7 +590,7 @@ async fn a_webhook_wakes_and_believes_nothing() {
 }
 
 /// Two lines of a log.
-struct TwoLines;
+pub struct TwoLines;
 
 impl Logs for TwoLines {
     fn logs(
@@ -589,6 +604,32 @@ impl Logs for TwoLines {
             Ok(futures::stream::iter(lines).boxed())
         })
     }
+}
+
+/// A container that says one line and lives on.
+struct Endless;
+
+impl Logs for Endless {
+    fn logs(
+        &self,
+        _pod: Key,
+        _query: LogQuery,
+    ) -> BoxFuture<Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError>> {
+        Box::pin(async move {
+            let line = futures::stream::iter([Ok(Bytes::from("first\n"))]);
+            Ok(line.chain(futures::stream::pending()).boxed())
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_may_ask_for_more_time_than_a_clock_has() {
+    let fixture = Fixture::new();
+    let router = fixture.api.router();
+    let asked = format!("/api/v1/pods?watch=true&timeoutSeconds={}", i64::MAX);
+    let request = Request::get(asked).body(Body::empty()).expect("a request");
+    let response = router.oneshot(request).await.expect("infallible");
+    assert_eq!(response.status(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -651,18 +692,30 @@ async fn the_listener_bounds_what_a_stranger_costs() {
     assert!(!raw(address, b"GET /healthz HTTP/1.1\r\nHost: loc").await.starts_with("HTTP/1.1 200"));
     assert!(!raw(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.starts_with("HTTP/1.1 200"));
 
-    // A watch that is open does not hold up a stop.
-    let mut watch = TcpStream::connect(address).await.expect("connects");
-    watch
-        .write_all(b"GET /api/v1/pods?watch=true HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .await
-        .expect("sent");
-    let mut head = [0; 12];
-    watch.read_exact(&mut head).await.expect("the watch begins");
+    // What is open does not hold up a stop: a watch, however long it was to be, and a log.
+    fixture.admin().create(&pod("p")).await.expect("created");
+    fixture.api.set_logs(Arc::new(Endless));
+    let mut open = Vec::new();
+    for path in [
+        "/api/v1/pods?watch=true",
+        "/api/v1/pods?watch=true&timeoutSeconds=9223372036854775807",
+        "/api/v1/namespaces/default/pods/p/log?follow=true",
+    ] {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.expect("it begins");
+        assert_eq!(&head, b"HTTP/1.1 200", "{path}");
+        open.push(stream);
+    }
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(20), server).await.expect("stops").expect("no panic");
-    let mut rest = Vec::new();
-    watch.read_to_end(&mut rest).await.expect("the watch ends");
+    for mut stream in open {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.expect("it ends in order");
+        assert!(rest.ends_with(b"0\r\n\r\n"), "cut off");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

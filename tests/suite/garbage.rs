@@ -10,8 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
 
-use crate::api::Fixture;
-use crate::scheduler::{object, until};
+use crate::fixture::{Fixture, object, until};
 
 fn start(fixture: &Fixture) -> Tasks {
     let (tasks, _done) = Tasks::new();

@@ -1,6 +1,9 @@
 //! The network's loop over the real API and a kernel in memory.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ballast::api::Identity;
@@ -12,13 +15,14 @@ use ballast::network::rule::Protocol;
 use ballast::network::{NetworkHandle, NetworkOptions, NetworkStatus, run};
 use ballast::object::drift::{Action, Drift, Phase};
 use ballast::object::ports::Withdrawal;
+use ballast::object::source::Source;
 use ballast::object::{Change, Cluster, Key, Kind, Patch, Scope};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
-use crate::api::{Fixture, object};
+use crate::fixture::{Fixture, object};
 use crate::sim::fake_kernel::FakeKernel;
 
 const ONE: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 4);
@@ -163,4 +167,94 @@ async fn without_permission_it_says_so_and_holds_nobody_up() {
     )
     .await;
     tokio::time::timeout(PATIENCE, handle.withdrawn(ONE)).await.expect("nothing sends to it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_store_leaves_the_rules_as_they_are_until_it_holds_a_commit() {
+    let before = Fixture::new();
+    let service = web(&before.admin()).await;
+    let kernel = FakeKernel::new();
+    let identity = Identity::Network { node: "n1".to_owned() };
+    let cluster = before.local(identity.clone());
+    let handle = run(cluster, kernel.clone(), options(), Clock::wall(), &before.tasks);
+    programmed(&handle, |now| matches!(now, NetworkStatus::Programmed { services: 1.., .. })).await;
+    before.tasks.stop().cancel();
+    let mut status = handle.watch_status();
+    while status.changed().await.is_ok() {}
+
+    let after = Fixture::new();
+    let (beaten, mut beats) = tokio::sync::mpsc::unbounded_channel();
+    let beat = Arc::new(move |_: &'static str| {
+        let _ = beaten.send(());
+    });
+    let options = NetworkOptions { hold: true, beat, ..options() };
+    let cluster = after.local(identity);
+    let handle = run(cluster, kernel.clone(), options, Clock::wall(), &after.tasks);
+    // Five turns, a full look among them: it lives, and changes nothing.
+    for _ in 0..5 {
+        tokio::time::timeout(PATIENCE, beats.recv()).await.expect("in time").expect("it lives");
+    }
+    assert_eq!(goes_to(&kernel, service), [End::Forwarded(SocketAddrV4::new(ONE, 8080))]);
+
+    let admin = after.admin();
+    let source: Source = object(json!({"metadata": {"name": "main"},
+        "spec": {"url": "/r", "branch": "main", "path": ".", "pollSeconds": 60}}));
+    let mut applied = (*admin.create(&source).await.expect("a source")).clone();
+    let status = json!({"applied": {"id": "a".repeat(40), "at": "2026-01-01T00:00:00Z"}});
+    applied.status = Some(serde_json::from_value(status).expect("a status"));
+    admin.update_status(&applied).await.expect("applied");
+    programmed(&handle, |now| matches!(now, NetworkStatus::Programmed { services: 0, .. })).await;
+    assert_ne!(goes_to(&kernel, service), [End::Forwarded(SocketAddrV4::new(ONE, 8080))]);
+}
+
+/// A kernel over which the first restores panic.
+#[derive(Clone)]
+struct Cursed {
+    kernel: FakeKernel,
+    left: Arc<AtomicU32>,
+}
+
+impl Kernel for Cursed {
+    async fn probe(&self) -> Result<String, KernelError> {
+        self.kernel.probe().await
+    }
+
+    async fn prepare(&self, bridge: &str) -> BridgeFacts {
+        self.kernel.prepare(bridge).await
+    }
+
+    async fn save(&self, table: Table) -> Result<Tables, KernelError> {
+        self.kernel.save(table).await
+    }
+
+    async fn list(&self, table: Table, chains: &[String]) -> Result<Tables, KernelError> {
+        self.kernel.list(table, chains).await
+    }
+
+    async fn restore(&self, text: &str) -> Result<(), KernelError> {
+        let left = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        assert!(left.is_err(), "the kernel is cursed");
+        self.kernel.restore(text).await
+    }
+
+    async fn jump(&self, step: &JumpStep) -> Result<(), KernelError> {
+        self.kernel.jump(step).await
+    }
+
+    async fn forget(&self, flow: &Flow) -> Result<(), KernelError> {
+        self.kernel.forget(flow).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_panics_is_made_anew() {
+    let fixture = Fixture::new();
+    let service = web(&fixture.admin()).await;
+    let cluster = fixture.local(Identity::Network { node: "n1".to_owned() });
+    let cursed = Cursed { kernel: FakeKernel::new(), left: Arc::new(AtomicU32::new(3)) };
+    let handle = run(cluster, cursed.clone(), options(), Clock::wall(), &fixture.tasks);
+    programmed(&handle, |now| matches!(now, NetworkStatus::Programmed { services: 1.., .. })).await;
+    let kernel = cursed.kernel;
+    assert_eq!(goes_to(&kernel, service), [End::Forwarded(SocketAddrV4::new(ONE, 8080))]);
+    assert_eq!((cursed.left.load(Relaxed), fixture.tasks.died()), (0, 0));
 }

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ballast::api::{Api, ApiOptions, IdSource, Identity};
+use ballast::api::Identity;
 use ballast::clock::Clock;
 use ballast::object::{Cluster, Key, Object, Patch, condition, taint};
 use ballast::reconcile::node_lifecycle::{self, Settings};
-use ballast::store::{Sqlite, SqliteOptions, WriterMode};
-use ballast::task::Tasks;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::scheduler::{join, node, object, until};
+use crate::fixture::{Fixture, object, until};
+use crate::scheduler::{join, node};
 
 /// Renews a node's Lease every second, as its agent would.
 async fn renew(cluster: impl Cluster, node: String, clock: Clock, stop: CancellationToken) {
@@ -39,25 +38,14 @@ fn taints(nodes: &[Arc<Node>], name: &str) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_node_loses_its_pods_and_comes_back_clean() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let options = SqliteOptions { writer: WriterMode::Inline, ..SqliteOptions::default() };
-    let store = Sqlite::open(&folder.path().join("store.db"), options).expect("opens");
-    let (tasks, _done) = Tasks::new();
     let clock = Clock::tokio(Timestamp::from_second(1_800_000_000).expect("in range"));
-    let options = ApiOptions {
-        service_range: "10.97.0.0/16".parse().expect("a range"),
-        node_ports: 30000..=32767,
-        clock,
-        secret_key: [7; 32],
-        ids: IdSource::seeded(1),
-    };
-    let api = Api::new(store, options, &tasks);
-    let admin = api.local(Identity::Admin);
+    let fixture = Fixture::at(clock);
+    let admin = fixture.admin();
     let silence = CancellationToken::new();
     for name in ["a", "b", "c"] {
         join(&admin, &node(name, "4", 10)).await;
         let stop = if name == "c" { silence.clone() } else { CancellationToken::new() };
-        tasks.spawn_short("agent", renew(admin.clone(), name.to_owned(), clock, stop));
+        fixture.tasks.spawn_short("agent", renew(admin.clone(), name.to_owned(), clock, stop));
     }
     let pod: Pod = object(json!({"metadata": {"name": "web", "namespace": "default"},
         "spec": {"containers": [{"name": "c", "image": "i:1"}], "tolerations": [
@@ -69,8 +57,8 @@ async fn a_lost_node_loses_its_pods_and_comes_back_clean() {
         {"type": "Ready", "status": "True"}]}}));
     admin.patch_status::<Pod>(&pod.key(), &ready).await.expect("ready");
 
-    let local = api.local(Identity::Controllers);
-    node_lifecycle::run(local, Settings::default(), Arc::new(|_| {}), clock, &tasks);
+    let local = fixture.local(Identity::Controllers);
+    node_lifecycle::run(local, Settings::default(), Arc::new(|_| {}), clock, &fixture.tasks);
     tokio::time::sleep(Duration::from_secs(60)).await;
     let all = admin.list::<Node>(&ballast::object::Scope::all()).await.expect("lists");
     assert!(taints(&all.items, "c").is_empty(), "a minute of heartbeats changes nothing");
@@ -86,7 +74,7 @@ async fn a_lost_node_loses_its_pods_and_comes_back_clean() {
     })
     .await;
     let noticed = clock.now().duration_since(lost_at).as_secs();
-    assert!((14..=18).contains(&noticed), "after the grace of 15 s, not after {noticed}");
+    assert!((49..=53).contains(&noticed), "after the grace of 50 s, not after {noticed}");
     until::<Pod>(&admin, "nobody vouches for its pod", |pods| {
         let status = pods[0].status.as_ref().expect("it has one");
         !condition::is_true(status.conditions.as_deref().unwrap_or_default(), "Ready")
@@ -97,15 +85,15 @@ async fn a_lost_node_loses_its_pods_and_comes_back_clean() {
     })
     .await;
     let evicted = clock.now().duration_since(lost_at).as_secs();
-    assert!((44..=49).contains(&evicted), "30 s after the taint, not after {evicted}");
+    assert!((79..=84).contains(&evicted), "30 s after the taint, not after {evicted}");
 
     let again = CancellationToken::new();
     let key = Key::new("kube-node-lease", "c");
     admin.delete::<Lease>(&key, &Default::default()).await.expect("made anew");
-    tasks.spawn_short("agent", renew(admin.clone(), "c".to_owned(), clock, again));
+    fixture.tasks.spawn_short("agent", renew(admin.clone(), "c".to_owned(), clock, again));
     let back = Patch::Strategic(json!({"status": {"conditions": [
         {"type": "Ready", "status": "True"}]}}));
     admin.patch_status::<Node>(&Key::cluster("c"), &back).await.expect("it says it is ready");
     until::<Node>(&admin, "it comes back clean", |nodes| taints(nodes, "c").is_empty()).await;
-    tasks.stop().cancel();
+    fixture.tasks.stop().cancel();
 }

@@ -16,6 +16,21 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
+/// Recordings that are walked, and the one that is not.
+const RECORDINGS: [(&str, &str); 3] = [
+    ("iptables.txt", "walked as the oracle"),
+    (
+        "nftables.txt",
+        "left out: rules are made with iptables, whose nft variant loads the same text",
+    ),
+    ("services.json", "what both sides are made of"),
+];
+
+#[test]
+fn every_recording_of_kube_proxy_is_walked() {
+    assert_eq!(crate::golden::names("proxy"), RECORDINGS.map(|(file, _)| file));
+}
+
 /// What this version refuses by name at admission, so that no rules are made for it.
 const LEFT_OUT: [(&str, &str); 1] = [("nodeport-local", "externalTrafficPolicy: Local")];
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use ballast::api::{Api, ApiOptions, IdSource, Identity, Local};
+use ballast::api::{Identity, Local};
 use ballast::clock::Clock;
 use ballast::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Object, Patch, Propagation, Scope,
@@ -14,53 +13,29 @@ use ballast::object::{
 use ballast::reconcile;
 use ballast::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use ballast::reconcile::watches::Watches;
-use ballast::store::{Sqlite, SqliteOptions};
-use ballast::task::{AllDone, Tasks};
+use ballast::store::Sqlite;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// Longer than anything here takes: a condition that never comes fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::fixture::{Fixture, PATIENCE, object};
 
 type Home = Local<Sqlite>;
 
 struct World {
+    fixture: Fixture,
     cluster: Home,
-    api: Api<Sqlite>,
-    tasks: Tasks,
-    done: AllDone,
-    _folder: TempDir,
 }
 
 impl World {
     /// The API and a node, without controllers.
     async fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Sqlite::open(&folder.path().join("store.db"), SqliteOptions::default())
-            .expect("a new store opens");
-        let (tasks, done) = Tasks::new();
-        let options = ApiOptions {
-            service_range: "10.43.0.0/16".parse().expect("a range"),
-            node_ports: 30_000..=32_767,
-            clock: Clock::wall(),
-            secret_key: [7; 32],
-            ids: IdSource::seeded(1),
-        };
-        let api = Api::new(store, options, &tasks);
-        let cluster = api.local(Identity::Admin);
-        for namespace in ["default", "a"] {
-            let made = cluster
-                .create::<Namespace>(&object(json!({
-                    "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace},
-                })))
-                .await;
-            assert!(made.is_ok() || made.is_err_and(|error| error.is_already_exists()));
-        }
+        let fixture = Fixture::new();
+        fixture.namespaces(&["default", "a"]).await;
+        let cluster = fixture.admin();
         let node: Node = object(json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
         }));
@@ -70,16 +45,16 @@ impl World {
             "lastTransitionTime": Timestamp::now(),
         }]}}));
         cluster.patch_status::<Node>(&Key::cluster("n1"), &ready).await.expect("ready");
-        Self { cluster, api, tasks, done, _folder: folder }
+        Self { fixture, cluster }
     }
 
     /// With the controllers and the dull node.
     async fn running() -> Self {
         let world = Self::new().await;
-        let controllers = world.api.local(Identity::Controllers);
-        reconcile::run(controllers, Clock::wall(), &world.tasks);
-        let (cluster, stop) = (world.cluster.clone(), world.tasks.stop().clone());
-        world.tasks.spawn("dull node", async move {
+        let tasks = &world.fixture.tasks;
+        reconcile::run(world.fixture.local(Identity::Controllers), Clock::wall(), tasks);
+        let (cluster, stop) = (world.cluster.clone(), tasks.stop().clone());
+        tasks.spawn("dull node", async move {
             tokio::select! {
                 // Cancel safe: the test ends here.
                 () = stop.cancelled() => {}
@@ -90,11 +65,8 @@ impl World {
     }
 
     async fn end(self) {
-        let Self { cluster, api, tasks, done, .. } = self;
-        assert_eq!(tasks.died(), 0, "a task died");
-        tasks.stop().cancel();
-        drop((cluster, api, tasks));
-        tokio::time::timeout(PATIENCE, done.wait()).await.expect("every task ends");
+        drop(self.cluster);
+        self.fixture.end().await;
     }
 
     /// Waits until an object of the namespace `a` is as it should be.
@@ -174,10 +146,6 @@ impl World {
         };
         self.all::<ReplicaSet>().await.into_iter().map(of).collect()
     }
-}
-
-fn object<K: Object>(value: Value) -> K {
-    serde_json::from_value(value).expect("an object of the kind")
 }
 
 fn deployment(replicas: i32) -> Deployment {
@@ -352,7 +320,7 @@ async fn recreate_has_never_both_versions() {
     let world = World::running().await;
     let mut made = deployment(2);
     let spec = made.spec.as_mut().expect("a spec");
-    spec.strategy = Some(object_of(json!({"type": "Recreate"})));
+    spec.strategy = Some(object(json!({"type": "Recreate"})));
     world.cluster.create(&made).await.expect("deployed");
     world.rolled(2).await;
     // Every change of a pod, in order: the first new one comes after the last old one has gone.
@@ -378,10 +346,6 @@ async fn recreate_has_never_both_versions() {
     drop(changes);
     world.rolled(2).await;
     world.end().await;
-}
-
-fn object_of<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("a part of an object")
 }
 
 #[tokio::test]
@@ -487,7 +451,7 @@ impl Reconcile for Poisoned {
 #[tokio::test]
 async fn a_poison_object_is_quarantined_and_stops_nothing_else() {
     let world = World::new().await;
-    let watches = Watches::follow(&world.cluster, &world.tasks);
+    let watches = Watches::follow(&world.cluster, &world.fixture.tasks);
     let good = Arc::new(AtomicUsize::new(0));
     let beats = Arc::new(AtomicUsize::new(0));
     let counted = beats.clone();
@@ -496,7 +460,7 @@ async fn a_poison_object_is_quarantined_and_stops_nothing_else() {
     });
     Engine::new(&watches.deployments, beat).run(
         world.cluster.clone(),
-        &world.tasks,
+        &world.fixture.tasks,
         Poisoned { good: good.clone() },
     );
     let mut poison = deployment(0);

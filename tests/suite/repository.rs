@@ -13,6 +13,7 @@ pub struct Origin {
 
 impl Origin {
     pub fn new() -> Self {
+        crate::watchdog::watch();
         let folder = tempfile::tempdir().expect("a folder");
         let repository = Repository::init_bare(folder.path()).expect("a repository");
         Self { folder, repository }

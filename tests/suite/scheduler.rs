@@ -1,42 +1,16 @@
 //! The scheduler over the real API, in process.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ballast::api::Identity;
 use ballast::clock::Clock;
-use ballast::object::{Cluster, DeleteOptions, Key, Object, Scope, condition};
+use ballast::object::{Cluster, DeleteOptions, Key, Object, condition};
 use ballast::reconcile::scheduler;
 use ballast::task::Tasks;
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use serde_json::{Value, json};
 
-use crate::api::Fixture;
-
-pub fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("the test's object decodes")
-}
-
-/// Waits until what is stored satisfies `holds`, looking again after every change of the kind.
-pub async fn until<K: Object>(
-    cluster: &impl Cluster,
-    what: &str,
-    holds: impl Fn(&[std::sync::Arc<K>]) -> bool,
-) {
-    let mut changes = std::pin::pin!(cluster.watch::<K>(Scope::all()));
-    let wait = async {
-        loop {
-            let all = cluster.list::<K>(&Scope::all()).await.expect("lists");
-            if holds(&all.items) {
-                return;
-            }
-            changes.next().await.expect("a watch never ends");
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
-    assert!(waited.is_ok(), "never: {what}");
-}
+use crate::fixture::{Fixture, object, until};
 
 pub fn node(name: &str, cpu: &str, pods: u32) -> Node {
     object(json!({

@@ -1,6 +1,7 @@
 //! A commit becomes objects, through the real API over a real store: whole or not at all, with every
 //! problem at its place; what leaves is pruned, unless it is most of everything.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,92 +9,141 @@ use std::time::Duration;
 use ballast::api::{Api, ApiOptions, IdSource, Identity, Local};
 use ballast::clock::Clock;
 use ballast::object::drift::{Action, Drift, Phase};
+use ballast::object::inventory::{Inventory, InventoryEntry};
 use ballast::object::ports::WakeSync;
 use ballast::object::source::{Source, SourceStatus};
 use ballast::object::{Cluster, DeleteOptions, Key, Object, Patch, Scope};
 use ballast::store::{Sqlite, SqliteOptions, WriterMode};
-use ballast::sync::{Credentials, SourceConfig, SourceUrl, SyncHandle, SyncOptions};
-use ballast::task::Tasks;
+use ballast::sync::{Access, SourceConfig, SourceUrl, SyncHandle, SyncOptions};
+use ballast::task::{AllDone, Tasks};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::repository::Origin;
 
 /// A daemon that has only the sync, and a repository that it follows.
-struct Scene {
-    origin: Origin,
+pub struct Scene {
+    pub origin: Origin,
     folder: tempfile::TempDir,
-    admin: Local<Sqlite>,
+    pub admin: Local<Sqlite>,
     api: Api<Sqlite>,
+    store: Sqlite,
     tasks: Tasks,
-    sync: Option<Arc<SyncHandle>>,
+    sync: Option<Sync>,
+    /// Every loop's sign of life, by name.
+    beats: (UnboundedSender<String>, UnboundedReceiver<String>),
+}
+
+/// The loops of one run of the daemon.
+struct Sync {
+    names: Vec<String>,
+    handle: Arc<SyncHandle>,
+    tasks: Tasks,
+    done: AllDone,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
+        crate::watchdog::watch();
         let folder = tempfile::tempdir().expect("a folder");
         let options = SqliteOptions { writer: WriterMode::Inline, ..SqliteOptions::default() };
         let store = Sqlite::open(&folder.path().join("store.db"), options).expect("a store");
         let (tasks, _) = Tasks::new();
-        let options = ApiOptions {
-            service_range: "10.43.0.0/16".parse().expect("a network"),
-            node_ports: 30_000..=32_767,
-            clock: Clock::wall(),
-            secret_key: [7; 32],
-            ids: IdSource::seeded(1),
-        };
-        let api = Api::new(store, options, &tasks);
+        let api = api_over(&store, "10.43.0.0/16", 30_000..=32_767, IdSource::seeded(1), &tasks);
         let admin = api.local(Identity::Admin);
         let mut default = Namespace::default();
         default.metadata.name = Some("default".to_owned());
         if let Err(error) = admin.create(&default).await {
             assert!(error.is_already_exists(), "{error}");
         }
-        Self { origin: Origin::new(), folder, admin, api, tasks, sync: None }
+        let beats = unbounded_channel();
+        Self { origin: Origin::new(), folder, admin, api, store, tasks, sync: None, beats }
+    }
+
+    /// As a daemon that is started with other ranges over the same store.
+    pub fn serve_ranges(&mut self, services: &str, node_ports: RangeInclusive<u16>) {
+        self.api = api_over(&self.store, services, node_ports, IdSource::random(), &self.tasks);
+        self.admin = self.api.local(Identity::Admin);
     }
 
     /// A scene with a first commit on its way.
-    async fn with(files: &[(&str, &str)]) -> Self {
+    pub async fn with(files: &[(&str, &str)]) -> Self {
         let mut scene = Self::new().await;
         scene.origin.commit(files);
         scene.start("app", ".");
         scene
     }
 
-    fn start(&mut self, name: &str, path: &str) {
+    pub fn start(&mut self, name: &str, path: &str) {
+        self.start_all(&[(name, path)]);
+    }
+
+    /// Follows several paths, each as a source of its own.
+    pub fn start_all(&mut self, sources: &[(&str, &str)]) {
+        self.start_configs(sources.iter().map(|(name, path)| self.config(name, path)).collect());
+    }
+
+    /// What the command line and the config file say of one source.
+    pub fn config(&self, name: &str, path: &str) -> SourceConfig {
         let url = SourceUrl::parse(&self.origin.path().to_string_lossy()).expect("a path");
-        let source = SourceConfig {
+        SourceConfig {
             name: name.to_owned(),
             url,
             branch: "main".to_owned(),
             path: path.to_owned(),
             poll_seconds: 3600,
-            credentials: Credentials::None,
-        };
+            access: Access::default(),
+            formerly: vec![],
+        }
+    }
+
+    pub fn start_configs(&mut self, configs: Vec<SourceConfig>) {
+        let names = configs.iter().map(|config| config.name.clone()).collect();
+        let beats = self.beats.0.clone();
         let options = SyncOptions {
             data_dir: PathBuf::from(self.folder.path()),
             secret_key: [7; 32],
-            beat: None,
+            beat: Some(Arc::new(move |name: &str| drop(beats.send(name.to_owned())))),
         };
+        let (tasks, done) = Tasks::new();
         let cluster = self.api.local(Identity::Sync);
-        self.sync =
-            Some(ballast::sync::run(cluster, vec![source], options, Clock::wall(), &self.tasks));
+        let handle = ballast::sync::run(cluster, configs, options, Clock::wall(), &tasks);
+        self.sync = Some(Sync { names, handle, tasks, done });
     }
 
-    async fn commit(&self, files: &[(&str, &str)]) -> String {
+    /// Ends the loops, as a stopping daemon does; the store stays.
+    pub async fn stop(&mut self) {
+        let Some(Sync { tasks, done, .. }) = self.sync.take() else { return };
+        tasks.stop().cancel();
+        drop(tasks);
+        done.wait().await;
+    }
+
+    pub async fn commit(&self, files: &[(&str, &str)]) -> String {
         let id = self.origin.commit(files);
         self.wake();
         id
     }
 
-    fn wake(&self) {
-        assert!(self.sync.as_ref().expect("started").wake("app"));
+    pub fn wake(&self) {
+        let sync = self.sync.as_ref().expect("started");
+        assert!(sync.names.iter().all(|name| sync.handle.wake(name)));
     }
 
     /// The Source's status as soon as it is so.
-    async fn until(&self, what: &str, is: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
-        let key = Key::cluster("app");
+    pub async fn until(&self, what: &str, is: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
+        self.until_of("app", what, is).await
+    }
+
+    pub async fn until_of(
+        &self,
+        source: &str,
+        what: &str,
+        is: impl Fn(&SourceStatus) -> bool,
+    ) -> SourceStatus {
+        let key = Key::cluster(source);
         let waited = async {
             loop {
                 if let Ok(source) = self.admin.get::<Source>(&key).await {
@@ -114,14 +164,30 @@ impl Scene {
         }
     }
 
-    async fn until_applied(&self, commit: &str) -> SourceStatus {
+    /// The object as soon as it is so.
+    pub async fn until_object<K: Object>(&self, key: &Key, is: impl Fn(&K) -> bool) -> Arc<K> {
+        let waited = async {
+            loop {
+                match self.admin.get::<K>(key).await {
+                    Ok(object) if is(&object) => return object,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(20), waited).await {
+            Ok(object) => object,
+            Err(_) => panic!("never so: {:#?}", self.admin.get::<K>(key).await),
+        }
+    }
+
+    pub async fn until_applied(&self, commit: &str) -> SourceStatus {
         self.until("applied", |status| {
             status.applied.as_ref().is_some_and(|applied| applied.id == commit)
         })
         .await
     }
 
-    async fn until_refused(&self, commit: &str) -> Vec<String> {
+    pub async fn until_refused(&self, commit: &str) -> Vec<String> {
         let status = self
             .until("refused", |status| {
                 status.refused.as_ref().is_some_and(|refused| refused.id == commit)
@@ -134,24 +200,49 @@ impl Scene {
         status.problems.into_iter().map(show).collect()
     }
 
-    async fn names<K: Object>(&self) -> Vec<String> {
+    pub async fn names<K: Object>(&self) -> Vec<String> {
         let listing = self.admin.list::<K>(&Scope::all()).await.expect("a list");
         listing.items.iter().map(|item| item.key().to_string()).collect()
     }
 
-    fn head(&self) -> String {
+    pub async fn inventory(&self) -> Vec<InventoryEntry> {
+        let stored = self.admin.get::<Inventory>(&Key::cluster("app")).await.expect("there");
+        stored.objects.clone()
+    }
+
+    pub fn head(&self) -> String {
         let head = self.origin.repository.refname_to_id("refs/heads/main").expect("main");
         head.to_string()
     }
 }
 
+fn api_over(
+    store: &Sqlite,
+    services: &str,
+    node_ports: RangeInclusive<u16>,
+    ids: IdSource,
+    tasks: &Tasks,
+) -> Api<Sqlite> {
+    let options = ApiOptions {
+        service_range: services.parse().expect("a network"),
+        node_ports,
+        clock: Clock::wall(),
+        secret_key: [7; 32],
+        ids,
+    };
+    Api::new(store.clone(), options, tasks)
+}
+
 impl Drop for Scene {
     fn drop(&mut self) {
         self.tasks.stop().cancel();
+        if let Some(sync) = &self.sync {
+            sync.tasks.stop().cancel();
+        }
     }
 }
 
-fn config(name: &str) -> String {
+pub fn config(name: &str) -> String {
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  of: {name}\n")
 }
 
@@ -163,7 +254,7 @@ fn borrowed(files: &[(String, String)]) -> Vec<(&str, &str)> {
     files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect()
 }
 
-const DEPLOYMENT: &str = "apiVersion: apps/v1
+pub const DEPLOYMENT: &str = "apiVersion: apps/v1
 kind: Deployment
 metadata:
   name: web
@@ -179,22 +270,26 @@ spec:
       - name: web
         image: example/web:v1
 ";
-const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+pub const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_is_applied_with_namespace_and_inventory() {
     let scene = Scene::with(&[("ns.yaml", NAMESPACE), ("web/deploy.yaml", DEPLOYMENT)]).await;
-    let status = scene.until_applied(&scene.head()).await;
+    scene.until_applied(&scene.head()).await;
     assert_eq!(scene.names::<Deployment>().await, ["shop/web"]);
-    let places: Vec<String> = status
-        .inventory
+    let inventory = scene.admin.get::<Inventory>(&Key::cluster("app")).await.expect("there");
+    assert_eq!(inventory.commit, scene.head());
+    let places: Vec<String> = inventory
+        .objects
         .iter()
         .map(|entry| format!("{} {} {}:{}", entry.kind, entry.key(), entry.file, entry.line))
         .collect();
     assert_eq!(places, ["Namespace shop ns.yaml:1", "Deployment shop/web web/deploy.yaml:1"]);
-    let known = scene
-        .until("known by uid", |status| status.inventory.iter().all(|entry| !entry.uid.is_empty()));
-    known.await;
+    scene
+        .until_object::<Inventory>(&Key::cluster("app"), |inventory| {
+            inventory.objects.iter().all(|entry| !entry.uid.is_empty())
+        })
+        .await;
     // No controller runs here: the verdict says what it waits for.
     let status = scene.until("judged", |status| status.converged.is_some()).await;
     let verdict = status.converged.expect("judged");
@@ -256,10 +351,10 @@ async fn what_leaves_is_pruned_and_what_moves_is_not() {
     // `a` moves to another file, `b` into the same file as `c`, and nothing of it is touched.
     let both = format!("{}---\n{}", config("b"), config("c"));
     let moved = scene.commit(&[("new/a.yaml", &config("a")), ("c.yaml", &both)]).await;
-    let status = scene.until_applied(&moved).await;
+    scene.until_applied(&moved).await;
     let after = scene.admin.get::<ConfigMap>(&Key::new("default", "a")).await.expect("there");
     assert_eq!(before.metadata.resource_version, after.metadata.resource_version);
-    assert_eq!(status.inventory[0].file, "new/a.yaml");
+    assert_eq!(scene.inventory().await[0].file, "new/a.yaml");
 
     let pruned = scene.commit(&[("c.yaml", &both)]).await;
     scene.until_applied(&pruned).await;
@@ -309,7 +404,7 @@ async fn an_emptied_repository_is_held_until_it_is_confirmed() {
     let confirmed = format!("confirmPrune: '{first}'\n");
     let confirmed = scene.commit(&[(".ballast.yaml", &confirmed)]).await;
     let status = scene.until_applied(&confirmed).await;
-    assert_eq!((status.held, status.inventory), (None, vec![]));
+    assert_eq!((status.held, scene.inventory().await), (None, vec![]));
     assert_eq!(scene.names::<ConfigMap>().await, Vec::<String>::new());
 }
 
@@ -445,7 +540,23 @@ async fn a_thousand_deployments_are_one_transaction() {
         })
         .collect();
     let scene = Scene::with(&[("ns.yaml", NAMESPACE), ("all.yaml", &all)]).await;
-    let status = scene.until_applied(&scene.head()).await;
-    assert_eq!(status.inventory.len(), 1001);
+    scene.until_applied(&scene.head()).await;
+    assert_eq!(scene.inventory().await.len(), 1001);
+    // The Source is written twice a minute: it must not carry the inventory along.
+    let source = scene.admin.get::<Source>(&Key::cluster("app")).await.expect("there");
+    let bytes = serde_json::to_vec(&*source).expect("JSON").len();
+    assert!(bytes < 8192, "{bytes}");
     assert_eq!(scene.names::<Deployment>().await.len(), 1000);
+}
+
+#[tokio::test]
+async fn a_source_shows_that_it_is_followed_however_seldom_it_is_polled() {
+    // Nothing here ever runs the pod, so that the loop looks for it every second; it fetches once.
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n  containers:\n  - {name: c, image: i}\n";
+    let mut scene = Scene::with(&[("pod.yaml", pod)]).await;
+    scene.until_applied(&scene.head()).await;
+    for _ in 0..4 {
+        let beat = tokio::time::timeout(Duration::from_secs(20), scene.beats.1.recv()).await;
+        assert_eq!(beat.expect("in time").as_deref(), Some("sync app"));
+    }
 }

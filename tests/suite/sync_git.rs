@@ -1,10 +1,11 @@
 //! What a repository may do to us: real repositories, hostile trees, a branch that moves.
 
-use std::sync::atomic::AtomicBool;
-
-use ballast::sync::git::{GitError, Mirror, Objects};
-use ballast::sync::source::{Credentials, SourceUrl};
+use ballast::sync::git::{GitError, MOST_PACKS, Mirror};
+use ballast::sync::objects::Objects;
+use ballast::sync::wire::Patience;
+use ballast::sync::{Access, SourceUrl};
 use git2::{FileMode, Oid};
+use tokio_util::sync::CancellationToken;
 
 use crate::repository::Origin;
 
@@ -22,13 +23,14 @@ impl Scene {
 
     fn mirror(&self) -> Mirror {
         let url = SourceUrl::parse(&self.origin.path().to_string_lossy()).expect("a path");
-        Mirror::open(self.data.path(), "app", url, Credentials::None).expect("a mirror")
+        Mirror::open(self.data.path(), "app", url, Access::default(), Patience::default())
+            .expect("a mirror")
     }
 
     /// The paths of the manifests, and the problems, of the branch's head.
     fn listed(&self, path: &str) -> Result<(Vec<String>, Vec<String>), GitError> {
         let mirror = self.mirror();
-        let head = mirror.fetch("main", &AtomicBool::new(false))?.head;
+        let head = fetch(&mirror)?.head;
         let listing = mirror.objects()?.list(&head.id, path)?;
         let problems = listing.problems.into_iter();
         Ok((
@@ -39,7 +41,7 @@ impl Scene {
 }
 
 fn fetch(mirror: &Mirror) -> Result<ballast::sync::git::Fetched, GitError> {
-    mirror.fetch("main", &AtomicBool::new(false))
+    mirror.fetch("main", &CancellationToken::new(), &|_| {})
 }
 
 #[test]
@@ -87,14 +89,58 @@ fn what_a_killed_fetch_leaves_is_in_nobodys_way() {
 }
 
 #[test]
+fn packs_are_joined_and_the_applied_commit_is_kept() {
+    let scene = Scene::new();
+    let mirror = scene.mirror();
+    let text = |number: usize| CONFIG.replace("name: a", &format!("name: a{number}"));
+    let lost = scene.origin.commit(&[("lost.yaml", CONFIG)]);
+    fetch(&mirror).expect("fetched");
+    let applied = scene.origin.rewrite(&[("a.yaml", CONFIG)]);
+    fetch(&mirror).expect("fetched");
+    mirror.keep(&applied);
+    scene.origin.rewrite(&[("b.yaml", &text(0))]);
+    let folder = std::fs::read_dir(scene.data.path().join("git")).expect("git").flatten().next();
+    let packs = folder.expect("one mirror").path().join("objects/pack");
+    let count = || {
+        let entries = std::fs::read_dir(&packs).expect("packs").flatten();
+        entries.filter(|entry| entry.path().extension().is_some_and(|ext| ext == "pack")).count()
+    };
+    let mut most = 0;
+    for number in 1..=MOST_PACKS + 5 {
+        let head = scene.origin.commit(&[("b.yaml", &text(number))]);
+        assert_eq!(fetch(&mirror).expect("fetched").head.id, head);
+        most = most.max(count());
+    }
+    assert_eq!(most, MOST_PACKS, "a long-lived mirror joins them too");
+    assert!(count() < 10, "{}", count());
+    let objects = mirror.objects().expect("usable");
+    let listing = objects.list(&applied, ".").expect("kept");
+    objects.read(&listing.entries[0]).expect("its blob too");
+    assert!(objects.list(&lost, ".").is_err(), "what nothing names is gone");
+}
+
+#[test]
 fn a_repository_that_is_none_is_named() {
     let data = tempfile::tempdir().expect("a folder");
     let url = SourceUrl::parse("/nowhere/at/all").expect("a path");
-    let mirror = Mirror::open(data.path(), "app", url, Credentials::None).expect("a mirror");
+    let mirror = Mirror::open(data.path(), "app", url, Access::default(), Patience::default())
+        .expect("a mirror");
     let error = fetch(&mirror).expect_err("nothing there").to_string();
     assert_eq!(error, "no Git repository at /nowhere/at/all");
-    let error = mirror.fetch("../x", &AtomicBool::new(false)).expect_err("no branch").to_string();
+    let error = mirror.fetch("../x", &CancellationToken::new(), &|_| {});
+    let error = error.expect_err("no branch").to_string();
     assert!(error.contains("the branch's name"), "{error}");
+}
+
+#[test]
+fn settings_that_are_too_large_are_not_read() {
+    let scene = Scene::new();
+    let large = format!("confirmPrune: '{}'\n", "1".repeat(100_000));
+    scene.origin.commit(&[("a.yaml", CONFIG), (".ballast.yaml", &large)]);
+    let (files, problems) = scene.listed(".").expect("there");
+    assert_eq!(files, ["a.yaml"]);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].starts_with(".ballast.yaml: the file has 100017 bytes"), "{problems:?}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What people and attackers commit, through `validate`: the sync's own code with the real admission
 //! behind it. Every row is refused with file, line and field, or taken with a stated meaning.
 
-use ballast::offline::{Wanted, plan_against, validate};
+use ballast::offline::{Followed, Wanted, plan_against, validate};
 use ballast::offline_report::Report;
+use ballast::ranges::Ranges;
 
 const POD: &str = "apiVersion: v1
 kind: Pod
@@ -36,9 +37,10 @@ spec:
 ";
 
 async fn validated(text: &str) -> Report {
+    crate::watchdog::watch();
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("a.yaml"), text).expect("written");
-    validate(folder.path()).await.expect("readable")
+    validate(folder.path(), &Ranges::default()).await.expect("readable")
 }
 
 /// Checks rows of (name, manifest, a field that is at fault); the empty field is a valid manifest.
@@ -80,6 +82,14 @@ async fn shapes_of_manifests() {
             "generateName",
             POD.replace("  name: a\nspec", "  generateName: a-\nspec"),
             "metadata.generateName",
+        ),
+        (
+            "the controller's revision",
+            DEPLOYMENT.replace(
+                "{name: a}",
+                "{name: a, annotations: {deployment.kubernetes.io/revision: '1'}}",
+            ),
+            "metadata.annotations.deployment.kubernetes.io/revision",
         ),
         ("unknown field", POD.replace("image:", "imagee:"), "containers[0].imagee"),
         ("wrong type", POD.replace("  containers:\n", "  containers: x\n  x:\n"), "spec"),
@@ -168,6 +178,7 @@ async fn values_of_services() {
 
 #[tokio::test]
 async fn a_file_that_is_half_written_hides_no_other_problem() {
+    crate::watchdog::watch();
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("half.yaml"), &DEPLOYMENT[..90]).expect("written");
     std::fs::write(folder.path().join("b.yaml"), POD.replace("image:", "imagee:"))
@@ -175,7 +186,7 @@ async fn a_file_that_is_half_written_hides_no_other_problem() {
     std::fs::write(folder.path().join("c.yaml"), DEPLOYMENT.replace("replicas: 1", "replicas: -1"))
         .expect("written");
     std::os::unix::fs::symlink("/etc/passwd", folder.path().join("d.yaml")).expect("a link");
-    let report = validate(folder.path()).await.expect("readable");
+    let report = validate(folder.path(), &Ranges::default()).await.expect("readable");
     let files: Vec<&str> =
         report.problems.iter().map(|shown| shown.problem.file.as_str()).collect();
     for file in ["b.yaml", "c.yaml", "d.yaml", "half.yaml"] {
@@ -186,12 +197,18 @@ async fn a_file_that_is_half_written_hides_no_other_problem() {
     assert!(text.contains("^^^^^^\n") && text.contains("= help: did you mean image?"), "{text}");
 }
 
+fn holding(live: serde_json::Value) -> Followed {
+    Followed { live: vec![live], ..Followed::default() }
+}
+
 #[tokio::test]
 async fn a_plan_is_what_the_sync_would_do() {
+    crate::watchdog::watch();
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("a.yaml"), DEPLOYMENT).expect("written");
     let wanted = Wanted::Files(folder.path().to_owned());
-    let report = plan_against(None, Vec::new(), &wanted).await.expect("planned");
+    let ranges = Ranges::default();
+    let report = plan_against(Followed::default(), &wanted, &ranges).await.expect("planned");
     assert_eq!((report.exit_code(), report.changes.len()), (1, 1), "{}", report.text());
     assert!(report.text().starts_with("+ create Deployment default/a (a.yaml:1)\n"));
 
@@ -204,9 +221,9 @@ async fn a_plan_is_what_the_sync_would_do() {
                     "spec": {"containers": [{"name": "a", "image": "example/a:1"}]}}}}"#,
     )
     .expect("JSON");
-    let report = plan_against(None, vec![live.clone()], &wanted).await.expect("planned");
+    let report = plan_against(holding(live.clone()), &wanted, &ranges).await.expect("planned");
     assert!(report.text().contains("    spec.replicas: 3 -> 1\n"), "{}", report.text());
     live["spec"]["replicas"] = 1.into();
-    let report = plan_against(None, vec![live], &wanted).await.expect("planned");
+    let report = plan_against(holding(live), &wanted, &ranges).await.expect("planned");
     assert_eq!(report.exit_code(), 0, "{}", report.text());
 }

@@ -55,13 +55,16 @@ pub fn port_claim(protocol: &str, number: i32) -> String {
 }
 
 /// Gives a Service every address it needs and checks those it names. Other kinds pass untouched.
-/// `taken` answers for claims of other objects only; `random` is drawn once an address.
+/// `held` are the claims of the stored object: it keeps them, also when the ranges have changed since
+/// (as in Kubernetes, where only a new Service gets a new address). `taken` answers for claims of
+/// other objects only; `random` is drawn once an address.
 ///
 /// # Errors
 /// The reference server's faults: outside the range, held by another Service, or none left.
 pub fn assign<K: Admit>(
     object: &mut K,
     ranges: &Ranges,
+    held: &[String],
     taken: &dyn Fn(&str) -> bool,
     random: &mut dyn FnMut() -> u64,
 ) -> Result<(), Faults> {
@@ -70,12 +73,12 @@ pub fn assign<K: Admit>(
     let kind = spec.type_.clone().unwrap_or_default();
     let mut faults = Faults::new();
     if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
-        cluster_ip(spec, ranges.services, taken, random, &mut faults);
+        cluster_ip(spec, ranges.services, held, taken, random, &mut faults);
     }
     let wants_ports = kind == "NodePort"
         || (kind == "LoadBalancer" && spec.allocate_load_balancer_node_ports != Some(false));
     if wants_ports {
-        node_ports(spec, &ranges.node_ports, taken, random, &mut faults);
+        node_ports(spec, &ranges.node_ports, held, taken, random, &mut faults);
     }
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
@@ -83,6 +86,7 @@ pub fn assign<K: Admit>(
 fn cluster_ip(
     spec: &mut ServiceSpec,
     range: Ipv4Net,
+    held: &[String],
     taken: &dyn Fn(&str) -> bool,
     random: &mut dyn FnMut() -> u64,
     faults: &mut Faults,
@@ -106,11 +110,12 @@ fn cluster_ip(
     for address in named.iter().filter(|address| *address != "None") {
         // What is no IPv4 address is a fault of its own in validation, or refused in the second step.
         let Ok(parsed) = address.parse::<Ipv4Addr>() else { continue };
-        let why = if !is_usable(range, parsed) {
+        let claim = ip_claim(address);
+        let why = if !is_usable(range, parsed) && !held.contains(&claim) {
             format!(
                 "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
             )
-        } else if taken(&ip_claim(address)) {
+        } else if taken(&claim) {
             "provided IP is already allocated".to_owned()
         } else {
             continue;
@@ -137,6 +142,7 @@ fn free_address(range: Ipv4Net, taken: &dyn Fn(&str) -> bool, random: u64) -> Op
 fn node_ports(
     spec: &mut ServiceSpec,
     range: &RangeInclusive<u16>,
+    held: &[String],
     taken: &dyn Fn(&str) -> bool,
     random: &mut dyn FnMut() -> u64,
     faults: &mut Faults,
@@ -150,7 +156,7 @@ fn node_ports(
         let inside = u16::try_from(number).is_ok_and(|number| range.contains(&number));
         let path = list.index(index);
         let field = path.child("nodePort");
-        if !inside {
+        if !inside && !held.contains(&claim) {
             let detail = format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
                 range.start(),
@@ -221,27 +227,28 @@ mod tests {
     fn a_service_gets_what_its_type_needs() {
         let mut own = service(json!({"type": "NodePort", "ports": [
             {"name": "a", "port": 80}, {"name": "b", "port": 81}]}));
-        assign(&mut own, &ranges(), &nobody, &mut || 1).unwrap();
+        assign(&mut own, &ranges(), &[], &nobody, &mut || 1).unwrap();
         assert_eq!(
             claims(&own),
             ["clusterip/10.97.0.2", "nodeport/tcp/30001", "nodeport/tcp/30000"]
         );
         let before = own.clone();
-        assign(&mut own, &ranges(), &nobody, &mut || 7).unwrap();
+        assign(&mut own, &ranges(), &[], &nobody, &mut || 7).unwrap();
         assert_eq!(own, before, "what is assigned stays");
 
         let mut headless = service(json!({"clusterIP": "None", "ports": [{"port": 80}]}));
-        assign(&mut headless, &ranges(), &nobody, &mut || 1).unwrap();
+        assign(&mut headless, &ranges(), &[], &nobody, &mut || 1).unwrap();
         assert_eq!(claims(&headless), Vec::<String>::new());
         let mut external = service(json!({"type": "ExternalName", "externalName": "a.b"}));
-        assign(&mut external, &ranges(), &nobody, &mut || 1).unwrap();
+        assign(&mut external, &ranges(), &[], &nobody, &mut || 1).unwrap();
         assert!(external.spec.unwrap().cluster_ip.is_none());
     }
 
     #[test]
     fn what_is_outside_or_taken_is_refused_in_the_references_words() {
         let fault = |spec: serde_json::Value, taken: &dyn Fn(&str) -> bool| {
-            let faults = assign(&mut service(spec), &ranges(), taken, &mut || 0).unwrap_err();
+            let mut service = service(spec);
+            let faults = assign(&mut service, &ranges(), &[], taken, &mut || 0).unwrap_err();
             faults[0].to_cause().message.unwrap()
         };
         assert_eq!(
@@ -259,6 +266,20 @@ mod tests {
         let all = |claim: &str| claim.starts_with("nodeport");
         let text = fault(json!({"type": "NodePort", "ports": [{"port": 1}]}), &all);
         assert!(text.ends_with("range is full"), "{text}");
+    }
+
+    #[test]
+    fn what_is_held_is_kept_outside_the_ranges_and_nothing_else() {
+        let spec = json!({"type": "NodePort", "clusterIP": "10.1.1.1", "clusterIPs": ["10.1.1.1"],
+            "ports": [{"name": "a", "port": 80, "nodePort": 80}]});
+        let held = [ip_claim("10.1.1.1"), port_claim("TCP", 80)];
+        let mut own = service(spec.clone());
+        assert_eq!(assign(&mut own, &ranges(), &held, &nobody, &mut || 0), Ok(()));
+        assert_eq!(claims(&own), held);
+        for other in [&held[..1], &held[1..]] {
+            let faults = assign(&mut service(spec.clone()), &ranges(), other, &nobody, &mut || 0);
+            assert_eq!(faults.map_err(|faults| faults.len()), Err(1));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 
+use super::supported;
 use crate::object::Object;
 
 /// One field at fault, as the reference server words it.
@@ -59,33 +60,54 @@ impl Fault {
     }
 }
 
+/// The two parts of an object that are written apart: what is asked for, and how it is.
+pub trait Parts: Object {
+    /// A write of the object leaves the status as stored.
+    fn keep_status(&mut self, old: &Self);
+
+    /// A write of the status leaves everything else as stored, but for the precondition on the
+    /// resourceVersion, which is the writer's.
+    fn keep_all_but_status(&mut self, old: &Self);
+
+    fn spec_differs(&self, old: &Self) -> bool;
+}
+
 /// A kind's admission. All functions are pure; the verbs call them in the order they stand here.
 /// Metadata that is the same for all kinds (name, uid, times, generation, finalizers, owner
 /// references) is `lifecycle`'s; allocation of addresses is `addresses`'.
-pub trait Admit: Object {
+pub trait Admit: Parts {
     /// Fills in every default the reference server fills in, and brings quantities into canonical
     /// form. Idempotent. Called on create and on update.
-    fn fill_defaults(&mut self);
+    fn fill_defaults(&mut self) {}
 
     /// Everything wrong with a new object, metadata included.
     fn faults(&self) -> Faults;
 
     /// Everything wrong with a change: the faults of the new state and the fields that may not change.
-    fn update_faults(&self, old: &Self) -> Faults;
+    fn update_faults(&self, _old: &Self) -> Faults {
+        self.faults()
+    }
 
     /// The second step: fields that this version does not run, each refused by name with the reason.
-    fn unsupported(&self) -> Faults;
+    fn unsupported(&self) -> Faults {
+        supported::refusals(self)
+    }
 
     /// A new object begins without status (or with the kind's first one: a Pod is `Pending`).
-    fn prepare_create(&mut self);
+    fn prepare_create(&mut self) {}
 
-    /// A write of the object leaves the status as stored and takes over what a client may leave out
-    /// (a Service's addresses). Runs before `fill_defaults`.
-    fn prepare_update(&mut self, old: &Self);
+    /// A write of the object takes over what a client may leave out (a Service's addresses). Runs
+    /// before `fill_defaults`.
+    fn prepare_update(&mut self, old: &Self) {
+        self.keep_status(old);
+    }
 
-    /// A write of the status leaves everything else as stored.
-    fn prepare_status_update(&mut self, old: &Self);
+    fn prepare_status_update(&mut self, old: &Self) {
+        self.keep_all_but_status(old);
+    }
 
-    /// Whether the part that `metadata.generation` counts (the spec) differs.
-    fn generation_differs(&self, old: &Self) -> bool;
+    /// Whether the part that `metadata.generation` counts differs; asked of kinds that have one.
+    fn generation_differs(&self, old: &Self) -> bool {
+        self.spec_differs(old)
+    }
 }

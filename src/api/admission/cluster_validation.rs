@@ -1,5 +1,5 @@
 //! Pure: what is wrong with the kinds of the cluster itself: Namespace, Node, Event, Lease,
-//! EndpointSlice, and our own Source and Drift.
+//! EndpointSlice, and our own Source, Inventory and Drift.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,6 +16,7 @@ use super::metadata_validation::{label_value_faults, not_negative, qualified_nam
 use super::service_validation::special_address;
 use crate::object::Kind;
 use crate::object::drift::Drift;
+use crate::object::inventory::Inventory;
 use crate::object::name::label_faults;
 use crate::object::quantity::Quantity;
 use crate::object::source::Source;
@@ -226,6 +227,10 @@ pub fn source(source: &Source) -> Faults {
         faults.push(path.child("path").invalid(quoted(folder), detail));
     }
     faults
+}
+
+pub fn inventory(inventory: &Inventory) -> Faults {
+    metadata::faults(&inventory.metadata, Kind::Inventory)
 }
 
 pub fn drift(drift: &Drift) -> Faults {

@@ -8,16 +8,54 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::admit::{Admit, Faults};
+use super::admit::{Admit, Faults, Parts};
 use super::{
     cluster_validation as cluster, config_map_validation as data, defaults, pod_defaults,
-    pod_validation, service_validation, supported, workload_validation as workload,
+    pod_validation, service_validation, workload_validation as workload,
 };
 use crate::object::drift::Drift;
+use crate::object::inventory::Inventory;
 use crate::object::source::Source;
 
 /// Of the Deployment controller: `revision`, `desired-replicas`, `max-replicas`.
 const OWN_ANNOTATIONS: &str = "deployment.kubernetes.io/";
+
+/// Kinds with a spec and a status.
+macro_rules! with_status {
+    ($($kind:ty),*) => { $(impl Parts for $kind {
+        fn keep_status(&mut self, old: &Self) {
+            self.status.clone_from(&old.status);
+        }
+        fn keep_all_but_status(&mut self, old: &Self) {
+            self.spec.clone_from(&old.spec);
+            self.metadata = kept_metadata(&self.metadata, &old.metadata);
+        }
+        fn spec_differs(&self, old: &Self) -> bool {
+            self.spec != old.spec
+        }
+    })* };
+}
+
+/// Kinds without a status: their whole body is what a client writes.
+macro_rules! without_status {
+    ($($kind:ty),*) => { $(impl Parts for $kind {
+        fn keep_status(&mut self, _old: &Self) {}
+        fn keep_all_but_status(&mut self, old: &Self) {
+            *self = old.clone();
+        }
+        fn spec_differs(&self, old: &Self) -> bool {
+            self != old
+        }
+    })* };
+}
+
+with_status!(Deployment, Drift, Namespace, Node, Pod, ReplicaSet, Service, Source);
+without_status!(ConfigMap, EndpointSlice, Event, Inventory, Lease, Secret);
+
+/// A write of the status leaves the metadata as stored; only its precondition is the client's.
+fn kept_metadata(new: &ObjectMeta, old: &ObjectMeta) -> ObjectMeta {
+    ObjectMeta { resource_version: new.resource_version.clone(), ..old.clone() }
+}
 
 impl Admit for Pod {
     fn fill_defaults(&mut self) {
@@ -28,9 +66,6 @@ impl Admit for Pod {
     }
     fn update_faults(&self, old: &Self) -> Faults {
         pod_validation::pod_update(self, old)
-    }
-    fn unsupported(&self) -> Faults {
-        supported::refusals(self)
     }
     fn prepare_create(&mut self) {
         let class = pod_defaults::qos_class(self.spec.get_or_insert_default());
@@ -43,7 +78,7 @@ impl Admit for Pod {
     /// Where the pod runs is the scheduler's word: an update that leaves it out, as a manifest does,
     /// keeps it.
     fn prepare_update(&mut self, old: &Self) {
-        self.status.clone_from(&old.status);
+        self.keep_status(old);
         let bound = old.spec.as_ref().and_then(|spec| spec.node_name.clone());
         let node = &mut self.spec.get_or_insert_default().node_name;
         if node.as_deref().unwrap_or_default().is_empty() {
@@ -52,14 +87,10 @@ impl Admit for Pod {
     }
     /// The quality class follows the spec for ever: a status without it keeps it.
     fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
+        self.keep_all_but_status(old);
         let class = old.status.as_ref().and_then(|status| status.qos_class.clone());
         let status = self.status.get_or_insert_default();
         status.qos_class = class.or(status.qos_class.take());
-    }
-    fn generation_differs(&self, old: &Self) -> bool {
-        self.spec != old.spec
     }
 }
 
@@ -73,20 +104,13 @@ impl Admit for Deployment {
     fn update_faults(&self, old: &Self) -> Faults {
         workload::deployment_update(self, old)
     }
-    fn unsupported(&self) -> Faults {
-        supported::refusals(self)
-    }
     fn prepare_create(&mut self) {
         defaults::begin_deployment(self);
     }
-    fn prepare_update(&mut self, old: &Self) {
-        self.status.clone_from(&old.status);
-    }
     /// As in the reference server, the controller writes its revision annotation with the status.
     fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
         let annotations = self.metadata.annotations.take();
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
+        self.keep_all_but_status(old);
         self.metadata.annotations = annotations.filter(|map| !map.is_empty());
     }
     /// Annotations count too: they are copied to the ReplicaSets. The controller's own do not: it
@@ -96,7 +120,7 @@ impl Admit for Deployment {
             let all = deployment.metadata.annotations.clone().unwrap_or_default();
             all.into_iter().filter(|(key, _)| !key.starts_with(OWN_ANNOTATIONS)).collect()
         };
-        self.spec != old.spec || counted(self) != counted(old)
+        self.spec_differs(old) || counted(self) != counted(old)
     }
 }
 
@@ -110,21 +134,8 @@ impl Admit for ReplicaSet {
     fn update_faults(&self, old: &Self) -> Faults {
         workload::replica_set_update(self, old)
     }
-    fn unsupported(&self) -> Faults {
-        supported::refusals(self)
-    }
     fn prepare_create(&mut self) {
         defaults::begin_replica_set(self);
-    }
-    fn prepare_update(&mut self, old: &Self) {
-        self.status.clone_from(&old.status);
-    }
-    fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
-    }
-    fn generation_differs(&self, old: &Self) -> bool {
-        self.spec != old.spec
     }
 }
 
@@ -138,21 +149,11 @@ impl Admit for Service {
     fn update_faults(&self, old: &Self) -> Faults {
         service_validation::service_update(self, old)
     }
-    fn unsupported(&self) -> Faults {
-        supported::refusals(self)
-    }
     fn prepare_create(&mut self) {
         defaults::begin_service(self);
     }
     fn prepare_update(&mut self, old: &Self) {
         defaults::carry_over_service(self, old);
-    }
-    fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
-    }
-    fn generation_differs(&self, _old: &Self) -> bool {
-        false
     }
 }
 
@@ -163,40 +164,21 @@ impl Admit for Namespace {
     fn faults(&self) -> Faults {
         cluster::namespace(self)
     }
-    fn update_faults(&self, _old: &Self) -> Faults {
-        cluster::namespace(self)
-    }
-    fn unsupported(&self) -> Faults {
-        supported::refusals(self)
-    }
     fn prepare_create(&mut self) {
         defaults::begin_namespace(self);
     }
-    /// `spec.finalizers` may only shrink, and only while the namespace is going: the controller
-    /// that emptied it clears them (the reference server has a subresource of its own for that).
+    /// `spec.finalizers` stay as stored: a manifest does not name them, and committed again while its
+    /// namespace is going it must not end the delete with the content still there. Who emptied it
+    /// clears them on a way of its own (`keep_namespace_finalizers` of `api/write.rs`; the reference
+    /// server has a subresource for that).
     fn prepare_update(&mut self, old: &Self) {
-        self.status.clone_from(&old.status);
-        let held = |namespace: &Self| {
-            namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default()
-        };
-        let (before, asked) = (held(old), held(self));
-        let kept: Vec<String> = if old.metadata.deletion_timestamp.is_some() {
-            before.into_iter().filter(|name| asked.contains(name)).collect()
-        } else {
-            before
-        };
-        let spec = self.spec.get_or_insert_default();
-        spec.finalizers = (!kept.is_empty()).then_some(kept);
-    }
-    fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
-    }
-    fn generation_differs(&self, _old: &Self) -> bool {
-        false
+        self.keep_status(old);
+        let held = old.spec.as_ref().and_then(|spec| spec.finalizers.clone());
+        self.spec.get_or_insert_default().finalizers = held;
     }
 }
 
+/// A node registers itself with its first status.
 impl Admit for Node {
     fn fill_defaults(&mut self) {
         defaults::fill_node(self);
@@ -206,21 +188,6 @@ impl Admit for Node {
     }
     fn update_faults(&self, old: &Self) -> Faults {
         cluster::node_update(self, old)
-    }
-    fn unsupported(&self) -> Faults {
-        supported::refusals(self)
-    }
-    /// A node registers itself with its first status.
-    fn prepare_create(&mut self) {}
-    fn prepare_update(&mut self, old: &Self) {
-        self.status.clone_from(&old.status);
-    }
-    fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
-    }
-    fn generation_differs(&self, _old: &Self) -> bool {
-        false
     }
 }
 
@@ -233,114 +200,74 @@ impl Admit for Source {
     fn faults(&self) -> Faults {
         cluster::source(self)
     }
-    fn update_faults(&self, _old: &Self) -> Faults {
-        cluster::source(self)
-    }
-    fn unsupported(&self) -> Faults {
-        Faults::new()
-    }
     fn prepare_create(&mut self) {
         self.status = None;
-    }
-    fn prepare_update(&mut self, old: &Self) {
-        self.status.clone_from(&old.status);
-    }
-    fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
-    }
-    fn generation_differs(&self, old: &Self) -> bool {
-        self.spec != old.spec
     }
 }
 
 impl Admit for Drift {
-    fn fill_defaults(&mut self) {}
     fn faults(&self) -> Faults {
         cluster::drift(self)
-    }
-    fn update_faults(&self, _old: &Self) -> Faults {
-        cluster::drift(self)
-    }
-    fn unsupported(&self) -> Faults {
-        Faults::new()
     }
     fn prepare_create(&mut self) {
         self.status = None;
     }
-    fn prepare_update(&mut self, old: &Self) {
-        self.status.clone_from(&old.status);
+}
+
+impl Admit for Inventory {
+    fn faults(&self) -> Faults {
+        cluster::inventory(self)
     }
-    fn prepare_status_update(&mut self, old: &Self) {
-        self.spec.clone_from(&old.spec);
-        self.metadata = kept_metadata(&self.metadata, &old.metadata);
+}
+
+impl Admit for ConfigMap {
+    fn fill_defaults(&mut self) {
+        defaults::fill_config_map(self);
     }
+    fn faults(&self) -> Faults {
+        data::config_map(self)
+    }
+    fn update_faults(&self, old: &Self) -> Faults {
+        data::config_map_update(self, old)
+    }
+}
+
+impl Admit for Secret {
+    fn fill_defaults(&mut self) {
+        defaults::fill_secret(self);
+    }
+    fn faults(&self) -> Faults {
+        data::secret(self)
+    }
+    fn update_faults(&self, old: &Self) -> Faults {
+        data::secret_update(self, old)
+    }
+}
+
+impl Admit for Event {
+    fn faults(&self) -> Faults {
+        cluster::event(self)
+    }
+}
+
+impl Admit for Lease {
+    fn faults(&self) -> Faults {
+        cluster::lease(self)
+    }
+}
+
+impl Admit for EndpointSlice {
+    fn fill_defaults(&mut self) {
+        defaults::fill_endpoint_slice(self);
+    }
+    fn faults(&self) -> Faults {
+        cluster::endpoint_slice(self)
+    }
+    fn update_faults(&self, old: &Self) -> Faults {
+        cluster::endpoint_slice_update(self, old)
+    }
+    /// Its addresses and ports; a label is none of them.
     fn generation_differs(&self, old: &Self) -> bool {
-        self.spec != old.spec
+        self.endpoints != old.endpoints || self.ports != old.ports
     }
-}
-
-/// Kinds without a status: their whole body is what a client writes.
-macro_rules! without_status {
-    ($kind:ty, $fill:path, $faults:path, $update:path, $generation:expr) => {
-        impl Admit for $kind {
-            fn fill_defaults(&mut self) {
-                $fill(self);
-            }
-            fn faults(&self) -> Faults {
-                $faults(self)
-            }
-            fn update_faults(&self, old: &Self) -> Faults {
-                $update(self, old)
-            }
-            fn unsupported(&self) -> Faults {
-                supported::refusals(self)
-            }
-            fn prepare_create(&mut self) {}
-            fn prepare_update(&mut self, _old: &Self) {}
-            fn prepare_status_update(&mut self, old: &Self) {
-                *self = old.clone();
-            }
-            fn generation_differs(&self, old: &Self) -> bool {
-                let differs: fn(&Self, &Self) -> bool = $generation;
-                differs(self, old)
-            }
-        }
-    };
-}
-
-fn nothing_to_fill<K>(_object: &mut K) {}
-
-fn event_update(new: &Event, _old: &Event) -> Faults {
-    cluster::event(new)
-}
-
-fn lease_update(new: &Lease, _old: &Lease) -> Faults {
-    cluster::lease(new)
-}
-
-without_status!(
-    ConfigMap,
-    defaults::fill_config_map,
-    data::config_map,
-    data::config_map_update,
-    |_, _| false
-);
-without_status!(Secret, defaults::fill_secret, data::secret, data::secret_update, |_, _| false);
-without_status!(Event, nothing_to_fill, cluster::event, event_update, |_, _| false);
-without_status!(Lease, nothing_to_fill, cluster::lease, lease_update, |_, _| false);
-without_status!(
-    EndpointSlice,
-    defaults::fill_endpoint_slice,
-    cluster::endpoint_slice,
-    cluster::endpoint_slice_update,
-    |new, old| {
-        let body = |slice: &EndpointSlice| (slice.endpoints.clone(), slice.ports.clone());
-        body(new) != body(old)
-    }
-);
-
-/// A write of the status leaves the metadata as stored; only its precondition is the client's.
-fn kept_metadata(new: &ObjectMeta, old: &ObjectMeta) -> ObjectMeta {
-    ObjectMeta { resource_version: new.resource_version.clone(), ..old.clone() }
 }

@@ -31,7 +31,7 @@ pub fn apply(kind: Kind, object: &Value, patch: &Patch) -> Result<Value, ApiErro
         }
         Patch::Json(patch) => json(object, patch),
         Patch::Strategic(patch) => match kind {
-            Kind::Source | Kind::Drift => Err(ApiError::new(
+            Kind::Source | Kind::Inventory | Kind::Drift => Err(ApiError::new(
                 Reason::UnsupportedMediaType,
                 "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json",
             )),

@@ -36,8 +36,14 @@ const SIDECAR: &str =
 const SELINUX: &str = "SELinux labels are not passed to Docker";
 const WINDOWS: &str = "nodes are Linux";
 const GRPC: &str = "gRPC probes are not made; use httpGet, tcpSocket or exec";
-const PROBE_GRACE: &str = "the pod's own terminationGracePeriodSeconds counts";
 const HTTP: &[&str] = &["\"HTTP\""];
+const TOLD_RESOURCES: &[&str] = &[
+    "\"limits.cpu\"",
+    "\"limits.memory\"",
+    "\"requests.cpu\"",
+    "\"requests.memory\"",
+    "\"requests.ephemeral-storage\"",
+];
 const RUNTIME_DEFAULT: &[&str] = &["{\"type\":\"RuntimeDefault\"}"];
 
 /// What a container and an init container have in common.
@@ -60,6 +66,8 @@ macro_rules! container_rows {
             concat!($in, "env[].valueFrom.secretKeyRef.optional"),
             concat!($in, "env[].valueFrom.fieldRef.apiVersion"),
             concat!($in, "env[].valueFrom.fieldRef.fieldPath"),
+            concat!($in, "env[].valueFrom.resourceFieldRef.containerName"),
+            concat!($in, "env[].valueFrom.resourceFieldRef.divisor"),
             concat!($in, "envFrom[].prefix"),
             concat!($in, "envFrom[].configMapRef.name"),
             concat!($in, "envFrom[].configMapRef.optional"),
@@ -67,8 +75,7 @@ macro_rules! container_rows {
             concat!($in, "envFrom[].secretRef.optional"),
             concat!($in, "ports[].name"),
             concat!($in, "ports[].containerPort"),
-            concat!($in, "ports[].hostPort"),
-            concat!($in, "ports[].hostIP"),
+            // Judged by value: what nobody measures is refused.
             concat!($in, "resources.limits"),
             concat!($in, "resources.requests"),
             concat!($in, "volumeMounts[].name"),
@@ -77,6 +84,7 @@ macro_rules! container_rows {
             concat!($in, "stdin"),
             concat!($in, "tty"),
             concat!($in, "securityContext.runAsUser"),
+            // Judged by value: it runs where a user is named.
             concat!($in, "securityContext.runAsGroup"),
             // Judged by value: it runs where a user other than 0 is named.
             concat!($in, "securityContext.runAsNonRoot"),
@@ -104,8 +112,8 @@ macro_rules! container_rows {
         ],
         Harmless("resources of a running container are never changed in place") =>
             [concat!($in, "resizePolicy")],
-        Refused("a container's own resources in its variables come with the pods issue") =>
-            [concat!($in, "env[].valueFrom.resourceFieldRef")],
+        Only(TOLD_RESOURCES, "a limit that nobody holds is not told either") =>
+            [concat!($in, "env[].valueFrom.resourceFieldRef.resource")],
         Refused("variables from files come with a later issue") =>
             [concat!($in, "env[].valueFrom.fileKeyRef")],
         Refused("a part of a volume cannot be mounted yet; mount the whole volume") => [
@@ -129,6 +137,7 @@ macro_rules! container_rows {
 
 macro_rules! container_rows_with_probes {
     ($in:literal, $($probe:literal),*) => { container_rows![$in;
+        Runs => [concat!($in, "ports[].hostPort"), concat!($in, "ports[].hostIP")],
         $(Runs => [
             concat!($in, $probe, ".exec.command"),
             concat!($in, $probe, ".httpGet.host"),
@@ -143,11 +152,11 @@ macro_rules! container_rows_with_probes {
             concat!($in, $probe, ".timeoutSeconds"),
             concat!($in, $probe, ".successThreshold"),
             concat!($in, $probe, ".failureThreshold"),
+            concat!($in, $probe, ".terminationGracePeriodSeconds"),
         ],
         Only(HTTP, "probes over HTTPS are not made; use tcpSocket or exec") =>
             [concat!($in, $probe, ".httpGet.scheme")],
-        Refused(GRPC) => [concat!($in, $probe, ".grpc")],
-        Refused(PROBE_GRACE) => [concat!($in, $probe, ".terminationGracePeriodSeconds")],)*
+        Refused(GRPC) => [concat!($in, $probe, ".grpc")],)*
     ] };
 }
 
@@ -160,6 +169,8 @@ static INIT_CONTAINERS: &[Row] = container_rows!["initContainers[].";
         "initContainers[].readinessProbe",
         "initContainers[].startupProbe",
     ],
+    Refused("an init container publishes no port; give it to a container") =>
+        ["initContainers[].ports[].hostPort", "initContainers[].ports[].hostIP"],
 ];
 
 static POD: &[Row] = rows![Part::PodSpec;
@@ -178,6 +189,8 @@ static POD: &[Row] = rows![Part::PodSpec;
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].operator",
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].values",
         "enableServiceLinks",
+        "hostAliases[].hostnames",
+        "hostAliases[].ip",
         "hostname",
         "nodeName",
         "nodeSelector",
@@ -206,7 +219,6 @@ static POD: &[Row] = rows![Part::PodSpec;
     Refused("resolver settings come with the cluster DNS") => ["dnsConfig"],
     Refused("names of pods come with the cluster DNS") =>
         ["subdomain", "setHostnameAsFQDN", "hostnameOverride"],
-    Refused("extra hosts come with the pods issue") => ["hostAliases"],
     Refused("a pod has a network of its own; publish a port with hostPort or a NodePort Service") =>
         ["hostNetwork"],
     Refused("a pod does not see the host's processes") => ["hostPID"],
@@ -226,6 +238,7 @@ static POD: &[Row] = rows![Part::PodSpec;
 static POD_SECURITY: &[Row] = rows![Part::PodSpec;
     Runs => [
         "securityContext.runAsUser",
+        // Judged by value: it runs where a user is named.
         "securityContext.runAsGroup",
         // Judged by value: it runs where a user other than 0 is named.
         "securityContext.runAsNonRoot",
@@ -263,10 +276,10 @@ static VOLUMES: &[Row] = rows![Part::PodSpec;
         // Judged by value: paths that give the host away are refused.
         "volumes[].hostPath.path",
         "volumes[].hostPath.type",
+        // Judged by value: it holds for medium Memory.
+        "volumes[].emptyDir.sizeLimit",
     ],
     Only(&["\"Memory\""], "huge pages are not mounted") => ["volumes[].emptyDir.medium"],
-    Harmless("a bound holds for medium Memory; on disk the host's file system is the bound") =>
-        ["volumes[].emptyDir.sizeLimit"],
     Refused("the pod's own fields as files come with the pods issue; use env with fieldRef") =>
         ["volumes[].downwardAPI"],
     Refused("projected volumes come with the pods issue; mount configMap and secret apart") =>
@@ -305,67 +318,50 @@ const TEMPLATE_METADATA: &str =
     "of a template's metadata Kubernetes uses labels, annotations and finalizers only";
 const TEMPLATE_FINALIZERS: &str = "nobody would let the pods go";
 
-static DEPLOYMENT: &[Row] = rows![Part::Object(Kind::Deployment);
+/// What a Deployment and a ReplicaSet have in common.
+macro_rules! workload_rows {
+    ($kind:ident; $($more:tt)*) => { rows![Part::Object(Kind::$kind);
+        Runs => [
+            "spec.minReadySeconds",
+            "spec.replicas",
+            "spec.selector.matchExpressions[].key",
+            "spec.selector.matchExpressions[].operator",
+            "spec.selector.matchExpressions[].values",
+            "spec.selector.matchLabels",
+            "spec.template.metadata.annotations",
+            "spec.template.metadata.labels",
+        ],
+        Refused(TEMPLATE_FINALIZERS) => ["spec.template.metadata.finalizers"],
+        Harmless(TEMPLATE_METADATA) => [
+            "spec.template.metadata.creationTimestamp",
+            "spec.template.metadata.deletionGracePeriodSeconds",
+            "spec.template.metadata.deletionTimestamp",
+            "spec.template.metadata.generateName",
+            "spec.template.metadata.generation",
+            "spec.template.metadata.managedFields",
+            "spec.template.metadata.name",
+            "spec.template.metadata.namespace",
+            "spec.template.metadata.ownerReferences",
+            "spec.template.metadata.resourceVersion",
+            "spec.template.metadata.selfLink",
+            "spec.template.metadata.uid",
+        ],
+        $($more)*
+    ] };
+}
+
+static DEPLOYMENT: &[Row] = workload_rows![Deployment;
     Runs => [
-        "spec.minReadySeconds",
         "spec.paused",
         "spec.progressDeadlineSeconds",
-        "spec.replicas",
         "spec.revisionHistoryLimit",
-        "spec.selector.matchExpressions[].key",
-        "spec.selector.matchExpressions[].operator",
-        "spec.selector.matchExpressions[].values",
-        "spec.selector.matchLabels",
         "spec.strategy.rollingUpdate.maxSurge",
         "spec.strategy.rollingUpdate.maxUnavailable",
         "spec.strategy.type",
-        "spec.template.metadata.annotations",
-        "spec.template.metadata.labels",
-    ],
-    Refused(TEMPLATE_FINALIZERS) => ["spec.template.metadata.finalizers"],
-    Harmless(TEMPLATE_METADATA) => [
-        "spec.template.metadata.creationTimestamp",
-        "spec.template.metadata.deletionGracePeriodSeconds",
-        "spec.template.metadata.deletionTimestamp",
-        "spec.template.metadata.generateName",
-        "spec.template.metadata.generation",
-        "spec.template.metadata.managedFields",
-        "spec.template.metadata.name",
-        "spec.template.metadata.namespace",
-        "spec.template.metadata.ownerReferences",
-        "spec.template.metadata.resourceVersion",
-        "spec.template.metadata.selfLink",
-        "spec.template.metadata.uid",
     ],
 ];
 
-static REPLICA_SET: &[Row] = rows![Part::Object(Kind::ReplicaSet);
-    Runs => [
-        "spec.minReadySeconds",
-        "spec.replicas",
-        "spec.selector.matchExpressions[].key",
-        "spec.selector.matchExpressions[].operator",
-        "spec.selector.matchExpressions[].values",
-        "spec.selector.matchLabels",
-        "spec.template.metadata.annotations",
-        "spec.template.metadata.labels",
-    ],
-    Refused(TEMPLATE_FINALIZERS) => ["spec.template.metadata.finalizers"],
-    Harmless(TEMPLATE_METADATA) => [
-        "spec.template.metadata.creationTimestamp",
-        "spec.template.metadata.deletionGracePeriodSeconds",
-        "spec.template.metadata.deletionTimestamp",
-        "spec.template.metadata.generateName",
-        "spec.template.metadata.generation",
-        "spec.template.metadata.managedFields",
-        "spec.template.metadata.name",
-        "spec.template.metadata.namespace",
-        "spec.template.metadata.ownerReferences",
-        "spec.template.metadata.resourceVersion",
-        "spec.template.metadata.selfLink",
-        "spec.template.metadata.uid",
-    ],
-];
+static REPLICA_SET: &[Row] = workload_rows![ReplicaSet;];
 
 const BALANCER: &str = "there is no load balancer; use a NodePort Service";
 
@@ -467,13 +463,9 @@ static ENDPOINT_SLICE: &[Row] = rows![Part::Object(Kind::EndpointSlice);
 ];
 
 static LEASE: &[Row] = rows![Part::Object(Kind::Lease);
-    Runs => [
-        "spec.acquireTime",
-        "spec.holderIdentity",
-        "spec.leaseDurationSeconds",
-        "spec.leaseTransitions",
-        "spec.renewTime",
-    ],
+    Runs => ["spec.holderIdentity", "spec.leaseDurationSeconds", "spec.renewTime"],
+    Harmless("for whoever looks: a node's lease has one holder for ever") =>
+        ["spec.acquireTime", "spec.leaseTransitions"],
     Refused("leader election by strategy comes with several servers") =>
         ["spec.preferredHolder", "spec.strategy"],
 ];

@@ -8,32 +8,24 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Service};
 use super::admit::{Admit, Fault, Faults};
 use super::field_path::{FieldPath, quoted};
 use super::supported::refusal;
-
-/// Whoever can write below these owns the host: kernel, devices, accounts, container engines.
-const FORBIDDEN_TREES: [&str; 10] = [
-    "/dev",
-    "/etc",
-    "/proc",
-    "/sys",
-    "/run/containerd",
-    "/run/docker",
-    "/var/lib/containerd",
-    "/var/lib/docker",
-    "/var/run/containerd",
-    "/var/run/docker",
-];
-/// Mounting one of these would mount a tree of the list above, or an engine's socket.
-const FORBIDDEN_PARENTS: [&str; 5] = ["/", "/run", "/var", "/var/lib", "/var/run"];
+use crate::object::host_path;
 
 /// What of a pod this version cannot run although the field itself runs.
 pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     let mut faults = Faults::new();
     let volumes = path.child("volumes");
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
-        let Some(source) = &volume.host_path else { continue };
         let at = volumes.index(index);
-        let at = at.child("hostPath");
-        faults.extend(host_path_refusal(&source.path, &at.child("path")));
+        if let Some(source) = &volume.host_path {
+            faults.extend(host_path_refusal(&source.path, &at.child("hostPath").child("path")));
+        }
+        if let Some(source) = &volume.empty_dir
+            && source.size_limit.is_some()
+            && source.medium.as_deref() != Some("Memory")
+        {
+            let reason = "nothing measures a directory on disk; use medium Memory, which holds it";
+            faults.push(refusal(&at.child("emptyDir").child("sizeLimit"), reason));
+        }
     }
     let of_pod = spec.security_context.clone().unwrap_or_default();
     for (field, containers) in [
@@ -50,6 +42,12 @@ pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
                 let reason = "the image's user is not looked at; name a runAsUser other than 0";
                 faults.push(refusal(&at.child("securityContext").child("runAsNonRoot"), reason));
             }
+            // The engine would run the group with user 0, also where the image names another.
+            let user = own.run_as_user.or(of_pod.run_as_user);
+            if user.is_none() && own.run_as_group.or(of_pod.run_as_group).is_some() {
+                let reason = "the image's user is not looked at; name a runAsUser beside it";
+                faults.push(refusal(&at.child("securityContext").child("runAsGroup"), reason));
+            }
         }
     }
     faults
@@ -61,13 +59,28 @@ fn container_refusals(container: &Container, path: &FieldPath<'_>) -> Faults {
     if let Err(sentence) = image_reference(image) {
         faults.push(path.child("image").invalid(shortened(image), sentence));
     }
+    for (field, words) in [("command", &container.command), ("args", &container.args)] {
+        let list = path.child(field);
+        for (index, word) in words.iter().flatten().enumerate() {
+            // The kernel ends a word at NUL: the program would not get what was written.
+            if word.contains('\0') {
+                let sentence = "must not contain NUL characters";
+                faults.push(list.index(index).invalid(shortened(word), sentence));
+            }
+        }
+    }
     let resources = container.resources.clone().unwrap_or_default();
     let path = path.child("resources");
     for (field, list) in [("limits", resources.limits), ("requests", resources.requests)] {
+        let is_limit = field == "limits";
         let field = path.child(field);
         for name in list.iter().flat_map(|list| list.keys()) {
             if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
                 faults.push(refusal(&field.key(name), "no node offers this resource"));
+            }
+            if is_limit && name == "ephemeral-storage" {
+                let reason = "nothing measures what a container writes; its request counts";
+                faults.push(refusal(&field.key(name), reason));
             }
         }
     }
@@ -82,38 +95,8 @@ fn shortened(image: &str) -> String {
     }
 }
 
-/// The path as the kernel reads it, without `.`, `..` and doubled slashes; `None` for a relative one.
-fn cleaned(path: &str) -> Option<String> {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.strip_prefix('/')?.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    Some(format!("/{}", parts.join("/")))
-}
-
 fn host_path_refusal(path: &str, field: &FieldPath<'_>) -> Option<Fault> {
-    if path.contains('\0') {
-        return Some(refusal(field, "a path has no NUL"));
-    }
-    let Some(clean) = cleaned(path) else {
-        return Some(refusal(field, "a host path is absolute"));
-    };
-    let below = |tree: &str| {
-        clean == tree || clean.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'))
-    };
-    let socket = ["docker.sock", "containerd.sock"];
-    let gives_away = FORBIDDEN_PARENTS.contains(&clean.as_str())
-        || FORBIDDEN_TREES.iter().any(|tree| below(tree))
-        || socket.iter().any(|name| clean.rsplit('/').next() == Some(name));
-    gives_away.then(|| {
-        refusal(field, &format!("{clean} gives the host away; mount a folder made for the pod"))
-    })
+    host_path::refusal(path).map(|reason| refusal(field, &reason))
 }
 
 /// # Errors
@@ -228,7 +211,54 @@ pub fn object_refusals<K: Admit>(object: &K) -> Faults {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// The fields that are refused, below `spec`.
+    fn refused(spec: Value) -> Vec<String> {
+        let spec: PodSpec = serde_json::from_value(spec).expect("a spec");
+        let faults = pod_refusals(&spec, &FieldPath::root("spec"));
+        faults.into_iter().map(|fault| fault.field).collect()
+    }
+
+    fn with(container: Value, mut pod: Value) -> Vec<String> {
+        let mut whole = json!({"name": "c", "image": "i"});
+        json_patch::merge(&mut whole, &container);
+        pod["containers"] = json!([whole]);
+        refused(pod)
+    }
+
+    #[test]
+    fn a_bound_that_nobody_holds_is_refused() {
+        let volume = |medium: &str| {
+            json!({"volumes": [{"name": "v", "emptyDir":
+            {"medium": medium, "sizeLimit": "1Mi"}}]})
+        };
+        assert_eq!(with(json!({}), volume("")), ["spec.volumes[0].emptyDir.sizeLimit"]);
+        assert!(with(json!({}), volume("Memory")).is_empty());
+        let disk =
+            |list: &str| json!({"resources": {list: {"ephemeral-storage": "1Gi", "cpu": "1"}}});
+        let field = "spec.containers[0].resources.limits[ephemeral-storage]";
+        assert_eq!(with(disk("limits"), json!({})), [field]);
+        assert!(with(disk("requests"), json!({})).is_empty());
+        let gpu = json!({"resources": {"limits": {"example.com/gpu": "1"}}});
+        assert_eq!(with(gpu, json!({})), ["spec.containers[0].resources.limits[example.com/gpu]"]);
+    }
+
+    #[test]
+    fn a_group_or_a_promise_about_the_user_needs_a_user() {
+        let own = |fields: Value| json!({"securityContext": fields});
+        let group = "spec.containers[0].securityContext.runAsGroup";
+        let promise = "spec.containers[0].securityContext.runAsNonRoot";
+        assert_eq!(with(own(json!({"runAsGroup": 7})), json!({})), [group]);
+        assert_eq!(with(json!({}), own(json!({"runAsGroup": 7}))), [group]);
+        assert!(with(own(json!({"runAsGroup": 7})), own(json!({"runAsUser": 7}))).is_empty());
+        assert_eq!(with(own(json!({"runAsNonRoot": true})), json!({})), [promise]);
+        let root = own(json!({"runAsNonRoot": true, "runAsUser": 0}));
+        assert_eq!(with(root, json!({})), [promise]);
+        assert!(with(own(json!({"runAsNonRoot": true})), own(json!({"runAsUser": 7}))).is_empty());
+    }
 
     #[test]
     fn paths_that_give_the_host_away_are_refused_in_every_spelling() {

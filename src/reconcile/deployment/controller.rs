@@ -89,7 +89,7 @@ impl<C: Cluster> Reconcile for Deployments<C> {
     async fn reconcile(&self, deployment: Arc<Deployment>) -> Result<Next, Failed> {
         let now = self.clock.now();
         if let Some(expires) = self.waiting(&deployment.key(), now) {
-            return Ok(Next::After((expires - now).try_into().unwrap_or_default()));
+            return Ok(Next::at(expires, now));
         }
         let Some(selector) = selector_of(&deployment) else {
             return self.selects_everything(&deployment).await;
@@ -259,6 +259,10 @@ impl<C: Cluster> Deployments<C> {
             }
             Err(source) => source,
         };
+        if source.is_conflict() {
+            // The Deployment is gone or going, and the cache does not show it yet: nothing has failed.
+            return Err((Failed { step: "create replica set", source }, Occurred::Nothing));
+        }
         if !source.is_already_exists() {
             let message = format!("Failed to create new replica set \"{name}\": {source}");
             self.note(Note::warning, deployment, "ReplicaSetCreateError", message);
@@ -390,7 +394,7 @@ impl<C: Cluster> Deployments<C> {
             written.deployment = written.deployment.max(revision);
         }
         Ok(match reported.look_at {
-            Some(at) => Next::After((at - now).try_into().unwrap_or_default()),
+            Some(at) => Next::at(at, now),
             None => Next::OnChange,
         })
     }

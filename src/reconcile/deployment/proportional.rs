@@ -27,7 +27,11 @@ pub fn spread<T: Clone>(
     status_replicas: i32,
 ) -> Vec<(T, i32)> {
     let allowed = if wanted > 0 { most } else { 0 };
-    let to_add = allowed - parts.iter().map(|part| part.replicas).sum::<i32>();
+    if allowed == 0 {
+        // Said apart: the total below is only as large as a count can be.
+        return parts.iter().map(|part| (part.name.clone(), 0)).collect();
+    }
+    let to_add = allowed - total(parts.iter().map(|part| part.replicas));
     let mut parts: Vec<&Part<T>> = parts.iter().collect();
     if to_add > 0 {
         parts.sort_by_key(|part| (Reverse(part.replicas), Reverse(part.age_order)));
@@ -45,6 +49,11 @@ pub fn spread<T: Clone>(
         *largest = (*largest + to_add - added).max(0);
     }
     sizes
+}
+
+/// Counts added up; a sum beyond the largest count is the largest.
+pub fn total(counts: impl Iterator<Item = i32>) -> i32 {
+    counts.fold(0, i32::saturating_add)
 }
 
 fn share<T>(
@@ -105,6 +114,14 @@ mod tests {
         let equal = [part("old", 5, 10, 0), part("new", 5, 10, 1)];
         assert_eq!(spread(&equal, 11, 11, 10), [("new", 6), ("old", 5)]);
         assert_eq!(spread(&equal, 9, 9, 10), [("old", 4), ("new", 5)]);
+    }
+
+    #[test]
+    fn counts_beyond_the_largest_are_the_largest() {
+        let parts = [part("old", i32::MAX, i32::MAX, 0), part("new", 7, i32::MAX, 1)];
+        let sizes = spread(&parts, i32::MAX, i32::MAX, 0);
+        assert_eq!(total(sizes.iter().map(|(_, size)| *size)), i32::MAX);
+        assert_eq!(spread(&parts, 0, 0, 0), [("old", 0), ("new", 0)]);
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use crate::object::{Key, Object};
 use crate::reconcile::deployment::fenceposts::{Strategy, Wanted};
 use crate::reconcile::deployment::new_replica_set::new_replica_set;
-use crate::reconcile::deployment::proportional::{Part, spread};
+use crate::reconcile::deployment::proportional::{Part, spread, total};
 use crate::reconcile::deployment::revision::{
     DESIRED, MAX, REVISION, Sets, annotation_changes, beyond_history, count_changes, count_of,
     is_observed, replicas_of, revision_of,
@@ -235,7 +235,7 @@ impl<'a> Pass<'a> {
         };
         self.renew_annotations();
         let (wanted, have) = (self.wanted.replicas, replicas_of(new));
-        let old_left: i32 = self.sets.old.iter().map(|set| replicas_of(set)).sum();
+        let old_left = total(self.sets.old.iter().map(|set| replicas_of(set)));
         if have == wanted && old_left == 0 {
             if is_complete(&self.wanted, self.deployment.status.as_ref(), self.deployment) {
                 self.clean_up();
@@ -265,16 +265,16 @@ impl<'a> Pass<'a> {
 
     /// How many more than `have` the new ReplicaSet may have.
     fn room_above(&self, have: i32) -> i32 {
-        let current: i32 = self.sets.all().map(pods_of).sum();
+        let current = total(self.sets.all().map(pods_of));
         (self.wanted.most() - current).clamp(0, (self.wanted.replicas - have).max(0))
     }
 
     fn scale_down_old(&mut self, new: &ReplicaSet) -> Option<String> {
         let wanted = self.wanted;
         let fewest = wanted.fewest_available();
-        let total: i32 = self.sets.all().map(replicas_of).sum();
+        let wanted_of_all = total(self.sets.all().map(replicas_of));
         let new_unavailable = replicas_of(new) - available_of(new);
-        let most_down = total - fewest - new_unavailable;
+        let most_down = wanted_of_all - fewest - new_unavailable;
         if most_down <= 0 {
             return Some(format!("pods of {} to become available", new.key().name));
         }
@@ -292,7 +292,7 @@ impl<'a> Pass<'a> {
                 reasons[index] = "its unavailable pods go first";
             }
         }
-        let available: i32 = self.sets.all().map(available_of).sum();
+        let available = total(self.sets.all().map(available_of));
         let mut left = available - fewest;
         for index in 0..old.len() {
             let down = sizes[index].min(left);

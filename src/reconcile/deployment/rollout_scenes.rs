@@ -19,6 +19,8 @@ struct World {
     sets: Vec<Arc<ReplicaSet>>,
     pods: BTreeMap<String, Vec<bool>>,
     seconds: i64,
+    /// When the last pass asked for another look.
+    look_at: Option<Timestamp>,
 }
 
 impl World {
@@ -32,8 +34,13 @@ impl World {
             },
         }))
         .expect("a Deployment");
-        let mut world =
-            Self { deployment, sets: Vec::new(), pods: BTreeMap::new(), seconds: 1_800_000_000 };
+        let mut world = Self {
+            deployment,
+            sets: Vec::new(),
+            pods: BTreeMap::new(),
+            seconds: 1_800_000_000,
+            look_at: None,
+        };
         world.roll_to("web:1");
         world
     }
@@ -107,6 +114,7 @@ impl World {
         let status =
             report(&self.deployment, &all, sets.new, &occurred, plan.judges_progress, self.now());
         self.deployment.status = Some(status.status);
+        self.look_at = status.look_at;
         plan
     }
 
@@ -429,6 +437,14 @@ fn conditions_tell_the_rollout_and_its_deadline() {
     world.change(json!({"paused": false}));
     world.settle();
     assert_eq!(condition(&world), is("True", "NewReplicaSetAvailable"));
+    // A pod lost long after is no rollout: no deadline is left that could be looked at for ever.
+    world.seconds += 1_000_000;
+    world.pods.values_mut().flatten().for_each(|available| *available = false);
+    world.observe();
+    world.pass();
+    assert_eq!(condition(&world), is("True", "NewReplicaSetAvailable"));
+    assert_eq!(world.look_at, None);
+    world.settle();
     world.change(json!({"paused": true}));
     world.pass();
     assert_eq!(condition(&world), is("Unknown", "DeploymentPaused"));

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::object::{Object, condition};
 use crate::reconcile::deployment::fenceposts::Wanted;
+use crate::reconcile::deployment::proportional::total;
 use crate::reconcile::deployment::revision::replicas_of;
 
 const AVAILABLE: &str = "Available";
@@ -84,7 +85,7 @@ fn counts(
     sets: &[&ReplicaSet],
     new: Option<&ReplicaSet>,
 ) -> DeploymentStatus {
-    let sum = |count: fn(&ReplicaSet) -> i32| sets.iter().map(|set| count(set)).sum::<i32>();
+    let sum = |count: fn(&ReplicaSet) -> i32| total(sets.iter().map(|set| count(set)));
     let has = |set: &ReplicaSet| set.status.as_ref().map_or(0, |status| status.replicas);
     let available = sum(|set| {
         set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or_default()
@@ -96,7 +97,7 @@ fn counts(
     });
     DeploymentStatus {
         observed_generation: deployment.metadata.generation,
-        replicas: nonzero(sets.iter().map(|set| has(set)).sum()),
+        replicas: nonzero(total(sets.iter().map(|set| has(set)))),
         updated_replicas: nonzero(new.map_or(0, has)),
         ready_replicas: nonzero(ready),
         available_replicas: nonzero(available),
@@ -257,6 +258,8 @@ fn deadline_at(conditions: &[DeploymentCondition], deadline: i32) -> Option<Time
 }
 
 /// A second after the deadline, as Kubernetes does: at the deadline itself it has not passed yet.
+/// None is due where none can pass: the rollout is complete, has timed out, or was complete once
+/// and has lost a pod since, which is no rollout (`judge_progress` leaves that condition alone).
 fn look_at(
     conditions: &[DeploymentCondition],
     status: &DeploymentStatus,
@@ -264,7 +267,8 @@ fn look_at(
     wanted: &Wanted,
 ) -> Option<Timestamp> {
     let deadline = wanted.progress_deadline_seconds?;
-    if is_complete(wanted, Some(status), deployment) || reason(conditions) == Some(TIMED_OUT) {
+    let is_decided = matches!(reason(conditions), Some(TIMED_OUT | NEW_SET_AVAILABLE));
+    if is_decided || is_complete(wanted, Some(status), deployment) {
         return None;
     }
     deadline_at(conditions, deadline)?.saturating_add(SignedDuration::from_secs(1)).ok()

@@ -81,7 +81,7 @@ impl<C: Cluster> Reconcile for Slices<C> {
             return Ok(Next::OnChange);
         }
         if let Some(expires) = self.waiting(&key, now) {
-            return Ok(Next::After((expires - now).try_into().unwrap_or_default()));
+            return Ok(Next::at(expires, now));
         }
         let pods = match &selector {
             Some(selector) => self.watches.pods.selected(&key.namespace, selector),

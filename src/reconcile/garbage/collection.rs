@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
+use crate::object::owner::{kind_of, place_of};
 use crate::object::{Key, Kind, Propagation};
 use crate::reconcile::garbage::graph::{FOREGROUND, Graph, ORPHAN, Vertex};
 
@@ -116,17 +117,11 @@ fn see_owner(graph: &Graph, vertex: &Vertex, reference: &OwnerReference, sight: 
         sight.owners.insert(reference.uid.clone(), Owner::Unresolvable);
         return;
     };
-    let namespaced = kind.row().namespaced;
-    if namespaced && vertex.key.namespace.is_empty() {
+    let Some(key) = place_of(kind, reference, &vertex.key.namespace) else {
         sight.owners.insert(reference.uid.clone(), Owner::Unresolvable);
         let sentence = "a cluster-scoped object cannot be owned by a namespaced one";
         sight.invalid.push(format!("{}: {sentence}", described(reference)));
         return;
-    }
-    let key = if namespaced {
-        Key::new(vertex.key.namespace.clone(), reference.name.clone())
-    } else {
-        Key::cluster(reference.name.clone())
     };
     match known {
         Some(owner) if owner.kind == kind && owner.key == key => {
@@ -134,19 +129,15 @@ fn see_owner(graph: &Graph, vertex: &Vertex, reference: &OwnerReference, sight: 
             sight.owners.insert(reference.uid.clone(), state);
         }
         elsewhere => {
-            if namespaced && elsewhere.is_some_and(|owner| owner.key.namespace != key.namespace) {
+            if kind.row().namespaced
+                && elsewhere.is_some_and(|owner| owner.key.namespace != key.namespace)
+            {
                 let sentence = format!("does not exist in namespace {:?}", key.namespace);
                 sight.invalid.push(format!("{} {sentence}", described(reference)));
             }
             sight.questions.push(Question { uid: reference.uid.clone(), kind, key });
         }
     }
-}
-
-/// The kind that a reference names. Only the group counts: another version is the same kind.
-fn kind_of(reference: &OwnerReference) -> Option<Kind> {
-    let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
-    Kind::all().find(|kind| kind.row().name == reference.kind && kind.row().group == group)
 }
 
 fn described(reference: &OwnerReference) -> String {

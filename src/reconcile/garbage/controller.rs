@@ -1,7 +1,6 @@
 //! The loop: metadata of all kinds in, steps performed. It decides nothing.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -10,16 +9,18 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch, Scope, Severity,
+    reference_to,
 };
 use crate::reconcile::engine::Beat;
 use crate::reconcile::garbage::collection::{Action, Owner, Sight, Step, plan, sight};
 use crate::reconcile::garbage::graph::{Graph, Vertex};
+use crate::reconcile::quarantine::Quarantine;
 use crate::reconcile::retry;
-use crate::task::Tasks;
+use crate::task::{Tasks, caught, caught_async};
 use crate::with_kind;
 
 const LOOP: &str = "garbage collector";
@@ -44,10 +45,12 @@ pub fn run<C: Cluster>(cluster: C, beat: Beat, tasks: &Tasks) {
         looking: HashSet::new(),
         failures: HashMap::new(),
         later: BTreeSet::new(),
+        quarantine: Quarantine::default(),
     };
     tasks.spawn(LOOP, async move {
         // Cancel safe: every write carries its preconditions and the next start looks anew.
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = collector.follow(beat) => {}
         }
@@ -75,10 +78,11 @@ struct Collector<C> {
     /// How often in a row a look failed.
     failures: HashMap<String, u32>,
     later: BTreeSet<(Instant, String)>,
+    quarantine: Quarantine,
 }
 
-/// The end of one look: the uid, and `None` when it panicked.
-type Looked = (String, Option<Result<(), ApiError>>);
+/// The end of one look: at what, and what came of it, or what the panic said.
+type Looked = (ObjectReference, Result<Result<(), ApiError>, String>);
 
 impl<C: Cluster> Collector<C> {
     async fn follow(mut self, beat: Beat) {
@@ -91,8 +95,10 @@ impl<C: Cluster> Collector<C> {
             let wake_at = wake_at.min(everything_at).min(Instant::now() + BEAT);
             // All cancel safe: a stream's next takes nothing before it is ready.
             tokio::select! {
-                Some(change) = seen.next() => self.see(change),
+                biased;
+                // Before the changes, which may never pause and are taken below too.
                 Some(looked) = looks.next() => self.settle(looked),
+                Some(change) = seen.next() => self.see(change),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
             for _ in 0..CHANGES {
@@ -149,10 +155,14 @@ impl<C: Cluster> Collector<C> {
         let candidates = self.dirty.iter().filter(|uid| !self.looking.contains(*uid));
         let (mut idle, mut found) = (Vec::new(), None);
         for uid in candidates {
-            match sight(&self.graph, uid) {
-                None => idle.push(uid.clone()),
-                Some(sight) => {
-                    found = Some(sight);
+            match caught(|| sight(&self.graph, uid)) {
+                Ok(None) => idle.push(uid.clone()),
+                Ok(Some(sight)) => {
+                    found = Some(Ok(sight));
+                    break;
+                }
+                Err(panic) => {
+                    found = Some(Err((uid.clone(), panic)));
                     break;
                 }
             }
@@ -160,28 +170,34 @@ impl<C: Cluster> Collector<C> {
         for uid in idle {
             self.dirty.remove(&uid);
         }
-        let sight = found?;
-        let uid = sight.uid.clone();
-        self.dirty.remove(&uid);
-        self.looking.insert(uid.clone());
-        let cluster = self.cluster.clone();
-        Some(
-            async move {
-                let looked = AssertUnwindSafe(look(&cluster, &sight)).catch_unwind().await;
-                (uid, looked.ok())
+        let sight = match found? {
+            Ok(sight) => sight,
+            Err((uid, panic)) => {
+                self.dirty.remove(&uid);
+                let about = self
+                    .graph
+                    .get(&uid)
+                    .map(|vertex| reference_to(vertex.kind, &vertex.key, &vertex.uid));
+                let panicked = (about.unwrap_or_default(), Err(panic));
+                return Some(std::future::ready(panicked).boxed());
             }
-            .boxed(),
-        )
+        };
+        let about = reference_to(sight.kind, &sight.key, &sight.uid);
+        self.dirty.remove(&sight.uid);
+        self.looking.insert(sight.uid.clone());
+        let cluster = self.cluster.clone();
+        Some(async move { (about, caught_async(look(&cluster, &sight)).await) }.boxed())
     }
 
-    fn settle(&mut self, (uid, looked): Looked) {
+    fn settle(&mut self, (about, looked): Looked) {
+        let uid = about.uid.clone().unwrap_or_default();
         self.looking.remove(&uid);
         let delay = match looked {
-            Some(Ok(())) => {
+            Ok(Ok(())) => {
                 self.failures.remove(&uid);
                 return;
             }
-            Some(Err(failure)) => {
+            Ok(Err(failure)) => {
                 let failures = self.count_failure(&uid);
                 if failure.is_conflict() {
                     debug!(uid, error = %failure, "object changed meanwhile");
@@ -190,9 +206,8 @@ impl<C: Cluster> Collector<C> {
                 }
                 retry::after_failures(failures)
             }
-            None => {
-                error!(uid, "collecting an object panicked: it is quarantined");
-                retry::after_panics(self.count_failure(&uid))
+            Err(panic) => {
+                self.quarantine.set_aside(&self.cluster, about, "garbage-collector", &panic)
             }
         };
         self.later.insert((Instant::now() + delay, uid));
@@ -325,16 +340,8 @@ async fn patch<C: Cluster>(cluster: &C, step: &Step, mut metadata: Value) -> Res
 }
 
 fn invalid_owner(sight: &Sight, sentence: &str) -> Note {
-    let about = ObjectReference {
-        api_version: Some(sight.kind.api_version()),
-        kind: Some(sight.kind.row().name.to_owned()),
-        namespace: Some(sight.key.namespace.clone()).filter(|namespace| !namespace.is_empty()),
-        name: Some(sight.key.name.clone()),
-        uid: Some(sight.uid.clone()),
-        ..ObjectReference::default()
-    };
     Note {
-        about,
+        about: reference_to(sight.kind, &sight.key, &sight.uid),
         severity: Severity::Warning,
         reason: "OwnerRefInvalidNamespace",
         message: sentence.to_owned(),

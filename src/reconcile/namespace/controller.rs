@@ -1,6 +1,6 @@
 //! The loop: lists in, deletions out. It decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Object, Patch, Propagation, Scope,
+    reference_to,
 };
 use crate::reconcile::engine::Beat;
 use crate::reconcile::namespace::teardown::{Content, FINALIZER, Step, is_held, plan};
-use crate::task::Tasks;
+use crate::reconcile::quarantine::Quarantine;
+use crate::task::{Tasks, caught_async};
 use crate::with_kind;
 
 const LOOP: &str = "namespace";
@@ -38,14 +40,16 @@ pub fn run<C: Cluster>(cluster: C, beat: Beat, clock: Clock, tasks: &Tasks) {
     let namespaces = Namespaces {
         cluster,
         clock,
-        names: BTreeSet::new(),
+        names: BTreeMap::new(),
         known: false,
         going: BTreeMap::new(),
         failures: BTreeMap::new(),
+        quarantine: Quarantine::default(),
     };
     tasks.spawn(LOOP, async move {
         // Cancel safe: every write carries its preconditions and the next start looks anew.
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = namespaces.follow(beat) => {}
         }
@@ -55,13 +59,15 @@ pub fn run<C: Cluster>(cluster: C, beat: Beat, clock: Clock, tasks: &Tasks) {
 struct Namespaces<C> {
     cluster: C,
     clock: Clock,
-    names: BTreeSet<String>,
+    /// With the uid of each.
+    names: BTreeMap<String, String>,
     /// Whether the first whole state has arrived.
     known: bool,
     /// When to look again at a namespace that is to go.
     going: BTreeMap<String, Instant>,
     /// What failed in a namespace's last pass.
     failures: BTreeMap<String, Vec<String>>,
+    quarantine: Quarantine,
 }
 
 impl<C: Cluster> Namespaces<C> {
@@ -72,19 +78,24 @@ impl<C: Cluster> Namespaces<C> {
             let wake_at = next.unwrap_or_else(|| Instant::now() + BEAT).min(Instant::now() + BEAT);
             // All cancel safe: a stream's next takes nothing before it is ready.
             tokio::select! {
+                biased;
                 Some(change) = changes.next() => self.see(change),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
             while let Some(Some(change)) = changes.next().now_or_never() {
                 self.see(change);
             }
-            if self.known && !self.names.contains(DEFAULT) {
+            if self.known && !self.names.contains_key(DEFAULT) {
                 self.make_default().await;
             }
             let now = Instant::now();
             let due = self.going.iter().filter(|(_, at)| **at <= now);
             for name in due.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-                match self.pass(&name).await {
+                let pause = match caught_async(self.pass(&name)).await {
+                    Ok(pause) => pause,
+                    Err(panic) => Some(self.set_aside(&name, &panic)),
+                };
+                match pause {
                     Some(pause) => self.going.insert(name, Instant::now() + pause),
                     None => self.going.remove(&name),
                 };
@@ -119,7 +130,14 @@ impl<C: Cluster> Namespaces<C> {
             // Our own writes of its conditions come by here too: they must not hurry the pass.
             self.going.entry(name.clone()).or_insert_with(Instant::now);
         }
-        self.names.insert(name);
+        self.names.insert(name, namespace.uid().to_owned());
+    }
+
+    /// Its end waits; every other namespace's goes on.
+    fn set_aside(&mut self, name: &str, panic: &str) -> Duration {
+        let uid = self.names.get(name).map(String::as_str).unwrap_or_default();
+        let about = reference_to(Kind::Namespace, &Key::cluster(name), uid);
+        self.quarantine.set_aside(&self.cluster, about, LOOP, panic)
     }
 
     async fn make_default(&mut self) {
@@ -133,7 +151,8 @@ impl<C: Cluster> Namespaces<C> {
                 return;
             }
         }
-        self.names.insert(DEFAULT.to_owned());
+        // The watch tells its uid.
+        self.names.insert(DEFAULT.to_owned(), String::new());
     }
 
     /// One pass over a namespace that is to go; answers how long the next one waits, `None` when

@@ -1,13 +1,13 @@
 //! The loop: three watches in, writes out. It decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use tokio::time::Instant;
@@ -15,14 +15,16 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::object::{
-    ApiError, Change, Cluster, DeleteOptions, Key, Note, Object, Patch, Scope, condition,
+    ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch, Scope, condition,
+    reference_to,
 };
 use crate::reconcile::engine::Beat;
 use crate::reconcile::node_lifecycle::eviction::{self, PodFacts, PodStep};
 use crate::reconcile::node_lifecycle::heartbeat::{Memory, NodeFacts, Settings};
 use crate::reconcile::node_lifecycle::pod_gc::{self, Missing, Removal};
 use crate::reconcile::node_lifecycle::verdict::{self, Health, Step};
-use crate::task::Tasks;
+use crate::reconcile::quarantine::Quarantine;
+use crate::task::{Tasks, caught, caught_async};
 
 const LOOP: &str = "node lifecycle";
 const COMPONENT: &str = "node-lifecycle";
@@ -47,16 +49,18 @@ pub fn run<C: Cluster>(cluster: C, settings: Settings, beat: Beat, clock: Clock,
         settings,
         clock,
         nodes: BTreeMap::new(),
-        leases: HashMap::new(),
-        pods: HashMap::new(),
+        leases: BTreeMap::new(),
+        pods: BTreeMap::new(),
         known: Known::default(),
         memory: Memory::default(),
         missing: Missing::new(),
         pod_gc_at: Instant::now(),
+        quarantine: Quarantine::default(),
     };
     tasks.spawn(LOOP, async move {
         // Cancel safe: every write carries its preconditions and the next start looks anew.
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = lifecycle.follow(beat) => {}
         }
@@ -77,13 +81,14 @@ struct Lifecycle<C> {
     clock: Clock,
     nodes: BTreeMap<String, NodeFacts>,
     /// Node name to the Lease's renewTime.
-    leases: HashMap<String, Option<Timestamp>>,
+    leases: BTreeMap<String, Option<Timestamp>>,
     /// By node name, then by uid; the empty name holds pods without a node.
-    pods: HashMap<String, HashMap<String, PodFacts>>,
+    pods: BTreeMap<String, BTreeMap<String, PodFacts>>,
     known: Known,
     memory: Memory,
     missing: Missing,
     pod_gc_at: Instant,
+    quarantine: Quarantine,
 }
 
 impl<C: Cluster> Lifecycle<C> {
@@ -95,6 +100,7 @@ impl<C: Cluster> Lifecycle<C> {
         loop {
             // All cancel safe: a stream's next takes nothing before it is ready.
             tokio::select! {
+                biased;
                 Some(change) = nodes.next() => {
                     self.see_nodes(change);
                     pass_at = pass_at.min(Instant::now() + SOON);
@@ -202,19 +208,33 @@ impl<C: Cluster> Lifecycle<C> {
         let disrupted = verdict::is_disrupted(&healths);
         let (mut node_steps, mut pod_steps, mut pause) = (Vec::new(), Vec::new(), PERIOD);
         for (node, health) in nodes.iter().zip(healths) {
-            let steps = verdict::plan(node, health, disrupted, now);
+            let decided = caught(|| {
+                let here = self.pods.get(&node.name).into_iter().flat_map(BTreeMap::values);
+                let pods = eviction::plan(node, health, disrupted, here, &self.memory, now);
+                (verdict::plan(node, health, disrupted, now), pods)
+            });
+            let (steps, (evictions, again)) = match decided {
+                Ok(decided) => decided,
+                Err(panic) => {
+                    self.set_aside(vec![(node_reference(node), panic)]);
+                    continue;
+                }
+            };
             node_steps.extend(steps.into_iter().map(|step| (node.clone(), step)));
-            let here = self.pods.get(&node.name).into_iter().flat_map(HashMap::values);
-            let (steps, again) = eviction::plan(node, health, disrupted, here, &self.memory, now);
-            pod_steps.extend(steps);
+            pod_steps.extend(evictions);
             if let Some(again) = again {
                 let left = Duration::try_from(again.duration_since(now)).unwrap_or_default();
                 pause = pause.min(left + Duration::from_millis(1));
             }
         }
-        let removals = self.removals(now);
+        let mut removals = self.removals(now);
+        node_steps.retain(|(node, _)| !self.quarantine.holds(&node.uid));
+        pod_steps.retain(|step| !self.quarantine.holds(step.uid()));
+        removals.retain(|removal| !self.quarantine.holds(&removal.uid));
         let idle = node_steps.is_empty() && pod_steps.is_empty() && removals.is_empty();
-        let sound = self.perform(node_steps, pod_steps, removals).await;
+        let performed = self.perform(node_steps, pod_steps, removals).await;
+        let sound = !performed.failed && performed.panics.is_empty();
+        self.set_aside(performed.panics);
         // What was written is looked at soon; what cannot be written is not hammered at.
         match (idle, sound) {
             (true, _) => pause,
@@ -229,36 +249,76 @@ impl<C: Cluster> Lifecycle<C> {
         }
         self.pod_gc_at = Instant::now() + POD_GC_PERIOD;
         let names: BTreeSet<&str> = self.nodes.keys().map(String::as_str).collect();
-        let pods = self.pods.values().flat_map(HashMap::values);
+        let pods = self.pods.values().flat_map(BTreeMap::values);
         let (removals, missing) = pod_gc::plan(pods, &names, &self.missing, &self.settings, now);
         self.missing = missing;
         removals
     }
 
-    /// `false` when a write failed for another reason than that its object had changed.
+    fn set_aside(&mut self, panics: Vec<(ObjectReference, String)>) {
+        for (about, panic) in panics {
+            self.quarantine.set_aside(&self.cluster, about, COMPONENT, &panic);
+        }
+    }
+
     async fn perform(
         &self,
         nodes: Vec<(NodeFacts, Step)>,
         pods: Vec<PodStep>,
         removals: Vec<Removal>,
-    ) -> bool {
-        let mut sound = true;
+    ) -> Performed {
+        let mut performed = Performed::default();
         // Conditions and taints of one node one after the other: both carry its resourceVersion,
         // so the second is refused and comes with the next pass.
         for (node, step) in &nodes {
-            sound &= report("node", &node.name, change_node(&self.cluster, node, step).await);
+            let done = caught_async(change_node(&self.cluster, node, step)).await;
+            performed.take((node_reference(node), done));
         }
         let changes = stream::iter(pods).map(|step| async move {
-            let (PodStep::MarkNotReady { key, .. } | PodStep::Evict { key, .. }) = &step;
-            report("pod", key, change_pod(&self.cluster, &step, self.clock).await)
+            let done = caught_async(change_pod(&self.cluster, &step, self.clock)).await;
+            (reference_to(Kind::Pod, step.key(), step.uid()), done)
         });
-        let all = |sound: bool, done: bool| std::future::ready(sound & done);
-        sound = changes.buffer_unordered(IN_FLIGHT).fold(sound, all).await;
+        let changes = changes.buffer_unordered(IN_FLIGHT);
         let removals = stream::iter(removals).map(|removal| async move {
-            report("pod", &removal.key, remove(&self.cluster, &removal).await)
+            let done = caught_async(remove(&self.cluster, &removal)).await;
+            (reference_to(Kind::Pod, &removal.key, &removal.uid), done)
         });
-        removals.buffer_unordered(IN_FLIGHT).fold(sound, all).await
+        let mut all = pin!(changes.chain(removals.buffer_unordered(IN_FLIGHT)));
+        while let Some(done) = all.next().await {
+            performed.take(done);
+        }
+        performed
     }
+}
+
+/// What became of a pass's writes.
+#[derive(Default)]
+struct Performed {
+    /// A write failed for another reason than that its object had changed.
+    failed: bool,
+    panics: Vec<(ObjectReference, String)>,
+}
+
+impl Performed {
+    /// A write refused because its object changed needs nothing: the next pass decides anew.
+    fn take(&mut self, (about, done): (ObjectReference, Result<Result<(), ApiError>, String>)) {
+        let (kind, name) = (about.kind.as_deref(), about.name.as_deref());
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.is_conflict() || error.is_not_found() => {
+                debug!(kind, name, %error, "object changed meanwhile");
+            }
+            Ok(Err(error)) => {
+                warn!(kind, name, %error, "changing an object failed");
+                self.failed = true;
+            }
+            Err(panic) => self.panics.push((about, panic)),
+        }
+    }
+}
+
+fn node_reference(node: &NodeFacts) -> ObjectReference {
+    reference_to(Kind::Node, &Key::cluster(node.name.as_str()), &node.uid)
 }
 
 fn facts(node: &Node) -> NodeFacts {
@@ -271,21 +331,6 @@ fn facts(node: &Node) -> NodeFacts {
         taints: spec.and_then(|spec| spec.taints.clone()).unwrap_or_default(),
         conditions: status.and_then(|status| status.conditions.clone()).unwrap_or_default(),
         lease_renewed: None,
-    }
-}
-
-/// A write refused because its object changed needs nothing: the next pass decides anew.
-fn report(kind: &'static str, name: impl std::fmt::Display, done: Result<(), ApiError>) -> bool {
-    match done {
-        Ok(()) => true,
-        Err(error) if error.is_conflict() || error.is_not_found() => {
-            debug!(kind, %name, %error, "object changed meanwhile");
-            true
-        }
-        Err(error) => {
-            warn!(kind, %name, %error, "changing an object failed");
-            false
-        }
     }
 }
 

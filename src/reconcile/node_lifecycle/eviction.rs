@@ -33,6 +33,18 @@ pub enum PodStep {
     Evict { key: Key, uid: String, taint: String },
 }
 
+impl PodStep {
+    pub fn key(&self) -> &Key {
+        let (Self::MarkNotReady { key, .. } | Self::Evict { key, .. }) = self;
+        key
+    }
+
+    pub fn uid(&self) -> &str {
+        let (Self::MarkNotReady { uid, .. } | Self::Evict { uid, .. }) = self;
+        uid
+    }
+}
+
 impl PodFacts {
     pub fn of(pod: &Pod) -> Self {
         let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
@@ -52,7 +64,9 @@ impl PodFacts {
 }
 
 /// What is to be done now about the pods on a node, and when to look again at those that stay for
-/// a while. A disrupted cluster evicts nobody, whatever the taints say.
+/// a while. A disrupted cluster evicts nobody, whatever the taints say, and takes no pod out of its
+/// Services: when every node is silent at once the fault is ours, and the containers most likely
+/// answer. (The reference does mark them; with one node that is an outage made by a slow disk.)
 pub fn plan<'a>(
     node: &NodeFacts,
     health: Health,
@@ -69,7 +83,7 @@ pub fn plan<'a>(
         .collect();
     let (mut steps, mut again) = (Vec::new(), None::<Timestamp>);
     for pod in pods.filter(|pod| !pod.over) {
-        if health == Health::Silent && pod.ready {
+        if health == Health::Silent && pod.ready && !disrupted {
             steps.push(PodStep::MarkNotReady { key: pod.key.clone(), uid: pod.uid.clone() });
         }
         if pod.deleting {
@@ -175,6 +189,7 @@ pub(super) mod tests {
     #[test]
     fn a_silent_nodes_pods_are_not_ready() {
         let ready = PodFacts { ready: true, ..pod("p", "a", vec![bears("", None)]) };
-        assert_eq!(evicted(&[ready], false, 100).0, ["p is not ready"]);
+        assert_eq!(evicted(std::slice::from_ref(&ready), false, 100).0, ["p is not ready"]);
+        assert_eq!(evicted(&[ready], true, 100).0, [""; 0], "nobody is left to vouch for anything");
     }
 }

@@ -10,8 +10,9 @@ use crate::object::{condition, taint};
 /// How long what may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Silence after which a node is lost. Kubernetes: 40 s, since 1.31 50 s; ours 15 s, so that
-    /// the pods of a dead host run elsewhere within a minute and not within six.
+    /// Silence after which a node is lost (`node-monitor-grace-period`: 50 s since Kubernetes 1.32,
+    /// five renewals of a Lease). A shorter one takes every Service of a host down when one durable
+    /// write is late behind an image pull.
     pub grace: SignedDuration,
     /// The same for a node that has never reported a condition (kube-controller-manager
     /// `node-startup-grace-period`: 60 s).
@@ -25,7 +26,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            grace: SignedDuration::from_secs(15),
+            grace: SignedDuration::from_secs(50),
             startup_grace: SignedDuration::from_secs(60),
             quarantine: SignedDuration::from_secs(40),
             finished_pods: 12_500,

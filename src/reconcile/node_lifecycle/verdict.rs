@@ -210,12 +210,12 @@ mod tests {
         let settings = Settings::default();
         let mut lost = node("a", 0);
         let memory = Memory::default().listen(std::slice::from_ref(&lost), &settings, at(0));
-        let memory = memory.listen(std::slice::from_ref(&lost), &settings, at(15));
-        assert_eq!(health(&lost, &memory, &settings, at(15)), Health::Ready);
-        let memory = memory.listen(std::slice::from_ref(&lost), &settings, at(16));
-        assert_eq!(health(&lost, &memory, &settings, at(16)), Health::Silent);
+        let memory = memory.listen(std::slice::from_ref(&lost), &settings, at(50));
+        assert_eq!(health(&lost, &memory, &settings, at(50)), Health::Ready);
+        let memory = memory.listen(std::slice::from_ref(&lost), &settings, at(51));
+        assert_eq!(health(&lost, &memory, &settings, at(51)), Health::Silent);
 
-        let steps = plan(&lost, Health::Silent, false, at(16));
+        let steps = plan(&lost, Health::Silent, false, at(51));
         assert_eq!(
             taints(&steps),
             [
@@ -225,14 +225,14 @@ mod tests {
         );
         apply(&mut lost, steps);
         assert_eq!(status(&lost), "Unknown");
-        assert_eq!(plan(&lost, Health::Silent, false, at(20)), [], "nothing is said twice");
-        let memory = memory.listen(std::slice::from_ref(&lost), &settings, at(20));
-        assert_eq!(health(&lost, &memory, &settings, at(20)), Health::Silent, "our own write");
+        assert_eq!(plan(&lost, Health::Silent, false, at(55)), [], "nothing is said twice");
+        let memory = memory.listen(std::slice::from_ref(&lost), &settings, at(55));
+        assert_eq!(health(&lost, &memory, &settings, at(55)), Health::Silent, "our own write");
 
-        let back = NodeFacts { taints: lost.taints, ..node("a", 30) };
-        let memory = memory.listen(std::slice::from_ref(&back), &settings, at(30));
-        assert_eq!(health(&back, &memory, &settings, at(30)), Health::Ready);
-        let steps = plan(&back, Health::Ready, false, at(30));
+        let back = NodeFacts { taints: lost.taints, ..node("a", 65) };
+        let memory = memory.listen(std::slice::from_ref(&back), &settings, at(65));
+        assert_eq!(health(&back, &memory, &settings, at(65)), Health::Ready);
+        let steps = plan(&back, Health::Ready, false, at(65));
         assert_eq!(steps.len(), 1);
         assert!(taints(&steps).is_empty());
     }

@@ -20,7 +20,7 @@ use crate::reconcile::expectation::Expectation;
 use crate::reconcile::indexed::revision_of;
 use crate::reconcile::owner::{controller_key, controller_of};
 use crate::reconcile::replica_set::deletion_rank::neighbours;
-use crate::reconcile::replica_set::plan::{Deletion, Plan, plan, wanted};
+use crate::reconcile::replica_set::plan::{Deletion, MOST_REST, Plan, plan, rest, wanted};
 use crate::reconcile::replica_set::pod_template::pod_of;
 use crate::reconcile::replica_set::status::{Attempt, ReplicaFailure, report};
 use crate::reconcile::watches::Watches;
@@ -51,6 +51,7 @@ pub fn run<C: Cluster>(cluster: C, watches: &Watches, beat: Beat, clock: Clock, 
         watches: watches.clone(),
         clock,
         expectations: Mutex::default(),
+        resting: Mutex::default(),
     };
     Engine::new(&watches.replica_sets, beat)
         .needs(&watches.pods)
@@ -70,6 +71,8 @@ struct ReplicaSets<C> {
     watches: Watches,
     clock: Clock,
     expectations: Mutex<HashMap<Key, Expectation>>,
+    /// Until when a ReplicaSet of many pods is left alone, see [`rest`].
+    resting: Mutex<HashMap<Key, Timestamp>>,
 }
 
 impl<C: Cluster> Reconcile for ReplicaSets<C> {
@@ -79,30 +82,44 @@ impl<C: Cluster> Reconcile for ReplicaSets<C> {
 
     async fn reconcile(&self, replica_set: Arc<ReplicaSet>) -> Result<Next, Failed> {
         let now = self.clock.now();
-        let waiting = self.waiting(&replica_set.key(), now);
+        let key = replica_set.key();
+        let until = self.resting().get(&key).copied();
+        // A rest that is longer than any was begun before somebody turned the clock back.
+        let until = until.filter(|until| until.duration_since(now) <= MOST_REST);
+        let at = |time: Option<Timestamp>| match time {
+            Some(time) => Next::at(time, now),
+            None => Next::OnChange,
+        };
+        if until.is_some_and(|until| now < until) {
+            return Ok(at(until));
+        }
+        let waiting = self.waiting(&key, now);
         let pods = self.observe(&replica_set).await?;
         let performed = match waiting {
-            Some(_) => Ok(()),
+            Some(_) => Ok(false),
             None => self.perform(&replica_set, &pods, now).await,
         };
         let attempt = match &performed {
+            // The ReplicaSet is gone or going, and the cache does not show it yet: nothing has failed.
+            Err(failed) if failed.source.is_conflict() => Attempt::Waited,
             Err(failed) => Attempt::Failed(failure(&replica_set, &pods, failed)),
-            Ok(()) if waiting.is_some() => Attempt::Waited,
-            Ok(()) => Attempt::Succeeded,
+            Ok(_) if waiting.is_some() => Attempt::Waited,
+            Ok(_) => Attempt::Succeeded,
         };
-        let leaving = self.leaving(&replica_set.key());
+        let leaving = self.leaving(&key);
         let reported = report(&replica_set, &pods, &leaving, &attempt, now);
         self.report(&replica_set, &reported.status).await?;
-        performed?;
-        let at = |time: Option<Timestamp>| match time {
-            Some(time) => Next::After((time - now).try_into().unwrap_or_default()),
-            None => Next::OnChange,
+        let changed = performed?;
+        match rest(pods.len()).filter(|_| !changed) {
+            Some(rest) => self.resting().insert(key, self.clock.now() + rest),
+            None => self.resting().remove(&key),
         };
         Ok(at(reported.next_available).or(at(waiting)))
     }
 
     fn forget(&self, key: &Key) {
         self.expectations().remove(key);
+        self.resting().remove(key);
     }
 }
 
@@ -140,12 +157,13 @@ impl<C: Cluster> ReplicaSets<C> {
         settle(&self.cluster, replica_set, claims(replica_set, &selector, candidates)).await
     }
 
+    /// Whether it created or deleted anything.
     async fn perform(
         &self,
         replica_set: &ReplicaSet,
         pods: &[Arc<Pod>],
         now: Timestamp,
-    ) -> Result<(), Failed> {
+    ) -> Result<bool, Failed> {
         let surplus = pods.len() > wanted(replica_set);
         let related = if surplus { self.related(replica_set) } else { Vec::new() };
         let neighbours = neighbours(related.iter().map(|pod| &**pod));
@@ -157,10 +175,11 @@ impl<C: Cluster> ReplicaSets<C> {
             }
             Plan::Delete(deletions) => self.delete(replica_set, deletions, &mut expected).await,
         };
-        if !expected.is_empty() {
+        let changed = !expected.is_empty();
+        if changed {
             self.expectations().insert(replica_set.key(), expected);
         }
-        result
+        result.map(|()| changed)
     }
 
     /// The pods of every ReplicaSet of the same owner, for the rule of doubled-up pods.
@@ -205,8 +224,10 @@ impl<C: Cluster> ReplicaSets<C> {
                 }
             }
             if let Some(source) = failed {
-                let message = format!("Error creating: {source}");
-                self.note(Note::warning, replica_set, "FailedCreate", message);
+                if !source.is_conflict() {
+                    let message = format!("Error creating: {source}");
+                    self.note(Note::warning, replica_set, "FailedCreate", message);
+                }
                 return Err(Failed { step: "create pod", source });
             }
         }
@@ -294,6 +315,10 @@ impl<C: Cluster> ReplicaSets<C> {
 
     fn expectations(&self) -> MutexGuard<'_, HashMap<Key, Expectation>> {
         self.expectations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resting(&self) -> MutexGuard<'_, HashMap<Key, Timestamp>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

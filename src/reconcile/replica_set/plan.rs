@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -13,6 +13,21 @@ use crate::reconcile::replica_set::deletion_rank::{self, Neighbours};
 
 /// Creations or deletions of one pass (`BurstReplicas` of Kubernetes): the next pass has a fresh view.
 pub const BURST: usize = 500;
+
+/// Four times what a pass costs for each pod that it looks at.
+const REST_A_POD: SignedDuration = SignedDuration::from_micros(5);
+/// A shorter rest is none: up to 200 pods nobody waits.
+const LEAST_REST: SignedDuration = SignedDuration::from_millis(1);
+/// No rest is longer: that of 200,000 pods.
+pub const MOST_REST: SignedDuration = SignedDuration::from_secs(1);
+
+/// How long a ReplicaSet is left alone after a pass that had nothing to create or delete. A pass looks
+/// at every pod, and every pod tells of itself at least three times: with thousands of them, and no
+/// rest, passes would be all that the daemon does until the last pod is ready.
+pub fn rest(pods: usize) -> Option<SignedDuration> {
+    let rest = REST_A_POD * i32::try_from(pods).unwrap_or(i32::MAX);
+    (rest >= LEAST_REST).then_some(rest.min(MOST_REST))
+}
 
 /// What one pass does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +135,14 @@ mod tests {
 
     fn planned(replicas: i32, pods: &[Arc<Pod>]) -> Plan {
         plan(&replica_set(replicas), pods, &Neighbours::new(), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn only_many_pods_make_it_rest() {
+        assert_eq!(rest(0), None);
+        assert_eq!(rest(199), None);
+        assert_eq!(rest(5000), Some(SignedDuration::from_millis(25)));
+        assert_eq!(rest(1_000_000), Some(MOST_REST));
     }
 
     #[test]

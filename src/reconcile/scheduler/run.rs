@@ -2,7 +2,6 @@
 //! [`Standing`], where it goes [`place`], when it is tried the [`Queue`].
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +16,15 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
-use crate::object::{ApiError, Change, Cluster, Kind, Note, Object, Scope, Severity, condition};
+use crate::object::{
+    ApiError, Change, Cluster, Kind, Note, Object, Scope, Severity, condition, reference,
+};
 use crate::reconcile::engine::Beat;
 use crate::reconcile::scheduler::demand::{Demand, Standing};
 use crate::reconcile::scheduler::placement::{Placement, place};
 use crate::reconcile::scheduler::queue::{Cause, Needs, Queue};
 use crate::reconcile::scheduler::snapshot::Snapshot;
-use crate::task::Tasks;
+use crate::task::{Tasks, caught};
 
 const COMPONENT: &str = "scheduler";
 /// Bindings and reports under way at once: four group commits of 64 writers, so that the store's
@@ -142,6 +143,7 @@ impl<C: Cluster> Scheduler<C> {
         loop {
             let (busy, pause) = (self.is_busy(), self.pause());
             tokio::select! {
+                biased;
                 // All cancel safe: a stream's or channel's next takes nothing before it is ready,
                 // and the rest only wait.
                 () = stop.cancelled() => return,
@@ -194,13 +196,13 @@ impl<C: Cluster> Scheduler<C> {
                 let keys: Vec<String> = nodes.iter().map(|node| node.key().name).collect();
                 self.snapshot.keep_nodes(&keys.iter().map(String::as_str).collect::<BTreeSet<_>>());
                 for node in &nodes {
-                    self.snapshot.apply_node(node);
+                    self.apply_node(node);
                 }
                 self.nodes_known = true;
                 self.queue.wake(Cause::NodeChanged, now);
             }
             Change::Applied(node) => {
-                if self.snapshot.apply_node(&node) {
+                if self.apply_node(&node) {
                     self.queue.wake(Cause::NodeChanged, now);
                 }
             }
@@ -210,6 +212,17 @@ impl<C: Cluster> Scheduler<C> {
                 self.queue.wake(Cause::NodeChanged, now);
             }
         }
+    }
+
+    /// Whether pods may fit that did not. On a node that makes us panic nothing is placed.
+    fn apply_node(&mut self, node: &Node) -> bool {
+        caught(|| self.snapshot.apply_node(node)).unwrap_or_else(|panic| {
+            let name = node.key().name;
+            error!(node = name, panic, "node quarantined: no pod is placed on it");
+            self.snapshot.forget_node(&name);
+            self.cluster.note(Note::quarantined(reference(node), COMPONENT, &panic, None));
+            true
+        })
     }
 
     fn see_pods(&mut self, change: Change<Pod>) {
@@ -244,7 +257,7 @@ impl<C: Cluster> Scheduler<C> {
                 if self.snapshot.node_of(uid) == Some(node) {
                     // What a bound pod asks cannot change: admission refuses it.
                     self.snapshot.confirm(uid);
-                } else if let Some(demand) = read(pod) {
+                } else if let Some(demand) = self.read(pod) {
                     self.snapshot.charge(uid, node, Arc::new(demand.footprint), false);
                 }
             }
@@ -252,7 +265,7 @@ impl<C: Cluster> Scheduler<C> {
             // A pod whose binding is under way or answered still looks unbound for a moment.
             Standing::Waits if self.snapshot.is_assumed(uid) => {}
             Standing::Waits => {
-                if let Some(demand) = read(pod) {
+                if let Some(demand) = self.read(pod) {
                     self.queue.add(Arc::new(demand), reported(pod), self.clock.now());
                 }
             }
@@ -260,6 +273,16 @@ impl<C: Cluster> Scheduler<C> {
                 self.queue.remove(uid);
             }
         }
+    }
+
+    /// `None`, and shown, when reading the pod panics: it is not placed until it changes.
+    fn read(&self, pod: &Pod) -> Option<Demand> {
+        let read = caught(|| Demand::of(pod));
+        read.map_err(|panic| {
+            error!(pod = %pod.key(), panic, "pod quarantined: it is not placed");
+            self.cluster.note(Note::quarantined(reference(pod), COMPONENT, &panic, None));
+        })
+        .ok()
     }
 
     /// The pod takes nothing and wants nothing any more.
@@ -289,12 +312,14 @@ impl<C: Cluster> Scheduler<C> {
     fn place(&mut self, demand: Arc<Demand>) {
         let random = self.random.next_u64();
         let (snapshot, start) = (&self.snapshot, self.start);
-        let decided = catch_unwind(AssertUnwindSafe(|| place(snapshot, &demand, start, random)));
-        let Ok(decision) = decided else {
-            error!(pod = %demand.key, "placing a pod panicked: it is parked");
-            let message = "the scheduler failed on this pod and tries again in 5 minutes";
-            self.park(demand, Needs::Nodes, message.to_owned());
-            return;
+        let decision = match caught(|| place(snapshot, &demand, start, random)) {
+            Ok(decision) => decision,
+            Err(panic) => {
+                error!(pod = %demand.key, panic, "pod quarantined: it is parked");
+                let message = "the scheduler panicked on this pod and tries again in 5 minutes";
+                self.park(demand, Needs::Nodes, message.to_owned());
+                return;
+            }
         };
         self.start = self.start.wrapping_add(decision.examined);
         match decision.placement {
@@ -394,15 +419,6 @@ impl<C: Cluster> Scheduler<C> {
             }
         }
     }
-}
-
-/// `None`, and an error for a person, when reading the pod panics.
-fn read(pod: &Pod) -> Option<Demand> {
-    let read = catch_unwind(AssertUnwindSafe(|| Demand::of(pod)));
-    if read.is_err() {
-        error!(pod = %pod.key(), "reading a pod panicked: it is not placed");
-    }
-    read.ok()
 }
 
 /// The message that the pod's condition carries: not written again.

@@ -1,12 +1,13 @@
 //! Counts effects on the world, and ends a life after the n-th: a crash at every point where the
-//! daemon could die between two changes of the world.
+//! daemon could die between two changes of the world. Asks the schedule of faults at every call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use ballast::object::Kind;
 use tokio_util::sync::CancellationToken;
+
+use super::fault::{Fault, Schedule, Struck};
 
 /// Shared by everything that changes the simulated world. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,37 +19,24 @@ struct Inner {
     crash_after: u64,
     crashed: CancellationToken,
     log: Mutex<Vec<String>>,
-    faults: Mutex<Option<Faults>>,
-}
-
-/// A schedule of passing faults, drawn from a seed.
-#[derive(Debug)]
-struct Faults {
-    random: StdRng,
-    /// One call in so many fails; 0 is never.
-    one_in: u32,
-    left: u32,
+    schedule: Mutex<Schedule>,
 }
 
 impl Effects {
     /// A life that ends after the effect number `crash_after` (`u64::MAX`: never).
     pub fn new(crash_after: u64) -> Self {
+        Self::with_faults(crash_after, Schedule::default())
+    }
+
+    /// The same, with faults.
+    pub fn with_faults(crash_after: u64, schedule: Schedule) -> Self {
         Self(Arc::new(Inner {
             count: AtomicU64::new(0),
             crash_after,
             crashed: CancellationToken::new(),
             log: Mutex::default(),
-            faults: Mutex::new(None),
+            schedule: Mutex::new(schedule),
         }))
-    }
-
-    /// From now on one call in `one_in` fails, `most` times in all: the world must be well again
-    /// after the last.
-    pub fn with_faults(self, seed: u64, one_in: u32, most: u32) -> Self {
-        let random = StdRng::seed_from_u64(seed);
-        *self.0.faults.lock().expect("no panic inside") =
-            Some(Faults { random, one_in, left: most });
-        self
     }
 
     /// Says that an effect has happened. Behind the fatal one nothing happens any more: the caller
@@ -64,21 +52,41 @@ impl Effects {
 
     /// Effects behind the crash never happen: the caller waits for ever before it makes one.
     pub async fn alive(&self) {
-        if self.0.crashed.is_cancelled() {
+        if self.has_crashed() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether this call is to fail.
-    pub fn fails(&self) -> bool {
-        let mut faults = self.0.faults.lock().expect("no panic inside");
-        let Some(faults) = faults.as_mut().filter(|faults| faults.left > 0 && faults.one_in > 0)
-        else {
-            return false;
-        };
-        let fails = faults.random.random_range(0..faults.one_in) == 0;
-        faults.left -= u32::from(fails);
-        fails
+    pub fn has_crashed(&self) -> bool {
+        self.0.crashed.is_cancelled()
+    }
+
+    /// Whether a fault strikes this call.
+    pub fn strikes(&self, fault: Fault, place: &str) -> bool {
+        let strikes = self.schedule().strikes(fault, place);
+        if strikes {
+            self.0.log.lock().expect("no panic inside").push(format!("  {fault:?}: {place}"));
+        }
+        strikes
+    }
+
+    /// Whether a watch that begins now is late to its end.
+    pub fn begins_late(&self, kind: Kind) -> bool {
+        self.schedule().begins_late(kind)
+    }
+
+    /// Counts a fault that was decided earlier.
+    pub fn struck_again(&self, fault: Fault) {
+        self.schedule().count(fault);
+    }
+
+    /// How often each fault has struck.
+    pub fn struck(&self) -> Struck {
+        self.schedule().struck().clone()
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.0.schedule.lock().expect("no panic inside")
     }
 
     /// Resolves when the fatal effect has happened. Cancel safe.
@@ -90,7 +98,7 @@ impl Effects {
         self.0.count.load(Ordering::SeqCst)
     }
 
-    /// Every effect of this life, in order.
+    /// Every effect and fault of this life, in order.
     pub fn log(&self) -> Vec<String> {
         self.0.log.lock().expect("no panic inside").clone()
     }

@@ -52,6 +52,13 @@ impl FakeKernel {
         self.0.lock().expect("no panic inside").forgotten.clone()
     }
 
+    /// Somebody else writes a chain.
+    pub fn write(&self, table: Table, chain: &str, edit: impl FnOnce(&mut Vec<Rule>)) {
+        let mut state = self.0.lock().expect("no panic inside");
+        let rules = state.tables.chains.entry(ChainId::new(table, chain)).or_default();
+        edit(Arc::make_mut(rules));
+    }
+
     /// `iptables -t TABLE -F`: somebody else empties every chain.
     pub fn flush(&self, table: Table) {
         let mut state = self.0.lock().expect("no panic inside");

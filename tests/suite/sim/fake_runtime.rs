@@ -11,7 +11,7 @@ use std::time::Duration;
 use ballast::clock::Clock;
 use ballast::node::capacity::{Engine, Limits};
 use ballast::node::container_spec::{ContainerSpec, NetworkMode};
-use ballast::node::instance::{Instance, Life, Role, Settings};
+use ballast::node::instance::{Instance, Life, Listed, Role, Settings};
 use ballast::node::runtime::{
     EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError,
     RuntimeEvent,
@@ -45,6 +45,14 @@ struct State {
     networks: HashMap<String, NetworkSpec>,
     made: u64,
     away: bool,
+    /// So many lists make the caller panic.
+    cursed_lists: u32,
+    /// What a probe runs inside a container ends with 1.
+    commands_fail: bool,
+    /// Containers of which the engine can tell nothing.
+    stuck: BTreeSet<String>,
+    /// Making a container of this image panics.
+    poison: Option<String>,
     /// Every container that was ever started, by engine name: one twice is a duplicate.
     started: Vec<String>,
     /// What must never be: two containers at once that stand for the same one of a pod.
@@ -72,6 +80,31 @@ impl FakeRuntime {
     /// Unreachable from now on, or back again: what runs goes on running.
     pub fn set_away(&self, away: bool) {
         self.state().away = away;
+    }
+
+    /// So many lists make the caller panic, from now on.
+    pub fn curse_lists(&self, lists: u32) {
+        self.state().cursed_lists = lists;
+    }
+
+    /// Commands inside containers fail from now on, or succeed again.
+    pub fn set_commands_fail(&self, fail: bool) {
+        self.state().commands_fail = fail;
+    }
+
+    /// No call about this container is answered from now on, or again.
+    pub fn set_stuck(&self, id: &str, stuck: bool) {
+        let mut state = self.state();
+        if stuck {
+            state.stuck.insert(id.to_owned());
+        } else {
+            state.stuck.remove(id);
+        }
+    }
+
+    /// Who makes a container of this image panics.
+    pub fn set_poison(&self, image: Option<&str>) {
+        self.state().poison = image.map(str::to_owned);
     }
 
     /// Everything there is, by id.
@@ -150,6 +183,14 @@ fn no_such(id: &str) -> RuntimeError {
     RuntimeError::NotFound(format!("No such container: {id}"))
 }
 
+/// A container in whose lock something hangs: the engine answers to everything else.
+fn refuse_stuck(state: &State, id: &str) -> Result<(), RuntimeError> {
+    if state.stuck.contains(id) {
+        return Err(RuntimeError::Unreachable(format!("{id} did not answer within 5 s")));
+    }
+    Ok(())
+}
+
 fn image_id(reference: &str) -> String {
     if reference.starts_with("sha256:") {
         reference.to_owned()
@@ -182,27 +223,41 @@ impl Runtime for FakeRuntime {
         })
     }
 
-    async fn list(&self, installation: &str) -> Result<Vec<Instance>, RuntimeError> {
-        let state = self.answer()?;
-        let all = state.containers.values();
-        Ok(all.filter(|i| i.identity.installation == installation).cloned().collect())
+    async fn list(&self, installation: &str) -> Result<Listed, RuntimeError> {
+        let mut state = self.answer()?;
+        if let Some(left) = state.cursed_lists.checked_sub(1) {
+            state.cursed_lists = left;
+            drop(state);
+            panic!("the list is cursed");
+        }
+        let ours = state.containers.values().filter(|i| i.identity.installation == installation);
+        let (vague, instances) = ours.cloned().partition(|i| state.stuck.contains(&i.id));
+        Ok(Listed { instances, vague })
     }
 
     async fn inspect(&self, id: &str) -> Result<Instance, RuntimeError> {
         let state = self.answer()?;
         let by_name = || state.containers.values().find(|instance| instance.name == id);
-        state.containers.get(id).or_else(by_name).cloned().ok_or_else(|| no_such(id))
+        let found = state.containers.get(id).or_else(by_name).cloned();
+        let found = found.ok_or_else(|| no_such(id))?;
+        refuse_stuck(&state, &found.id)?;
+        Ok(found)
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
         let mut state = self.answer()?;
+        if state.poison.as_ref() == Some(&spec.image) {
+            drop(state);
+            panic!("{} is poison", spec.image);
+        }
         if let Some(holder) = state.containers.values().find(|i| i.name == spec.name) {
             return Err(RuntimeError::NameConflict(format!(
                 "Conflict. The container name \"/{}\" is already in use by container \"{}\".",
                 spec.name, holder.id
             )));
         }
-        if !state.images.contains(&spec.image) {
+        let known = |image: &String| *image == spec.image || image_id(image) == spec.image;
+        if !state.images.iter().any(known) {
             return Err(RuntimeError::NotFound(format!("No such image: {}", spec.image)));
         }
         let joined = match &spec.network {
@@ -213,7 +268,7 @@ impl Runtime for FakeRuntime {
             NetworkMode::Bridge(name) if !state.networks.contains_key(name) => {
                 return Err(RuntimeError::NotFound(format!("network {name} not found")));
             }
-            NetworkMode::Bridge(_) | NetworkMode::Host => None,
+            NetworkMode::Bridge(_) => None,
         };
         state.made += 1;
         let id = format!("c{:06}", state.made);
@@ -231,6 +286,7 @@ impl Runtime for FakeRuntime {
             finished_at: None,
             ip: None,
             joined,
+            asked: spec.asked.clone(),
             settings: Settings {
                 image: spec.image.clone(),
                 env: spec.env.clone(),
@@ -248,6 +304,7 @@ impl Runtime for FakeRuntime {
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
         let mut state = self.answer()?;
         let instance = state.containers.get(id).cloned().ok_or_else(|| no_such(id))?;
+        refuse_stuck(&state, id)?;
         if instance.is_running() {
             return Ok(());
         }
@@ -279,7 +336,6 @@ impl Runtime for FakeRuntime {
         let instance = state.containers.get_mut(id).expect("it was there above");
         instance.life = Life::Running;
         instance.started_at = Some(now);
-        instance.finished_at = None;
         instance.ip = ip;
         self.tell(instance, EventAction::Started);
         Ok(())
@@ -287,6 +343,7 @@ impl Runtime for FakeRuntime {
 
     async fn stop(&self, id: &str, _grace: Duration) -> Result<(), RuntimeError> {
         let mut state = self.answer()?;
+        refuse_stuck(&state, id)?;
         // Everything in memory ends at once on SIGTERM.
         self.exit(&mut state, id, 0);
         Ok(())
@@ -294,6 +351,7 @@ impl Runtime for FakeRuntime {
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
         let mut state = self.answer()?;
+        refuse_stuck(&state, id)?;
         self.exit(&mut state, id, 137);
         if let Some(instance) = state.containers.remove(id) {
             self.tell(&instance, EventAction::Removed);
@@ -314,7 +372,10 @@ impl Runtime for FakeRuntime {
 
     async fn image(&self, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
         let state = self.answer()?;
-        Ok(state.images.contains(reference).then(|| ImageFacts { id: image_id(reference) }))
+        let pause = ballast::node::pause_image::pause_image();
+        let layers = if reference == pause.tag { vec![pause.layer.clone()] } else { Vec::new() };
+        let facts = || ImageFacts { id: image_id(reference), layers };
+        Ok(state.images.contains(reference).then(facts))
     }
 
     async fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
@@ -327,9 +388,10 @@ impl Runtime for FakeRuntime {
     }
 
     async fn load(&self, _archive: Bytes) -> Result<(), RuntimeError> {
-        // The one archive that is ever loaded is the sandbox's.
-        let id = ballast::node::pause_image::pause_image().id.clone();
-        self.answer()?.images.insert(id);
+        // The one archive that is ever loaded is the sandbox's. As in the containerd image store, the
+        // engine gives it an id that nobody could compute from the archive.
+        let tag = ballast::node::pause_image::pause_image().tag;
+        self.answer()?.images.insert(tag.to_owned());
         Ok(())
     }
 
@@ -349,8 +411,9 @@ impl Runtime for FakeRuntime {
         _command: &[String],
         _limit: Duration,
     ) -> Result<ExecOutcome, RuntimeError> {
-        let running = self.inspect(id).await?.is_running();
-        Ok(ExecOutcome { exit_code: i64::from(!running), output: String::new() })
+        let commands_fail = self.state().commands_fail;
+        let fails = commands_fail || !self.inspect(id).await?.is_running();
+        Ok(ExecOutcome::Ended { exit_code: i64::from(fails), output: String::new() })
     }
 
     async fn events(

@@ -5,6 +5,7 @@ use std::future::Future;
 use ballast::network::kernel::{BridgeFacts, Flow, JumpStep, Kernel, KernelError, Table, Tables};
 
 use super::effects::Effects;
+use super::fault::Fault;
 
 #[derive(Clone)]
 pub struct FaultyKernel<K> {
@@ -23,7 +24,7 @@ impl<K: Kernel> FaultyKernel<K> {
         call: impl Future<Output = Result<T, KernelError>>,
     ) -> Result<T, KernelError> {
         self.effects.alive().await;
-        if self.effects.fails() {
+        if self.effects.strikes(Fault::KernelRefuses, "change") {
             return Err(injected());
         }
         let answer = call.await?;
@@ -36,7 +37,11 @@ impl<K: Kernel> FaultyKernel<K> {
         call: impl Future<Output = Result<T, KernelError>>,
     ) -> Result<T, KernelError> {
         self.effects.alive().await;
-        if self.effects.fails() { Err(injected()) } else { call.await }
+        if self.effects.strikes(Fault::KernelRefuses, "read") {
+            Err(injected())
+        } else {
+            call.await
+        }
     }
 }
 
@@ -74,6 +79,6 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
     }
 
     async fn forget(&self, flow: &Flow) -> Result<(), KernelError> {
-        self.read(self.kernel.forget(flow)).await
+        self.change(format!("forget {flow:?}"), self.kernel.forget(flow)).await
     }
 }

@@ -5,15 +5,17 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ballast::node::instance::{Instance, Listed};
 use ballast::node::runtime::{
     ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
 };
-use ballast::node::{capacity::Engine, container_spec::ContainerSpec, instance::Instance};
+use ballast::node::{capacity::Engine, container_spec::ContainerSpec};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::effects::Effects;
+use super::fault::Fault;
 
 #[derive(Clone)]
 pub struct FaultyRuntime<R> {
@@ -26,29 +28,34 @@ impl<R: Runtime> FaultyRuntime<R> {
         Self { runtime, effects }
     }
 
-    /// A call that changes the engine: it may fail before it does anything, and the daemon may die
-    /// right after it.
+    /// A call that changes the engine: it may fail before it does anything or be done without an
+    /// answer, and the daemon may die right after it.
     async fn change<T>(
         &self,
-        what: String,
+        verb: &str,
+        object: &str,
         call: impl Future<Output = Result<T, RuntimeError>>,
     ) -> Result<T, RuntimeError> {
         self.effects.alive().await;
-        if self.effects.fails() {
-            return Err(RuntimeError::Unreachable(format!("injected before {what}")));
+        if self.effects.strikes(Fault::EngineRefuses, verb) {
+            return Err(RuntimeError::Unreachable(format!("injected before {verb} {object}")));
         }
         let answer = call.await?;
-        self.effects.happened(|| format!("engine: {what}")).await;
+        self.effects.happened(|| format!("engine: {verb} {object}")).await;
+        if self.effects.strikes(Fault::EngineAnswerLost, verb) {
+            return Err(RuntimeError::Unreachable(format!("injected after {verb} {object}")));
+        }
         Ok(answer)
     }
 
     async fn read<T>(
         &self,
+        verb: &str,
         call: impl Future<Output = Result<T, RuntimeError>>,
     ) -> Result<T, RuntimeError> {
         self.effects.alive().await;
-        if self.effects.fails() {
-            return Err(RuntimeError::Unreachable("injected".to_owned()));
+        if self.effects.strikes(Fault::EngineRefuses, verb) {
+            return Err(RuntimeError::Unreachable(format!("injected: {verb}")));
         }
         call.await
     }
@@ -56,55 +63,55 @@ impl<R: Runtime> FaultyRuntime<R> {
 
 impl<R: Runtime> Runtime for FaultyRuntime<R> {
     async fn ping(&self) -> Result<(), RuntimeError> {
-        self.read(self.runtime.ping()).await
+        self.read("ping", self.runtime.ping()).await
     }
 
     async fn engine(&self) -> Result<Engine, RuntimeError> {
-        self.read(self.runtime.engine()).await
+        self.read("engine", self.runtime.engine()).await
     }
 
-    async fn list(&self, installation: &str) -> Result<Vec<Instance>, RuntimeError> {
-        self.read(self.runtime.list(installation)).await
+    async fn list(&self, installation: &str) -> Result<Listed, RuntimeError> {
+        self.read("list", self.runtime.list(installation)).await
     }
 
     async fn inspect(&self, id: &str) -> Result<Instance, RuntimeError> {
-        self.read(self.runtime.inspect(id)).await
+        self.read("inspect", self.runtime.inspect(id)).await
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
-        self.change(format!("create {}", spec.name), self.runtime.create(spec)).await
+        self.change("create", &spec.name, self.runtime.create(spec)).await
     }
 
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
-        self.change(format!("start {id}"), self.runtime.start(id)).await
+        self.change("start", id, self.runtime.start(id)).await
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        self.change(format!("stop {id}"), self.runtime.stop(id, grace)).await
+        self.change("stop", id, self.runtime.stop(id, grace)).await
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        self.change(format!("remove {id}"), self.runtime.remove(id)).await
+        self.change("remove", id, self.runtime.remove(id)).await
     }
 
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<Ipv4Addr, RuntimeError> {
-        self.read(self.runtime.ensure_network(network)).await
+        self.change("ensure network", &network.name, self.runtime.ensure_network(network)).await
     }
 
     async fn remove_network(&self, name: &str) -> Result<(), RuntimeError> {
-        self.change(format!("remove network {name}"), self.runtime.remove_network(name)).await
+        self.change("remove network", name, self.runtime.remove_network(name)).await
     }
 
     async fn image(&self, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
-        self.read(self.runtime.image(reference)).await
+        self.read("image", self.runtime.image(reference)).await
     }
 
     async fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
-        self.change(format!("pull {reference}"), self.runtime.pull(reference)).await
+        self.change("pull", reference, self.runtime.pull(reference)).await
     }
 
     async fn load(&self, archive: Bytes) -> Result<(), RuntimeError> {
-        self.change("load".to_owned(), self.runtime.load(archive)).await
+        self.change("load", "the pause image", self.runtime.load(archive)).await
     }
 
     async fn logs(
@@ -112,7 +119,7 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         id: &str,
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError> {
-        self.read(self.runtime.logs(id, options)).await
+        self.read("logs", self.runtime.logs(id, options)).await
     }
 
     async fn exec(
@@ -121,7 +128,7 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         command: &[String],
         limit: Duration,
     ) -> Result<ExecOutcome, RuntimeError> {
-        self.read(self.runtime.exec(id, command, limit)).await
+        self.read("exec", self.runtime.exec(id, command, limit)).await
     }
 
     async fn events(
@@ -130,19 +137,26 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         since: jiff::Timestamp,
     ) -> Result<BoxStream<'static, Result<RuntimeEvent, RuntimeError>>, RuntimeError> {
         let effects = self.effects.clone();
-        let events = self.read(self.runtime.events(installation, since)).await?;
-        // Dropped, twice, or after a second: a fault each.
+        let events = self.read("events", self.runtime.events(installation, since)).await?;
+        // Dropped, twice, or after a second (and what follows with it): a fault each.
         let bent = events.flat_map(move |event| {
-            let (drop, double, late) = (effects.fails(), effects.fails(), effects.fails());
-            let copies = if drop { 0 } else { 1 + usize::from(double) };
-            futures::stream::iter(vec![event.ok(); copies].into_iter().flatten().map(Ok)).then(
-                move |event| async move {
-                    if late {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                    event
-                },
-            )
+            let strikes = |fault| event.is_ok() && effects.strikes(fault, "event");
+            let (drop, double, late) = (
+                strikes(Fault::EngineEventDropped),
+                strikes(Fault::EngineEventDoubled),
+                strikes(Fault::EngineEventLate),
+            );
+            let told = match event {
+                Ok(_) if drop => Vec::new(),
+                Ok(event) => std::iter::repeat_n(event, 1 + usize::from(double)).map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            futures::stream::iter(told).then(move |event| async move {
+                if late {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                event
+            })
         });
         Ok(bent.boxed())
     }

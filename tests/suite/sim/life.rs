@@ -12,7 +12,7 @@ use ballast::api::{Api, ApiOptions, IdSource, Identity, Local};
 use ballast::clock::Clock;
 use ballast::network::chain_name::ChainNames;
 use ballast::network::{self, NetworkOptions};
-use ballast::node::{self, NodeOptions};
+use ballast::node::{self, HostAddress, NodeOptions};
 use ballast::object::{Key, Kind, Transact};
 use ballast::reconcile::{self, scheduler};
 use ballast::store::{Sqlite, SqliteOptions, Store, WriterMode};
@@ -51,6 +51,7 @@ pub struct World {
 impl World {
     /// An empty host. Everything that the daemon draws by chance comes from `seed`.
     pub fn new(seed: u64) -> Self {
+        crate::watchdog::watch();
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
         let mut engine = FakeRuntime::new(Clock::wall());
         for image in Step::IMAGES {
@@ -221,10 +222,11 @@ fn node_options(world: &World) -> NodeOptions {
         installation: "default".to_owned(),
         prefix: "ballast".to_owned(),
         data_dir: world.folder.path().to_owned(),
-        host_ip: Ipv4Addr::new(192, 0, 2, 1),
+        host_ip: HostAddress::Given(Ipv4Addr::new(192, 0, 2, 1)),
         pod_range: "10.42.0.0/24".parse().expect("a range"),
         network: "ballast".to_owned(),
         bridge: "ballast0".to_owned(),
+        hold: false,
         beat: Arc::new(|_| {}),
     }
 }

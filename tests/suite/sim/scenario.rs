@@ -84,7 +84,7 @@ impl Step {
             let uid = uid_of(kind, &key)?;
             Some(SetWrite::Delete { kind, key, uid })
         }));
-        ApplySet { source: "sim".to_owned(), writes }
+        ApplySet { source: "sim".to_owned(), writes, ..ApplySet::default() }
     }
 
     /// What must be true in the end, as one comparable text.

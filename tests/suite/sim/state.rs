@@ -160,6 +160,7 @@ fn line(kind: Kind, object: &Value) -> Option<String> {
         Kind::Namespace => status["phase"].clone(),
         Kind::ConfigMap | Kind::Secret => object["data"].clone(),
         Kind::Service | Kind::Source => spec.clone(),
+        Kind::Inventory => object["commit"].clone(),
         Kind::Deployment | Kind::ReplicaSet => json!({
             "wanted": spec["replicas"],
             "image": spec["template"]["spec"]["containers"][0]["image"],

@@ -1,0 +1,263 @@
+//! Our words in those of the Engine API, and its answers in ours. It asks nothing: the calls are in
+//! `docker.rs`.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, EndpointSettings, EventMessage, EventMessageTypeEnum, HostConfig,
+    HostConfigLogConfig, Ipam, IpamConfig, Mount, MountBindOptions, MountType,
+    NetworkCreateRequest, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+};
+use jiff::Timestamp;
+
+use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode};
+use crate::node::instance::{INSTALLATION, Identity, Instance, Life, SETTINGS, Settings};
+use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent};
+
+const POD_UID: &str = "ballast.dev/pod-uid";
+
+/// What a list or the event stream is narrowed by.
+pub fn filters(pairs: &[(&str, &str)]) -> Option<HashMap<String, Vec<String>>> {
+    let mut filters: HashMap<String, Vec<String>> = HashMap::new();
+    for (name, value) in pairs {
+        filters.entry((*name).to_owned()).or_default().push((*value).to_owned());
+    }
+    Some(filters)
+}
+
+/// The body of a create.
+pub fn body(spec: &ContainerSpec) -> ContainerCreateBody {
+    let key = |port: &crate::node::container_spec::PublishedPort| {
+        format!("{}/{}", port.container_port, port.protocol)
+    };
+    let mut bindings: HashMap<String, Option<Vec<PortBinding>>> = HashMap::new();
+    for port in &spec.ports {
+        let binding = PortBinding {
+            host_ip: Some(port.host_ip.clone()),
+            host_port: Some(port.host_port.to_string()),
+        };
+        bindings.entry(key(port)).or_default().get_or_insert_default().push(binding);
+    }
+    let mounts = spec.mounts.iter().map(|mount| Mount {
+        target: Some(mount.target.clone()),
+        source: Some(mount.source.clone()),
+        typ: Some(MountType::BIND),
+        read_only: Some(mount.read_only),
+        bind_options: Some(MountBindOptions::default()),
+        ..Mount::default()
+    });
+    let (log_driver, log_options) = ContainerSpec::log_config();
+    let some_list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    ContainerCreateBody {
+        hostname: spec.hostname.clone(),
+        user: spec.user.clone(),
+        exposed_ports: (!spec.ports.is_empty()).then(|| spec.ports.iter().map(key).collect()),
+        tty: Some(spec.tty),
+        open_stdin: Some(spec.stdin),
+        env: some_list(&spec.env),
+        cmd: spec.arguments.clone(),
+        image: Some(spec.image.clone()),
+        working_dir: spec.working_dir.clone(),
+        entrypoint: spec.entrypoint.clone(),
+        labels: Some(spec.labels()),
+        host_config: Some(HostConfig {
+            network_mode: Some(match &spec.network {
+                NetworkMode::Bridge(name) => name.clone(),
+                NetworkMode::Join(id) => format!("container:{id}"),
+            }),
+            ipc_mode: Some(match &spec.ipc {
+                IpcMode::Shareable => "shareable".to_owned(),
+                IpcMode::Join(id) => format!("container:{id}"),
+            }),
+            port_bindings: (!bindings.is_empty()).then_some(bindings),
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::NO),
+                maximum_retry_count: None,
+            }),
+            mounts: (!spec.mounts.is_empty()).then(|| mounts.collect()),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some(log_driver.to_owned()),
+                config: Some(log_options),
+            }),
+            memory: Some(spec.memory),
+            // Swap equal to memory means no swap, as in Kubernetes.
+            memory_swap: (spec.memory > 0).then_some(spec.memory),
+            cpu_shares: Some(spec.cpu_shares),
+            cpu_quota: Some(spec.cpu_quota),
+            cpu_period: (spec.cpu_quota > 0).then_some(CPU_PERIOD),
+            oom_score_adj: spec.oom_score_adj,
+            privileged: Some(spec.privileged),
+            readonly_rootfs: Some(spec.read_only_root),
+            cap_add: some_list(&spec.capabilities_added),
+            cap_drop: some_list(&spec.capabilities_dropped),
+            security_opt: spec.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
+            extra_hosts: some_list(&spec.extra_hosts),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// Docker's zero time is the year 1: a thing that has not happened.
+fn moment(text: Option<&str>) -> Option<Timestamp> {
+    let text = text.filter(|text| !text.is_empty() && !text.starts_with("0001-"))?;
+    text.parse().ok()
+}
+
+/// What an inspect tells; `None` for a container that is not one of ours.
+pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
+    let config = answer.config?;
+    let labels = config.labels.unwrap_or_default();
+    let identity = Identity::of_labels(&labels)?;
+    let state = answer.state.unwrap_or_default();
+    let host = answer.host_config.unwrap_or_default();
+    let life = match state.status {
+        Some(ContainerStateStatusEnum::CREATED) => Life::Created,
+        Some(ContainerStateStatusEnum::PAUSED) => Life::Paused,
+        Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => {
+            Life::Running
+        }
+        _ => Life::Exited,
+    };
+    let settings = Settings {
+        image: config.image.unwrap_or_default(),
+        env: config.env.unwrap_or_default(),
+        memory: host.memory.unwrap_or_default(),
+        memory_swap: host.memory_swap.unwrap_or_default(),
+        cpu_shares: host.cpu_shares.unwrap_or_default(),
+        cpu_quota: host.cpu_quota.unwrap_or_default(),
+        restart_policy: host
+            .restart_policy
+            .and_then(|policy| policy.name)
+            .map(|name| name.to_string())
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "no".to_owned()),
+    };
+    // What another version wrote in words that this one cannot read is compared with nothing.
+    let asked = labels.get(SETTINGS);
+    let asked = asked.map(|label| Settings::of_label(label).unwrap_or_else(|| settings.clone()));
+    let networks = answer.network_settings.and_then(|settings| settings.networks);
+    let mode = host.network_mode.unwrap_or_default();
+    Some(Instance {
+        id: answer.id?,
+        name: answer.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        identity,
+        life,
+        image_id: answer.image.unwrap_or_default(),
+        exit_code: state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default(),
+        oom_killed: state.oom_killed.unwrap_or_default(),
+        error: state.error.unwrap_or_default(),
+        created_at: moment(answer.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
+        started_at: moment(state.started_at.as_deref()),
+        finished_at: moment(state.finished_at.as_deref()),
+        ip: address(networks),
+        joined: joined(&mode),
+        settings,
+        asked,
+    })
+}
+
+/// What the list alone tells of a container that cannot be inspected. Its settings are unknown, so
+/// they pass for what was asked for.
+pub fn vague(summary: ContainerSummary) -> Option<Instance> {
+    let labels = summary.labels.unwrap_or_default();
+    let life = match summary.state? {
+        ContainerSummaryStateEnum::CREATED => Life::Created,
+        ContainerSummaryStateEnum::PAUSED => Life::Paused,
+        ContainerSummaryStateEnum::RUNNING
+        | ContainerSummaryStateEnum::RESTARTING
+        | ContainerSummaryStateEnum::STOPPING => Life::Running,
+        _ => Life::Exited,
+    };
+    // "Exited (137) 3 minutes ago"; where it is not told, the code of a process that was killed: an
+    // end that nobody saw is no success.
+    let told = summary
+        .status
+        .as_deref()
+        .and_then(|text| text.strip_prefix("Exited (")?.split_once(')')?.0.parse().ok());
+    let exit_code = if life == Life::Exited { told.unwrap_or(137) } else { 0 };
+    let name = summary.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+    let mode = summary.host_config.and_then(|host| host.network_mode).unwrap_or_default();
+    let asked = labels.get(SETTINGS).and_then(|label| Settings::of_label(label));
+    let settings = asked.unwrap_or_default();
+    Some(Instance {
+        id: summary.id?,
+        name: name.trim_start_matches('/').to_owned(),
+        identity: Identity::of_labels(&labels)?,
+        life,
+        image_id: summary.image_id.unwrap_or_default(),
+        exit_code,
+        oom_killed: false,
+        error: String::new(),
+        created_at: Timestamp::from_second(summary.created.unwrap_or_default())
+            .unwrap_or(Timestamp::UNIX_EPOCH),
+        started_at: None,
+        finished_at: None,
+        ip: address(summary.network_settings.and_then(|settings| settings.networks)),
+        joined: joined(&mode),
+        settings: settings.clone(),
+        asked: Some(settings),
+    })
+}
+
+fn address(networks: Option<HashMap<String, EndpointSettings>>) -> Option<Ipv4Addr> {
+    networks.into_iter().flatten().find_map(|(_, endpoint)| endpoint.ip_address?.parse().ok())
+}
+
+fn joined(network_mode: &str) -> Option<String> {
+    network_mode.strip_prefix("container:").map(str::to_owned)
+}
+
+/// `None` for what changes nothing that we look at (`exec_*`, `top`, `attach`, `resize`).
+pub fn runtime_event(message: EventMessage) -> Option<RuntimeEvent> {
+    if message.typ != Some(EventMessageTypeEnum::CONTAINER) {
+        return None;
+    }
+    let actor = message.actor?;
+    let attributes = actor.attributes.unwrap_or_default();
+    let action = match message.action?.as_str() {
+        "start" => EventAction::Started,
+        "die" => {
+            EventAction::Died { exit_code: attributes.get("exitCode")?.parse().unwrap_or_default() }
+        }
+        "kill" => EventAction::Killed { signal: attributes.get("signal")?.clone() },
+        "oom" => EventAction::OutOfMemory,
+        "destroy" => EventAction::Removed,
+        "update" | "pause" | "unpause" | "rename" => EventAction::Changed,
+        _ => return None,
+    };
+    let nanos = i128::from(message.time_nano.unwrap_or_default());
+    Some(RuntimeEvent {
+        container_id: actor.id?,
+        pod_uid: attributes.get(POD_UID)?.clone(),
+        action,
+        at: Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::UNIX_EPOCH),
+    })
+}
+
+/// The body of the network's create.
+pub fn network_request(network: &NetworkSpec) -> NetworkCreateRequest {
+    let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    NetworkCreateRequest {
+        name: network.name.clone(),
+        driver: Some("bridge".to_owned()),
+        ipam: Some(Ipam {
+            config: Some(vec![IpamConfig {
+                subnet: Some(network.subnet.to_string()),
+                gateway: Some(gateway_of(network).to_string()),
+                ..IpamConfig::default()
+            }]),
+            ..Ipam::default()
+        }),
+        options: Some([option("com.docker.network.bridge.name", &network.bridge)].into()),
+        labels: Some([option(INSTALLATION, &network.installation)].into()),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+/// The first address of the range, as Docker itself chooses.
+pub fn gateway_of(network: &NetworkSpec) -> Ipv4Addr {
+    network.subnet.hosts().next().unwrap_or_else(|| network.subnet.addr())
+}
