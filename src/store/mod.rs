@@ -47,7 +47,7 @@ mod model;
 pub use draft::{Draft, Header};
 pub use reader::{Sqlite, SqliteOptions, WriterMode};
 pub use record::Record;
-pub use schema::{OpenError, hold, sqlite_version, sqlite_version_ok};
+pub use schema::{OpenError, StoreLock, hold, sqlite_version, sqlite_version_ok};
 pub use transaction::{Expect, StoreError, Transaction, Write};
 
 use std::future::Future;

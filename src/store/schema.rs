@@ -88,16 +88,28 @@ fn new_enough(number: i32, version: &str) -> Result<(), OpenError> {
     Err(OpenError::OldSqlite { found: version.to_owned(), needed: "3.51.3" })
 }
 
+/// Held, it keeps a store ours.
+#[derive(Debug)]
+pub struct StoreLock(File);
+
+impl Drop for StoreLock {
+    /// Said, not left to the closing of the file: a program that is just being started has a copy of
+    /// every open file until it runs, and would keep the lock for as long.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// The store's lock without the store: nobody opens it while the answer is held. For who removes it.
 ///
 /// # Errors
 /// [`OpenError::InUse`]; the lock's file cannot be made.
-pub fn hold(path: &Path) -> Result<File, OpenError> {
+pub fn hold(path: &Path) -> Result<StoreLock, OpenError> {
     lock(path)
 }
 
 /// A store's file, opened for writing and migrated, and the lock that keeps it ours.
-pub(super) fn open(path: &Path) -> Result<(Connection, File), OpenError> {
+pub(super) fn open(path: &Path) -> Result<(Connection, StoreLock), OpenError> {
     sqlite_version_ok()?;
     // First the lock: who holds it may be a newer version that is about to migrate.
     let lock = lock(path)?;
@@ -142,7 +154,7 @@ fn create_private(path: &Path) -> Result<(), OpenError> {
 /// An advisory lock on a file beside the store: two daemons on one store would each answer from an
 /// index of its own. Not on the store itself: closing any descriptor of that would drop SQLite's
 /// own locks.
-fn lock(path: &Path) -> Result<File, OpenError> {
+fn lock(path: &Path) -> Result<StoreLock, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock_path = PathBuf::from(name);
@@ -155,7 +167,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .open(&lock_path)
         .map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(StoreLock(file)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }

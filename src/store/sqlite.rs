@@ -4,7 +4,6 @@
 //! checkpoints, so that neither of the two makes a write wait.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,7 +39,7 @@ pub(super) struct Disk {
     connection: Connection,
     header: Vec<u8>,
     /// Freed when the connection is gone.
-    _lock: File,
+    _lock: schema::StoreLock,
 }
 
 /// What a store holds when it is opened.
