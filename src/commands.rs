@@ -188,7 +188,8 @@ pub fn is_open(drift: &Drift) -> bool {
 /// `ballast drift` for people: one paragraph a drift.
 pub fn drift_text(drifts: &[Arc<Drift>], now: Timestamp) -> String {
     if drifts.is_empty() {
-        return "no open drift: what runs is what Git says\n".to_owned();
+        return "no open drift (what is still on its way is none: see `ballast status`)\n"
+            .to_owned();
     }
     let mut text = String::new();
     for drift in drifts {

@@ -157,13 +157,23 @@ fn drifts_section(facts: &Facts) -> Markup {
     html! {
         section {
             h2 { "Open drifts" small { (facts.open_drifts.len()) } }
-            @if facts.open_drifts.is_empty() { p.empty { "None: what runs is what Git says." } } @else { (drift_table(&facts.open_drifts)) }
+            @if facts.open_drifts.is_empty() { p.empty { (nothing_drifts(facts)) } } @else { (drift_table(&facts.open_drifts)) }
             @if !facts.closed_drifts.is_empty() {
                 // No fold: the page reloads itself, and would close it under the reader's eyes.
                 h3 { "Closed in the last 24 hours, the newest " (facts.closed_drifts.len()) }
                 (drift_table(&facts.closed_drifts))
             }
         }
+    }
+}
+
+/// A rollout that is under way is no drift, and not what Git says either.
+fn nothing_drifts(facts: &Facts) -> &'static str {
+    let mut verdicts = facts.sources.iter().flat_map(|source| &source.facts);
+    if verdicts.all(|fact| fact.tone == Tone::Good) {
+        "None: what runs is what Git says."
+    } else {
+        "None. What is still on its way stands above, under the source."
     }
 }
 
