@@ -23,6 +23,7 @@ use crate::node::image::ImageState;
 use crate::node::instances::Instances;
 use crate::node::memory::Memory;
 use crate::node::runtime::{Runtime, RuntimeError};
+use crate::node::turns::Turns;
 use crate::object::drift::{DriftObject, Layer};
 use crate::object::ledger::{Examined, Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
@@ -147,6 +148,11 @@ pub struct Known {
     watches: BTreeMap<(bool, Key), CancellationToken>,
 }
 
+/// Pods whose containers are made at a time. More would be made side by side in the same time, and
+/// the first of them would be ready as late as the last: a rolling update goes on with each that is
+/// ready.
+const MAKING: usize = 3;
+
 /// The shared state of one node's tasks.
 pub struct Agent<C, R> {
     pub cluster: C,
@@ -158,6 +164,8 @@ pub struct Agent<C, R> {
     pub engine: watch::Sender<EngineState>,
     /// Wakes the engine's loop: a call found it unreachable.
     pub engine_lost: Notify,
+    /// Pods whose containers are being made.
+    pub making: Turns,
     /// The sandboxes' image, by the engine's own id of it.
     pub sandbox_image: Mutex<String>,
     host_ip: Mutex<Ipv4Addr>,
@@ -205,6 +213,9 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             tasks,
             engine: watch::Sender::new(EngineState::Unknown),
             engine_lost: Notify::new(),
+            making: Turns::of(
+                std::env::var("BALLAST_MAKING").map_or(MAKING, |n| n.parse().unwrap()),
+            ),
             sandbox_image: Mutex::default(),
             started: Instant::now(),
             instances: Mutex::default(),

@@ -8,7 +8,6 @@
 
 use std::future::Future;
 use std::net::Ipv4Addr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +25,8 @@ use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::node::capacity::{Engine, Limits};
@@ -42,13 +41,11 @@ use crate::node::runtime::{
     PING_TIME, PULL_TIME, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent, START_TIME,
     STOP_MARGIN,
 };
+use crate::node::turns::Turns;
 use crate::telemetry::chain;
 
 /// Changing calls at a time: 2 to 4 times the cores of a small host.
 const CONCURRENCY: usize = 8;
-/// A changing call that takes longer waits for something else than the engine's work (a mount, a
-/// process): it no longer counts, or eight such would hold up every pod.
-const PERMIT_TIME: Duration = Duration::from_secs(10);
 /// bollard's own limit of a call; ours are shorter and tell which call it was.
 const CLIENT_SECONDS: u64 = 7200;
 /// Bytes kept of a command's output.
@@ -59,17 +56,13 @@ const EXEC_OUTPUT: usize = 10 * 1024;
 pub struct Docker {
     host: String,
     client: Arc<Mutex<Option<Client>>>,
-    permits: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl Docker {
     /// `unix:///var/run/docker.sock`, or what DOCKER_HOST may say.
     pub fn new(host: &str) -> Self {
-        Self {
-            host: host.to_owned(),
-            client: Arc::default(),
-            permits: Arc::new(Semaphore::new(CONCURRENCY)),
-        }
+        Self { host: host.to_owned(), client: Arc::default(), turns: Turns::of(CONCURRENCY) }
     }
 
     /// A client that speaks the version this engine has now.
@@ -98,19 +91,6 @@ impl Docker {
 
     fn unreachable(&self, what: &str) -> RuntimeError {
         RuntimeError::Unreachable(format!("{} ({})", what, self.host))
-    }
-
-    /// Runs a changing call when it is its turn.
-    async fn in_turn<T>(&self, call: impl Future<Output = T> + Send) -> T {
-        let permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        let mut call = pin!(call);
-        // Cancel safe: the call is pinned outside and goes on below.
-        tokio::select! {
-            biased;
-            done = &mut call => return done,
-            () = sleep(PERMIT_TIME) => drop(permit),
-        }
-        call.await
     }
 }
 
@@ -264,13 +244,13 @@ impl Runtime for Docker {
         let options =
             CreateContainerOptions { name: Some(spec.name.clone()), platform: String::new() };
         let call = client.create_container(Some(options), body(spec));
-        self.in_turn(timed("create", CREATE_TIME, call)).await.map(|answer| answer.id)
+        self.turns.take(timed("create", CREATE_TIME, call)).await.map(|answer| answer.id)
     }
 
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
         let client = self.client().await?;
         let call = client.start_container(id, None::<StartContainerOptions>);
-        self.in_turn(timed("start", START_TIME, call)).await
+        self.turns.take(timed("start", START_TIME, call)).await
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -288,7 +268,7 @@ impl Runtime for Docker {
         let client = self.client().await?;
         let options = RemoveContainerOptions { v: true, force: true, link: false };
         let call = client.remove_container(id, Some(options));
-        match self.in_turn(timed("remove", REMOVE_TIME, call)).await {
+        match self.turns.take(timed("remove", REMOVE_TIME, call)).await {
             Err(RuntimeError::NotFound(_)) => Ok(()),
             // "removal of container … is already in progress"
             Err(RuntimeError::NameConflict(_)) => Ok(()),

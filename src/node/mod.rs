@@ -35,6 +35,8 @@ pub mod capacity;
 pub mod drift;
 pub mod leftovers;
 
+mod turns;
+
 pub mod docker;
 mod docker_translation;
 pub mod pause_image;

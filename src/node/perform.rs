@@ -32,6 +32,9 @@ use crate::object::{Cluster, DeleteOptions, Note};
 
 /// How long SIGTERM waits for the network (ARCHITECTURE.md, section 5).
 const WITHDRAWAL: Duration = Duration::from_secs(2);
+/// What ended takes nothing but disk: who is waited for comes first. A removal costs the engine half as
+/// much as making a container, and a rolling update needs one for each.
+const GIVE_WAY: Duration = Duration::from_secs(5);
 /// Before a failed stop or removal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -74,7 +77,15 @@ pub async fn perform<C: Cluster, R: Runtime>(
             Step::Finish { uid } => return doer.finish(uid).await,
         }
     }
-    match doer.make(sandbox, &members).await {
+    if sandbox.is_none() && members.is_empty() {
+        return Performed::Changed;
+    }
+    let making = async {
+        // Whoever was deleted while it waited for its turn needs none of it any more.
+        let wanted = cell.pod().metadata.deletion_timestamp.is_none();
+        if wanted { doer.make(sandbox, &members).await } else { Ok(()) }
+    };
+    match agent.making.take(making).await {
         Err(RuntimeError::Unreachable(_)) => Performed::EngineAway,
         _ => Performed::Changed,
     }
@@ -475,7 +486,11 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         self.cell.memory().removing.insert(id.to_owned());
         lock(&self.agent.ended_by_us).insert(id.to_owned());
         let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
+        let ends = self.pod().metadata.deletion_timestamp.is_some();
         self.agent.tasks.spawn_short("remove", async move {
+            if ends {
+                agent.making.quiet(GIVE_WAY).await;
+            }
             match agent.runtime.remove(&id).await {
                 Ok(()) => {
                     lock(&agent.instances).remove(&id);
