@@ -274,7 +274,7 @@ async fn the_examples_are_valid_and_the_broken_one_shows_every_mistake() {
         .iter()
         .filter_map(|problem| problem["line"].as_u64())
         .collect();
-    assert_eq!(lines, [8, 19, 32, 32, 35]);
+    assert_eq!(lines, [8, 19, 33, 39, 50, 50, 53]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
