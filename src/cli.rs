@@ -4,6 +4,69 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+const BEGIN: &str = "\
+Begin with:
+  ballast validate ./manifests     find every mistake before you push
+  ballast run ./repository         follow a repository on this host
+  ballast status                   is it fetched, applied, converged?
+
+Exit status: 0 all is well; 1 the answer is no (each command says what that means);
+2 there is no answer, and standard error says why and what to do next.";
+
+const RUN: &str = "\
+Examples:
+  ballast run ./shop                                      branch main, the whole repository
+  ballast run https://git.example/team/shop.git --branch live --path deploy --token-file /etc/ballast/token
+  ballast run --config /etc/ballast.yaml                  several sources, webhooks
+
+Exit status: 0 stopped by SIGTERM or Ctrl-C; 2 it could not start, or a part of it died.";
+
+const VALIDATE: &str = "\
+Examples:
+  ballast validate ./manifests
+  ballast validate web.yaml --config /etc/ballast.yaml    with that daemon's address ranges
+  ballast validate . --output json                        for an editor or a pipeline
+
+Exit status: 0 valid; 1 problems, all of them shown; 2 the path cannot be read.";
+
+const PLAN: &str = "\
+Examples:
+  ballast plan ./manifests                                files as they are, committed or not
+  ballast plan my-branch                                  inside the repository: before it is merged
+  ballast plan HEAD~1 --repository /srv/shop --path deploy
+  ballast plan ./manifests --empty                        without a daemon: everything is created
+
+Exit status: 0 nothing would change; 1 changes; 2 problems, or there is no answer.";
+
+const STATUS: &str = "\
+Examples:
+  ballast status
+  until ballast status >/dev/null; do sleep 1; done       wait until what was fetched has converged
+
+Exit status: 0 every source is applied at its newest commit and converged; 1 not (yet); 2 no daemon answers.";
+
+const DRIFT: &str = "\
+Examples:
+  ballast drift
+  ballast drift --all --output json
+
+Exit status: 0 no difference is open; 1 some are; 2 no daemon answers.";
+
+const TRACE: &str = "\
+Examples:
+  ballast trace host 10.43.0.5:80              from this host to a Service
+  ballast trace 10.42.0.7 10.43.0.5:53/udp     from a pod
+  ballast trace 198.51.100.7 192.0.2.1:30080   from outside to a node port
+
+Exit status: 0 every way the packet may take arrives; 1 one does not; 2 the rules cannot be read (it needs root).";
+
+const RESET: &str = "\
+Examples:
+  ballast reset                                shows what would go, and asks
+  ballast reset --data-dir /srv/ballast --yes
+
+Exit status: 0 removed, or nothing was there; 1 you said no; 2 refused or failed: nothing goes without a word.";
+
 /// Keeps Docker hosts true to a Git branch.
 ///
 /// Push Kubernetes manifests to a repository; Ballast runs them as Docker containers behind
@@ -15,7 +78,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     name = "ballast",
     version,
     disable_help_subcommand = true,
-    after_help = "Begin with:\n  ballast validate ./manifests     find every mistake before you push\n  ballast run ./repository         follow a repository on this host\n  ballast status                   is it fetched, applied, converged?\n"
+    after_help = BEGIN
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -27,27 +90,32 @@ pub enum Command {
     /// Follow a repository: everything in one process (API, controllers, scheduler, node, network).
     ///
     /// Runs until SIGTERM or Ctrl-C. Stopping or restarting it touches no container and no rule.
+    #[command(after_help = RUN)]
     Run(Box<Run>),
-    /// Check manifests without a daemon: every problem at once, with the line it is on. Exit 1 if any.
+    /// Check manifests without a daemon: every problem at once, with the line it is on.
+    #[command(after_help = VALIDATE)]
     Validate {
-        /// A file, a directory or a repository.
+        /// A file, a directory as it is on disk, or a bare repository (the commit of its HEAD).
         path: PathBuf,
         #[command(flatten)]
         ranges: Ranges,
+        /// For people, or for programs.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// What applying manifests would change, by the same code as the sync. Needs a running daemon to
-    /// compare with, or --empty. Exit 0: nothing, 1: changes, 2: problems.
+    /// What applying manifests would change, by the same code as the sync. Compares with what a
+    /// running daemon holds, or with nothing (--empty).
+    #[command(after_help = PLAN)]
     Plan {
-        /// A directory of manifests, or a commit, branch or tag of the repository in --repository.
+        /// A file or directory on disk; what is none is a commit, branch or tag.
         path_or_ref: String,
-        /// The repository that a commit, branch or tag belongs to; and the folder inside it.
+        /// The repository of the commit, branch or tag [default: the one around the working directory]
         #[arg(long)]
         repository: Option<PathBuf>,
-        #[arg(long, default_value = ".")]
-        path: String,
-        /// The source whose inventory is compared.
+        /// The folder of manifests inside the commit [default: the source's, else the whole repository]
+        #[arg(long)]
+        path: Option<String>,
+        /// The source of the daemon that is compared with.
         #[arg(long, default_value = "main")]
         source: String,
         /// Compare with an empty cluster instead of a running daemon.
@@ -57,33 +125,39 @@ pub enum Command {
         ranges: Ranges,
         #[command(flatten)]
         server: Server,
+        /// For people, or for programs.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Fetched, Applied, Converged: how far the cluster follows each source. Exit 1 if not converged.
+    /// Fetched, Applied, Converged: how far the cluster follows each source.
+    #[command(after_help = STATUS)]
     Status {
         #[command(flatten)]
         server: Server,
+        /// For people, or for programs.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
     /// Every difference between Git and the world, with where it is wanted, why and since when.
-    /// Exit 1 if any is open.
+    #[command(after_help = DRIFT)]
     Drift {
         #[command(flatten)]
         server: Server,
         /// Closed ones of the last 24 hours too.
         #[arg(long)]
         all: bool,
+        /// For people, or for programs.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
     /// Walk a packet through the rules of this host: why does (or does not) a connection arrive?
+    #[command(after_help = TRACE)]
     Trace {
         /// Where it comes from: an address, or `host` for this host itself.
         from: String,
         /// Where it goes: address:port, with /udp for UDP.
         to: String,
+        /// For people, or for programs.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
@@ -91,6 +165,7 @@ pub enum Command {
     ///
     /// Refuses while its daemon runs. A data directory goes only with the installation that is
     /// written in it; without Docker the rules alone go.
+    #[command(after_help = RESET)]
     Reset {
         /// Whose containers and rules [default: the one written in the data directory, else default]
         #[arg(long)]
@@ -98,6 +173,7 @@ pub enum Command {
         /// Its data directory [default: /var/lib/ballast]
         #[arg(long)]
         data_dir: Option<PathBuf>,
+        /// The Docker Engine whose containers and networks go.
         #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
         docker: String,
         /// Do it without asking.
@@ -106,6 +182,7 @@ pub enum Command {
     },
     /// The version, and those of what is built in.
     Version {
+        /// For people, or for programs.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
@@ -115,9 +192,10 @@ pub enum Command {
 pub struct Run {
     /// The repository: a local path, file://, https:// or ssh://. Without it, the config file's sources.
     pub repository: Option<String>,
+    /// The branch to follow [default: main]
     #[arg(long)]
     pub branch: Option<String>,
-    /// The folder of manifests inside the repository.
+    /// The folder of manifests inside the repository [default: the whole repository]
     #[arg(long)]
     pub path: Option<String>,
     /// For https://: a file that holds the token, and nothing else.
@@ -138,10 +216,10 @@ pub struct Run {
     /// The API and the dashboard; loopback only [default: 127.0.0.1:7440]
     #[arg(long)]
     pub listen: Option<String>,
-    /// A second listener that serves webhooks alone and may be public.
+    /// A second listener that serves webhooks alone and may be public [default: none]
     #[arg(long)]
     pub webhook_listen: Option<String>,
-    /// A YAML file with everything above and more; see README.md.
+    /// A YAML file with everything here, several sources and their webhooks; see README.md. A flag wins.
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// Tells this daemon's containers and rules from another's on the same host [default: default]

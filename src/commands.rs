@@ -9,6 +9,7 @@ use kube::api::{GetParams, ListParams};
 use serde_json::json;
 
 use crate::object::age::human_age;
+use crate::object::counted;
 use crate::object::drift::{Drift, Phase};
 use crate::object::source::{Commit, Source};
 use crate::ranges::Written;
@@ -29,6 +30,10 @@ pub enum AskError {
 pub fn client(server: &str) -> Result<kube::Client, AskError> {
     let wrong = || AskError::Address { server: server.to_owned() };
     let mut config = kube::Config::new(server.parse().map_err(|_| wrong())?);
+    // A bare host or port is a URI too; the client panics over one.
+    if config.cluster_url.scheme().is_none() || config.cluster_url.host().is_none() {
+        return Err(wrong());
+    }
     config.connect_timeout = Some(std::time::Duration::from_secs(5));
     config.read_timeout = Some(std::time::Duration::from_secs(30));
     kube::Client::try_from(config).map_err(|_| wrong())
@@ -142,10 +147,10 @@ pub fn status_text(sources: &[Source], now: Timestamp) -> String {
             |verdict| {
                 let word = if verdict.converged { "yes" } else { "not yet" };
                 format!(
-                    "{word}, {:.7}, for {}, {} open drifts (checked {} ago)",
+                    "{word}, {:.7}, for {}, {} (checked {} ago)",
                     verdict.commit,
                     human_age(verdict.since.0, now),
-                    verdict.open_drifts,
+                    counted(verdict.open_drifts as usize, "open drift"),
                     human_age(verdict.checked_at.0, now)
                 )
             },

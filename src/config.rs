@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::installation;
-use crate::object::name;
+use crate::object::{counted, name};
 use crate::ranges::{self, network, ports};
 use crate::sync::{Access, SourceUrl, TokenFrom};
 
@@ -91,7 +91,7 @@ pub struct Overrides {
 /// Everything the daemon needs to know, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// [`DATA_DIR`]
+    /// [`DATA_DIR`]. Absolute; a relative one is meant from the working directory.
     pub data_dir: PathBuf,
     /// `127.0.0.1:7440`: readers on this machine. Other addresses are refused until TLS exists.
     pub listen: SocketAddr,
@@ -138,7 +138,7 @@ pub struct SourceSettings {
 
 /// Everything wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
-#[error("the configuration has {} fault{}:\n{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n"))]
+#[error("the configuration has {}:\n{}", counted(.0.len(), "fault"), .0.iter().map(|fault| format!("  {fault}")).collect::<Vec<_>>().join("\n"))]
 pub struct ConfigFaults(pub Vec<String>);
 
 /// Reads a config file.
@@ -266,6 +266,11 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     if sources.is_empty() && faults.is_empty() {
         faults.push("sources: nothing to follow; give a repository: ballast run <repository>, or a config file with sources".to_owned());
     }
+    // The engine mounts volumes by their path, and its working directory is another one.
+    let data_dir = given.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from(DATA_DIR));
+    let data_dir = std::path::absolute(&data_dir)
+        .map_err(|error| faults.push(format!("dataDir: {data_dir:?}: {error}")))
+        .unwrap_or_default();
     let node_ports = ports(
         given.node_ports.or(file.node_ports).as_deref().unwrap_or(ranges::NODE_PORTS),
         &mut faults,
@@ -274,7 +279,7 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         return Err(ConfigFaults(faults));
     }
     Ok(Config {
-        data_dir: given.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from(DATA_DIR)),
+        data_dir,
         listen: listen.expect("an address that is none is a fault above"),
         webhook_listen,
         installation,
@@ -413,6 +418,26 @@ mod tests {
             ("main", None, "host-1")
         );
         assert_eq!(config.listen.to_string(), "127.0.0.1:7440");
+        assert_eq!(config.sources[0].poll, Duration::from_secs(60));
+        assert_eq!(config.data_dir, Path::new("/var/lib/ballast"));
+    }
+
+    /// What a pod mounts is named by it: an engine refuses a relative path, or has another one there.
+    #[test]
+    fn a_data_directory_is_absolute_however_it_is_written() {
+        let here = std::env::current_dir().expect("a working directory");
+        for (written, meant) in
+            [("data", here.join("data")), ("./a/data", here.join("a/data")), ("/d", "/d".into())]
+        {
+            let repository = Some("/srv/repo".into());
+            let data_dir = Some(PathBuf::from(written));
+            let given = Overrides { repository, data_dir, ..Overrides::default() };
+            let config = build(ConfigFile::default(), given, "h").expect("valid");
+            assert_eq!(config.data_dir, meant);
+        }
+        let file: ConfigFile = serde_yaml::from_str("dataDir: ''").expect("parses");
+        let ConfigFaults(faults) = build(file, Overrides::default(), "h").expect_err("no path");
+        assert!(faults.iter().any(|fault| fault.starts_with("dataDir:")), "{faults:?}");
     }
 
     #[test]
@@ -444,6 +469,7 @@ mod tests {
                 .contains("unknown field `lisen`")
         );
     }
+
     #[test]
     fn what_opens_a_repository_fits_its_address_and_can_be_read() {
         let folder = tempfile::tempdir().expect("a folder");

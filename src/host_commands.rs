@@ -50,7 +50,9 @@ pub async fn reset(
     docker: &str,
     yes: bool,
 ) -> Result<ExitCode> {
-    let dir = data_dir.unwrap_or(Path::new(DATA_DIR));
+    // Shown before it is removed: nobody should have to guess from where it is meant.
+    let dir = &std::path::absolute(data_dir.unwrap_or(Path::new(DATA_DIR)))
+        .context("--data-dir is no path")?;
     let Scope { installation, directory, note } =
         scope(installation, data_dir.is_some(), dir, &home::look(dir)?)?;
     // Both are held until everything is gone: nobody starts meanwhile.

@@ -262,6 +262,11 @@ fn read(wanted: &Wanted) -> Result<Found, OfflineError> {
     }
 }
 
+/// Whether a repository stands here, with a work tree or bare.
+pub(crate) fn is_repository(path: &Path) -> bool {
+    path.join(".git").exists() || is_bare_repository(path)
+}
+
 fn is_bare_repository(path: &Path) -> bool {
     path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir()
 }

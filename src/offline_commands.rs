@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
@@ -17,6 +17,8 @@ use crate::object::source::Source;
 use crate::object::{Key, Kind};
 use crate::offline::{self, Followed, Wanted};
 use crate::ranges::{self, Ranges, Written};
+use crate::sync::git::GitError;
+use crate::sync::objects::Objects;
 
 /// `ballast validate <path>`: exit 1 when anything is wrong.
 ///
@@ -34,11 +36,12 @@ pub async fn validate(path: &Path, flags: &cli::Ranges, output: Output) -> Resul
 /// What `ballast plan` was asked.
 #[derive(Clone, Debug)]
 pub struct PlanQuestion {
-    /// A folder on disk, or a commit, branch or tag of `repository`.
+    /// A folder or file on disk; what is none is a commit, branch or tag.
     pub path_or_ref: String,
+    /// `None`: the one around the working directory.
     pub repository: Option<PathBuf>,
-    /// The folder inside the repository.
-    pub path: String,
+    /// The folder inside the repository; `None`: the source's.
+    pub path: Option<String>,
     pub source: String,
     pub ranges: cli::Ranges,
     /// `None` compares with an empty cluster.
@@ -50,14 +53,7 @@ pub struct PlanQuestion {
 /// # Errors
 /// The manifests or the daemon cannot be read at all.
 pub async fn plan(question: &PlanQuestion, output: Output) -> Result<ExitCode> {
-    let wanted = match &question.repository {
-        Some(repository) => Wanted::Commit {
-            repository: repository.clone(),
-            reference: question.path_or_ref.clone(),
-            path: question.path.clone(),
-        },
-        None => Wanted::Files(PathBuf::from(&question.path_or_ref)),
-    };
+    let repository = repository(question)?;
     let (followed, daemon) = match &question.server {
         Some(server) => {
             let origin = format!("of the daemon at {server}");
@@ -66,6 +62,14 @@ pub async fn plan(question: &PlanQuestion, output: Output) -> Result<ExitCode> {
         }
         None => (Followed::default(), None),
     };
+    let wanted = match repository {
+        Some(repository) => {
+            let of_source = followed.source.as_ref().map(|source| source.spec.path.clone());
+            let path = question.path.clone().or(of_source).unwrap_or_else(|| ".".to_owned());
+            Wanted::Commit { repository, reference: question.path_or_ref.clone(), path }
+        }
+        None => Wanted::Files(PathBuf::from(&question.path_or_ref)),
+    };
     let ranges = ranges(&question.ranges, daemon)?;
     let report = offline::plan_against(followed, &wanted, &ranges).await?;
     match output {
@@ -73,6 +77,36 @@ pub async fn plan(question: &PlanQuestion, output: Output) -> Result<ExitCode> {
         Output::Json => println!("{:#}", serde_json::to_value(&report)?),
     }
     Ok(ExitCode::from(report.exit_code()))
+}
+
+/// The repository whose commit is meant; `None`: files on disk are.
+fn repository(question: &PlanQuestion) -> Result<Option<PathBuf>> {
+    let PlanQuestion { path_or_ref, repository, path, .. } = question;
+    if repository.is_some() {
+        return Ok(repository.clone());
+    }
+    if Path::new(path_or_ref).exists() {
+        if path.is_some() {
+            bail!(
+                "--path is the folder inside a commit, and {path_or_ref:?} is a path on disk: give the folder itself, or --repository with a commit, branch or tag"
+            );
+        }
+        return Ok(None);
+    }
+    let here = std::env::current_dir().context("the working directory is gone")?;
+    let Some(around) = here.ancestors().find(|folder| offline::is_repository(folder)) else {
+        bail!(
+            "there is no path {path_or_ref:?}; if it is a commit, branch or tag, say of which repository: --repository <folder>"
+        );
+    };
+    match Objects::open(around)?.resolve(path_or_ref) {
+        Ok(_) => Ok(Some(around.to_owned())),
+        Err(GitError::NoCommit { .. }) => bail!(
+            "there is no path {path_or_ref:?}, and it names no commit, branch or tag of the repository at {}; another one is given with --repository <folder>",
+            around.display()
+        ),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A flag wins over the config file, the file over the daemon, the daemon over the defaults.

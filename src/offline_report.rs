@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::object::counted;
 use crate::object::source::Problem;
 
 /// One problem with its excerpt.
@@ -35,10 +36,13 @@ impl Report {
         for note in &self.notes {
             out.push_str(&format!("note: {note}\n"));
         }
-        let (files, objects) = (self.files, self.objects);
+        let files = counted(self.files, "file");
         out.push_str(&match self.problems.len() {
-            0 => format!("valid: {objects} objects in {files} files\n"),
-            count => format!("{count} problems in {files} files; nothing of it would be applied\n"),
+            0 => format!("valid: {} in {files}\n", counted(self.objects, "object")),
+            problems => format!(
+                "{} in {files}; nothing of it would be applied\n",
+                counted(problems, "problem")
+            ),
         });
         out
     }
@@ -127,7 +131,9 @@ impl PlanReport {
                 count("delete"),
                 self.unchanged
             ),
-            problems => format!("{problems} problems: nothing would be applied\n"),
+            problems => {
+                format!("{}: nothing would be applied\n", counted(problems, "problem"))
+            }
         });
         out
     }

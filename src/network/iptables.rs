@@ -8,10 +8,10 @@
 //! holds Docker's chains is taken, and where there is no Docker the host's default.
 
 use std::io::ErrorKind;
-use std::process::{ExitStatus, Output, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -30,7 +30,6 @@ use super::tables::Tables;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Seconds to wait for another program's lock, as kube-proxy does.
 const LOCK_SECONDS: &str = "5";
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// The programs' exit status when another has the lock (`RESOURCE_PROBLEM`).
 const LOCKED: i32 = 4;
 /// Chains that a text does not name stay as they are.
@@ -304,7 +303,7 @@ fn jump(programs: Programs, step: &JumpStep) -> Result<(), KernelError> {
     let (table, chain, rule) = (from.table.as_str(), from.name.as_str(), rule.to_string());
     let run = |command: String| -> Result<(ExitStatus, String), KernelError> {
         let command = format!("-w {LOCK_SECONDS} {command}");
-        let output = waiting(LOCK_PATIENCE, || filter.execute(table, &command)).map_err(failed)?;
+        let output = filter.execute(table, &command).map_err(failed)?;
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Ok((output.status, message))
     };
@@ -329,18 +328,6 @@ fn jump(programs: Programs, step: &JumpStep) -> Result<(), KernelError> {
         done(format!("-I {chain} 1 {rule}"))?;
     }
     Ok(())
-}
-
-/// Runs a program again for as long as another one has the lock, at most as long as `-w` would.
-fn waiting<E>(patience: Duration, mut run: impl FnMut() -> Result<Output, E>) -> Result<Output, E> {
-    let begin = Instant::now();
-    loop {
-        let output = run()?;
-        if output.status.code() != Some(LOCKED) || begin.elapsed() >= patience {
-            return Ok(output);
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// Runs a program to its end and returns what it printed.
@@ -395,29 +382,5 @@ fn package(program: &str) -> &'static str {
         "conntrack" => "conntrack",
         "ip" => "iproute2",
         _ => "iptables",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::process::ExitStatusExt;
-
-    fn output(code: i32) -> Output {
-        Output { status: ExitStatus::from_raw(code << 8), stdout: vec![], stderr: vec![] }
-    }
-
-    #[test]
-    fn a_lock_is_waited_for_and_not_for_ever() {
-        let mut left = 3;
-        let done = waiting(LOCK_PATIENCE, || {
-            left -= 1;
-            Ok::<_, ()>(output(if left > 0 { LOCKED } else { 0 }))
-        });
-        assert!(done.expect("it ran").status.success());
-        for code in [LOCKED, 1] {
-            let left = waiting(Duration::ZERO, || Ok::<_, ()>(output(code))).expect("it ran");
-            assert_eq!(left.status.code(), Some(code));
-        }
     }
 }

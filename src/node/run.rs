@@ -468,22 +468,17 @@ fn forget_gone<C: Cluster, R: Runtime>(agent: &Agent<C, R>) {
     }
 }
 
-/// Removes the volumes of pods that are gone. Whose a directory is, is asked when it is in the hand:
-/// a pod that came meanwhile, and has made its volumes, is known by then.
+/// Removes the volumes of pods that are gone.
 fn sweep_volumes<C: Cluster, R: Runtime>(agent: &Agent<C, R>) {
     // Before the first whole list every pod would seem to be gone.
     if !agent.pods_known.load(Ordering::Relaxed) {
         return;
     }
-    let home = agent.options.data_dir.join("pods");
-    for entry in std::fs::read_dir(home).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let uid = name.to_string_lossy();
-        let used = lock(&agent.pods).contains_key(&*uid)
-            || !lock(&agent.instances).of_pod(&uid).is_empty();
-        if !used && let Err(error) = volume::remove(&entry.path()) {
-            warn!(path = %entry.path().display(), %error, "volumes of a gone pod not removed");
-        }
+    let is_used = |uid: &str| {
+        lock(&agent.pods).contains_key(uid) || !lock(&agent.instances).of_pod(uid).is_empty()
+    };
+    for (path, error) in volume::sweep(&agent.options.data_dir.join("pods"), is_used) {
+        warn!(path = %path.display(), %error, "volumes of a gone pod not removed");
     }
 }
 

@@ -303,6 +303,19 @@ pub fn lead(
     mounts.into_iter().map(lead).collect()
 }
 
+/// Removes the directories of all pods but those that `is_used` knows by their uid, and answers what
+/// could not be removed. It is asked when a directory was found: a pod is known before its worker
+/// makes anything, so one that came meanwhile is known by then.
+pub fn sweep(pods: &Path, mut is_used: impl FnMut(&str) -> bool) -> Vec<(PathBuf, io::Error)> {
+    let mut failed = Vec::new();
+    for entry in fs::read_dir(pods).into_iter().flatten().flatten() {
+        if !is_used(&entry.file_name().to_string_lossy()) {
+            failed.extend(remove(&entry.path()).err().map(|error| (entry.path(), error)));
+        }
+    }
+    failed
+}
+
 /// Unmounts and removes everything of a pod.
 ///
 /// # Errors
@@ -355,6 +368,35 @@ mod tests {
         let degraded = degraded.expect("the pod still runs");
         assert!(degraded[0].contains("volume \"v\" is a directory on disk"), "{degraded:?}");
         assert!(path.is_dir());
+    }
+
+    /// A pod comes while the sweep is under way: its directory is found, and it was not known when the
+    /// sweep began.
+    #[test]
+    fn a_sweep_spares_a_pod_that_has_just_made_its_volumes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let uids = ["gone-1", "gone-2", "runs", "starts"];
+        for uid in uids {
+            fs::create_dir_all(dir.path().join(uid).join("volumes/v")).expect("made");
+            fs::write(dir.path().join(uid).join("volumes/v/a"), "1").expect("written");
+        }
+        let mut known = vec!["runs"];
+        let mut asked = Vec::new();
+        let failed = sweep(dir.path(), |uid| {
+            known.push("starts");
+            asked.push(uid.to_owned());
+            known.contains(&uid)
+        });
+        assert!(failed.is_empty(), "{failed:?}");
+        asked.sort();
+        assert_eq!(asked, uids, "each is asked for by itself");
+        let mut left: Vec<_> = fs::read_dir(dir.path()).expect("there").flatten().collect();
+        left.sort_by_key(fs::DirEntry::file_name);
+        assert_eq!(
+            left.iter().map(fs::DirEntry::file_name).collect::<Vec<_>>(),
+            ["runs", "starts"]
+        );
+        assert!(sweep(&dir.path().join("none"), |_| false).is_empty(), "no pod had a volume yet");
     }
 
     #[test]

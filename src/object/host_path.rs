@@ -32,6 +32,18 @@ fn cleaned(path: &str) -> Option<String> {
     Some(format!("/{}", parts.join("/")))
 }
 
+/// Whether a path inside a container names what is open in the process that enters it: the container
+/// is begun by one of the host, and what that has open may be the host's (CVE-2024-21626).
+pub fn names_open_files(path: &str) -> bool {
+    let trees = ["/proc", "/dev"];
+    cleaned(path).is_some_and(|clean| trees.iter().any(|tree| is_below(&clean, tree)))
+}
+
+/// Of two cleaned paths, whether one is the other or stands in it.
+fn is_below(clean: &str, tree: &str) -> bool {
+    clean == tree || clean.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// Why this path may not be mounted into a pod, as a clause; `None`: it may.
 pub fn refusal(path: &str) -> Option<String> {
     if path.contains('\0') {
@@ -40,12 +52,9 @@ pub fn refusal(path: &str) -> Option<String> {
     let Some(clean) = cleaned(path) else {
         return Some("a host path is absolute".to_owned());
     };
-    let below = |tree: &str| {
-        clean == tree || clean.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'))
-    };
     let socket = ["docker.sock", "containerd.sock"];
     let gives_away = FORBIDDEN_PARENTS.contains(&clean.as_str())
-        || FORBIDDEN_TREES.iter().any(|tree| below(tree))
+        || FORBIDDEN_TREES.iter().any(|tree| is_below(&clean, tree))
         || socket.iter().any(|name| clean.rsplit('/').next() == Some(name));
     gives_away.then(|| format!("{clean} gives the host away; mount a folder made for the pod"))
 }

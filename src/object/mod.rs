@@ -10,6 +10,7 @@
 pub mod age;
 pub mod cluster;
 pub mod condition;
+mod counted;
 pub mod decode;
 pub mod drift;
 mod error;
@@ -35,6 +36,7 @@ pub use cluster::{
     ApplySet, Change, Cluster, DeleteOptions, Listing, Patch, Propagation, Scope, SetAction,
     SetOutcome, SetProblem, SetWrite, Transact,
 };
+pub use counted::counted;
 pub use error::{ApiError, Reason};
 pub use key::Key;
 pub use kind::{Kind, Object};

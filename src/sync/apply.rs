@@ -221,8 +221,8 @@ fn locate_in(manifest: &Manifest, problem: &SetProblem) -> Vec<Problem> {
         Some(causes) if !causes.is_empty() => causes
             .iter()
             .map(|cause| {
-                let field = cause.field.clone().unwrap_or_default();
-                manifest.problem(&field, cause.message.clone().unwrap_or_default())
+                let field = as_written(manifest, cause.field.as_deref().unwrap_or_default());
+                manifest.problem(field, cause.message.clone().unwrap_or_default())
             })
             .collect(),
         _ => {
@@ -234,6 +234,16 @@ fn locate_in(manifest: &Manifest, problem: &SetProblem) -> Vec<Problem> {
             vec![located]
         }
     }
+}
+
+/// The field as the manifest has it: admission makes a list of a Service's one address, and tells a
+/// fault by the list.
+fn as_written<'a>(manifest: &Manifest, field: &'a str) -> &'a str {
+    let (one, list) = ("spec.clusterIP", "spec.clusterIPs");
+    let is_written = |field: &str| manifest.positions.written(field).is_some();
+    let is_list =
+        field == list || field.strip_prefix(list).is_some_and(|rest| rest.starts_with('['));
+    if is_list && is_written(one) && !is_written(list) { one } else { field }
 }
 
 /// Counts the objects, the source's own left out.

@@ -4,7 +4,7 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::object::{Object, condition};
+use crate::object::{Object, condition, counted};
 
 /// A Deployment has arrived when its controller has seen this generation, every replica is of the
 /// new template and available, and no old one is left (`kubectl rollout status`' rule).
@@ -25,7 +25,8 @@ pub fn deployment(object: &Deployment) -> Option<String> {
         let paused = if spec.paused == Some(true) { " (paused)" } else { "" };
         format!("{title}: {updated} of {wanted} replicas updated{paused}")
     } else if all > updated {
-        format!("{title}: {} old replicas still run", all - updated)
+        let old = usize::try_from(all - updated).unwrap_or_default();
+        format!("{title}: {} not yet gone", counted(old, "old replica"))
     } else if available < wanted {
         format!("{title}: {available} of {wanted} replicas available")
     } else {
@@ -132,7 +133,7 @@ mod tests {
             ),
             (
                 json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "availableReplicas": 3}),
-                Some("Deployment web/a: 1 old replicas still run"),
+                Some("Deployment web/a: 1 old replica not yet gone"),
             ),
             (
                 json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 1}),

@@ -117,6 +117,14 @@ fn an_installation_has_one_daemon_and_outlives_its_store() {
     assert!(!engine.iptables_save().contains("BALLAST"), "{}", engine.iptables_save());
     assert!(!members(&engine).is_empty() && anew.data_dir.exists());
 
+    // Without an answer nothing goes; what would go is shown.
+    let (shown, held) = (ballast(&engine, &["reset", "--data-dir", &data]), members(&engine));
+    assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+    let told = String::from_utf8_lossy(&shown.stdout);
+    for part in ["Installation default on this host:", "_web_", &data, "nothing was removed"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!held.is_empty() && anew.data_dir.exists());
     let all = ballast(&engine, &["reset", "--yes", "--data-dir", &data]);
     assert!(all.status.success(), "{all:?}");
     assert_eq!(engine.ours("{{.Names}}"), Vec::<String>::new());

@@ -518,3 +518,33 @@ async fn each_room_writes_what_is_its_own() {
         assert_eq!(refused.unwrap_err().reason, Reason::Forbidden);
     }
 }
+
+/// Kubernetes lets a few kinds' metadata through with a status (a Deployment's annotations); here a
+/// status is a status for every kind, or its writers could change what a commit said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_of_the_status_writes_the_status_only() {
+    let fixture = Fixture::new();
+    let admin = fixture.admin();
+    let made =
+        admin.create::<Deployment>(&object(deployment("web", "i:1"))).await.expect("created");
+    let mut told = (*made).clone();
+    let forged = Some([("ballast.dev/source".to_owned(), "other".to_owned())].into());
+    told.metadata.annotations.clone_from(&forged);
+    told.metadata.labels = forged;
+    told.metadata.finalizers = Some(vec!["example.com/held".into()]);
+    told.spec.get_or_insert_default().replicas = Some(7);
+    told.status.get_or_insert_default().replicas = Some(2);
+    let stored = admin.update_status(&told).await.expect("written");
+    let patch =
+        Patch::Merge(json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"replicas": 8},
+        "status": {"readyReplicas": 1}}));
+    let patched = admin.patch_status::<Deployment>(&made.key(), &patch).await.expect("patched");
+    for after in [&stored, &patched] {
+        let mut expected = made.metadata.clone();
+        expected.resource_version.clone_from(&after.metadata.resource_version);
+        assert_eq!(after.metadata, expected);
+        assert_eq!(after.spec, made.spec);
+    }
+    let status = patched.status.clone().expect("a status");
+    assert_eq!((status.replicas, status.ready_replicas), (Some(2), Some(1)));
+}

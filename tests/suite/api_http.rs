@@ -435,6 +435,21 @@ async fn discovery_health_drift_and_bad_requests() {
     assert!(String::from_utf8_lossy(&get(&router, "/metrics").await.body).ends_with("# EOF\n"));
     let drift = get(&router, "/api/v1/drift").await.json();
     assert_eq!(drift, json!({"open": [], "closed": [], "facts": []}));
+    // What a plan made elsewhere is judged by.
+    let configuration = get(&router, "/api/v1/configuration").await.json();
+    assert_eq!(configuration, json!({"serviceCidr": "10.97.0.0/16", "nodePorts": "30000-32767"}));
+    let path = "/api/v1/configuration";
+    let written = ask(&router, Method::PUT, path, &[], Body::from("{}")).await;
+    assert_eq!(
+        (written.code, &written.json()["reason"]),
+        (StatusCode::FORBIDDEN, &json!("Forbidden"))
+    );
+    let written =
+        ask(&fixture.api.router_as(Identity::Admin), Method::POST, path, &[], Body::empty()).await;
+    assert_eq!(written.code, StatusCode::METHOD_NOT_ALLOWED);
+    let other = Fixture::ranging("10.60.0.0/16", 31_000..=31_010);
+    let configuration = get(&other.api.router(), path).await.json();
+    assert_eq!(configuration, json!({"serviceCidr": "10.60.0.0/16", "nodePorts": "31000-31010"}));
     assert_eq!(
         ask(&router, Method::GET, "/api/v1/pods", &[("accept", "image/png")], Body::empty())
             .await
@@ -485,6 +500,10 @@ async fn a_webhook_wakes_and_believes_nothing() {
     let woken = Arc::new(Woken(Mutex::default()));
     let count = || woken.0.lock().expect("no panic").len();
     let router = fixture.api.webhook_router::<()>();
+    // It may be public: nothing else is there.
+    for path in ["/", "/api", "/api/v1/pods", "/api/v1/drift", "/healthz", "/metrics", "/webhook"] {
+        assert_eq!(get(&router, path).await.code, StatusCode::NOT_FOUND, "{path}");
+    }
     let hook = "/webhook/web";
     let sign = |body: &[u8]| signed(b"a secret", body);
     // Off until a secret is set, and an empty one is none.

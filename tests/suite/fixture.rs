@@ -1,6 +1,7 @@
 //! What tests over the real API stand on: an API with a store of its own, gone with the test, the
 //! objects they begin with, and how they wait.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,10 @@ use crate::watchdog::watch;
 /// Longer than anything here takes: a condition that never comes fails instead of hanging.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The range that the golden answers were recorded with.
+const GOLDEN_SERVICES: &str = "10.97.0.0/16";
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+
 /// An API over a store of its own, gone with the test.
 pub struct Fixture {
     pub api: Api<Sqlite>,
@@ -32,29 +37,41 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Self {
-        Self::with(Clock::wall(), WriterMode::Thread, SqliteOptions::default().keep_changes)
+        Self::ranging(GOLDEN_SERVICES, NODE_PORTS)
+    }
+
+    /// With other addresses for Services.
+    pub fn ranging(services: &str, node_ports: RangeInclusive<u16>) -> Self {
+        let keep_changes = SqliteOptions::default().keep_changes;
+        Self::with(Clock::wall(), WriterMode::Thread, keep_changes, services, node_ports)
     }
 
     /// Written inline on the runtime, so that a paused clock stays paused.
     pub fn at(clock: Clock) -> Self {
-        Self::with(clock, WriterMode::Inline, SqliteOptions::default().keep_changes)
+        let keep_changes = SqliteOptions::default().keep_changes;
+        Self::with(clock, WriterMode::Inline, keep_changes, GOLDEN_SERVICES, NODE_PORTS)
     }
 
     /// With a history of so many changes.
     pub fn keeping(keep_changes: u64) -> Self {
-        Self::with(Clock::wall(), WriterMode::Thread, keep_changes)
+        Self::with(Clock::wall(), WriterMode::Thread, keep_changes, GOLDEN_SERVICES, NODE_PORTS)
     }
 
-    fn with(clock: Clock, writer: WriterMode, keep_changes: u64) -> Self {
+    fn with(
+        clock: Clock,
+        writer: WriterMode,
+        keep_changes: u64,
+        services: &str,
+        node_ports: RangeInclusive<u16>,
+    ) -> Self {
         watch();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let options = SqliteOptions { writer, keep_changes };
         let store = Sqlite::open(&folder.path().join("store.db"), options).expect("opens");
         let (tasks, done) = Tasks::new();
         let options = ApiOptions {
-            // The range that the golden answers were recorded with.
-            service_range: "10.97.0.0/16".parse().expect("a range"),
-            node_ports: 30_000..=32_767,
+            service_range: services.parse().expect("a range"),
+            node_ports,
             clock,
             secret_key: [7; 32],
             ids: IdSource::seeded(1),

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ballast::api::{Identity, Local};
@@ -49,15 +50,30 @@ impl World {
 
     /// A new store on this engine.
     async fn on(engine: FakeRuntime, hold: bool) -> Self {
+        let change = |options: NodeOptions| NodeOptions { hold, ..options };
+        Self::as_told(engine, change, Arc::new(NoNetwork)).await
+    }
+
+    /// A new store on this engine, a node that is told other things, and a network of its own.
+    async fn as_told(
+        engine: FakeRuntime,
+        change: impl FnOnce(NodeOptions) -> NodeOptions,
+        network: Arc<dyn Withdrawal>,
+    ) -> Self {
         let fixture = Fixture::new();
         fixture.namespaces(&["default", "kube-node-lease"]).await;
         let cluster = fixture.admin();
-        let agent = Self::start(&fixture, &engine, hold);
+        let agent = Self::start(&fixture, &engine, change, network);
         Self { fixture, cluster, engine, agent }
     }
 
-    fn start(fixture: &Fixture, engine: &FakeRuntime, hold: bool) -> (Tasks, AllDone) {
-        let options = NodeOptions {
+    fn start(
+        fixture: &Fixture,
+        engine: &FakeRuntime,
+        change: impl FnOnce(NodeOptions) -> NodeOptions,
+        network: Arc<dyn Withdrawal>,
+    ) -> (Tasks, AllDone) {
+        let options = change(NodeOptions {
             node_name: "n1".into(),
             installation: "i".into(),
             prefix: "ballast".into(),
@@ -66,12 +82,11 @@ impl World {
             pod_range: "10.42.0.0/24".parse().expect("a range"),
             network: "ballast".into(),
             bridge: "ballast0".into(),
-            hold,
+            hold: false,
             beat: Arc::new(|_| {}),
-        };
+        });
         let (tasks, done) = Tasks::new();
         let agent = fixture.local(Identity::NodeAgent { node: "n1".to_owned() });
-        let network = Arc::new(NoNetwork);
         ballast::node::run(agent, engine.clone(), options, network, Clock::wall(), &tasks);
         (tasks, done)
     }
@@ -81,7 +96,7 @@ impl World {
         let (tasks, done) = std::mem::replace(&mut self.agent, Tasks::new());
         stop(tasks, done).await;
         meanwhile(&self.engine);
-        self.agent = Self::start(&self.fixture, &self.engine, false);
+        self.agent = Self::start(&self.fixture, &self.engine, |told| told, Arc::new(NoNetwork));
     }
 
     async fn pod(&self, name: &str, container: Value) -> Key {
@@ -484,6 +499,178 @@ async fn leftovers_leave_no_open_drift_behind() {
             break;
         }
         assert!(begin.elapsed() < PATIENCE, "{all:#?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.end().await;
+}
+
+/// What the host answers to who asks for its address; 0 is none, as before its network is up.
+static ADDRESS: AtomicU32 = AtomicU32::new(0);
+
+fn own_address() -> Option<Ipv4Addr> {
+    match ADDRESS.load(Ordering::Relaxed) {
+        0 => None,
+        bits => Some(Ipv4Addr::from_bits(bits)),
+    }
+}
+
+/// At boot the daemon may be earlier than the network: it asks again with every beat, ten seconds
+/// apart, and what would have the address for life waits for it.
+#[tokio::test]
+async fn an_address_that_comes_later_reaches_the_node_and_its_pods() {
+    let engine = FakeRuntime::new(Clock::wall()).with_image("app:v1");
+    let asks = |options| NodeOptions { host_ip: HostAddress::Asked(own_address), ..options };
+    let world = World::as_told(engine, asks, Arc::new(NoNetwork)).await;
+    let plain = world.pod("plain", json!({"image": "app:v1"})).await;
+    let before = world.until(&plain, "ready", is_ready).await;
+    let host = |pod: &Pod| pod.status.as_ref().and_then(|status| status.host_ip.clone());
+    assert_eq!(host(&before).as_deref(), Some("127.0.0.1"));
+    let variable = json!({"image": "app:v1", "env": [
+        {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]});
+    let told = world.pod("told", variable).await;
+    let waits = |pod: &Pod| {
+        let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+        let state = status.and_then(|list| list.first()?.state.clone());
+        state
+            .and_then(|state| state.waiting?.message)
+            .is_some_and(|why| why.contains("no address yet"))
+    };
+    world.until(&told, "waiting for the address", waits).await;
+
+    let address = Ipv4Addr::new(192, 0, 2, 9);
+    ADDRESS.store(address.to_bits(), Ordering::Relaxed);
+    world.until(&told, "ready", is_ready).await;
+    let all = world.engine.containers();
+    let with_host = |one: &&ballast::node::instance::Instance| {
+        one.settings.env.iter().any(|line| line == "HOST=192.0.2.9")
+    };
+    assert_eq!(all.iter().filter(with_host).count(), 1, "{all:?}");
+    let after = world.until(&plain, "told", |pod| host(pod).as_deref() == Some("192.0.2.9")).await;
+    assert_eq!(restarts(&after), 0, "an address restarts nothing");
+    let node = world.cluster.get::<Node>(&Key::cluster("n1")).await.expect("a node");
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.clone());
+    let internal = addresses.expect("addresses").into_iter().find(|one| one.type_ == "InternalIP");
+    assert_eq!(internal.map(|one| one.address).as_deref(), Some("192.0.2.9"));
+    world.end().await;
+}
+
+/// A network whose rules let an address go when the test says so.
+struct Gate(tokio::sync::watch::Sender<bool>);
+
+impl Withdrawal for Gate {
+    fn withdrawn(&self, _: Ipv4Addr) -> BoxFuture<()> {
+        let mut open = self.0.subscribe();
+        Box::pin(async move {
+            open.wait_for(|open| *open).await.expect("the gate is there");
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_container_is_stopped_when_no_rule_sends_to_it_any_more_or_after_two_seconds() {
+    let engine = FakeRuntime::new(Clock::wall()).with_image("app:v1");
+    let gate = Arc::new(Gate(tokio::sync::watch::Sender::new(false)));
+    let world = World::as_told(engine, |told| told, gate.clone()).await;
+    let running =
+        |world: &World| world.engine.containers().iter().filter(|i| i.is_running()).count();
+    let ends = async |name: &str, opens: bool| {
+        let key = world.pod(name, json!({"image": "app:v1"})).await;
+        world.until(&key, "ready", is_ready).await;
+        world.cluster.delete::<Pod>(&key, &DeleteOptions::default()).await.expect("deleted");
+        let begin = Instant::now();
+        while gate.0.receiver_count() == 0 {
+            assert!(begin.elapsed() < PATIENCE, "nobody asked the network");
+            assert_eq!(running(&world), 2, "it is stopped before anybody asked");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let asked = Instant::now();
+        let mut still = Duration::ZERO;
+        while running(&world) == 2 {
+            assert!(begin.elapsed() < PATIENCE, "it is never stopped");
+            still = asked.elapsed();
+            if opens && still > Duration::from_millis(300) {
+                gate.0.send_replace(true);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        while world.cluster.get::<Pod>(&key).await.is_ok() {
+            assert!(begin.elapsed() < PATIENCE, "the pod stays");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        gate.0.send_replace(false);
+        still
+    };
+    let withdrawn = ends("withdrawn", true).await;
+    assert!(withdrawn >= Duration::from_millis(300), "{withdrawn:?}");
+    let given_up = ends("given-up", false).await;
+    assert!(given_up >= Duration::from_millis(1900), "{given_up:?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn init_containers_end_one_by_one_before_the_others_begin() {
+    let world = World::new().await;
+    let init = |name: &str| json!({"name": name, "image": "app:v1"});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"},
+        "spec": {"nodeName": "n1", "initContainers": [init("first"), init("second")],
+            "containers": [init("web")]}});
+    world.cluster.create::<Pod>(&object(pod)).await.expect("a pod");
+    let key = Key::new("default", "p");
+    for name in ["first", "second"] {
+        let begin = Instant::now();
+        let id = loop {
+            let all = world.engine.containers();
+            let mut run = all.iter().filter(|i| i.identity.role != Role::Sandbox && i.is_running());
+            if let Some(one) = run.next().filter(|one| one.identity.container == name) {
+                assert_eq!(run.count(), 0, "{all:?}");
+                break one.id.clone();
+            }
+            assert!(begin.elapsed() < PATIENCE, "{name} does not run: {all:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        let pending = world.cluster.get::<Pod>(&key).await.expect("the pod");
+        assert!(!is_ready(&pending));
+        world.engine.end(&id, 0, None);
+    }
+    world.until(&key, "ready", is_ready).await;
+    assert_eq!(world.engine.started().len(), 4, "{:?}", world.engine.started());
+    world.end().await;
+}
+
+/// A startup probe by a command holds the readiness probe by a connection back; that one decides.
+#[tokio::test]
+async fn probes_by_command_and_by_connection_decide_what_is_ready() {
+    let world = World::new().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    world.engine.set_commands_fail(true);
+    let container = json!({"image": "app:v1",
+        "startupProbe": {"exec": {"command": ["up"]}, "periodSeconds": 1, "failureThreshold": 1000},
+        "readinessProbe": {"tcpSocket": {"host": "127.0.0.1", "port": port}, "periodSeconds": 1, "failureThreshold": 1}});
+    let key = world.pod("p", container).await;
+    let status = |pod: &Pod| Some(pod.status.as_ref()?.container_statuses.as_ref()?[0].clone());
+    let runs =
+        |pod: &Pod| status(pod).is_some_and(|one| one.state.is_some_and(|s| s.running.is_some()));
+    let before = world.until(&key, "running", runs).await;
+    let one = status(&before).expect("told");
+    assert_eq!((one.started, one.ready), (Some(false), false));
+    world.engine.set_commands_fail(false);
+    let ready = world.until(&key, "ready", is_ready).await;
+    assert_eq!(status(&ready).expect("told").started, Some(true));
+    drop(listener);
+    let unready = world.until(&key, "not ready any more", |pod| !is_ready(pod)).await;
+    assert_eq!(restarts(&unready), 0, "readiness restarts nothing");
+    let begin = Instant::now();
+    loop {
+        let events = world.cluster.list::<Event>(&Scope::all()).await.expect("a list");
+        let told = |event: &Arc<Event>| {
+            event.reason.as_deref() == Some("Unhealthy")
+                && event.message.as_ref().is_some_and(|text| text.contains("dial tcp 127.0.0.1"))
+        };
+        if events.items.iter().any(told) {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{events:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     world.end().await;

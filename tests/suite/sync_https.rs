@@ -371,3 +371,24 @@ async fn a_source_tells_its_fault_and_recovers_without_a_restart() {
     let status = followed.until_applied(&head).await;
     assert_eq!(status.fetch_error, None);
 }
+
+/// No hook tells of it, and nobody can watch the files of a server.
+#[tokio::test]
+async fn a_push_to_a_server_is_seen_by_the_poll() {
+    let mut followed = sync::Scene::new().await;
+    let first = followed.origin.commit(&[("a.yaml", CONFIG)]);
+    let authority = Authority::new();
+    let root = followed.origin.path().parent().expect("a parent");
+    let server = GitServer::start(root, &authority.sign(), Conduct::Serve);
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, &authority.pem).expect("written");
+    let name = followed.origin.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let url = SourceUrl::parse(&server.url(&name)).expect("an address");
+    let access = Access { ca_file: Some(ca_file), ..Access::default() };
+    let config = SourceConfig { url, access, poll_seconds: 1, ..followed.config("app", ".") };
+    followed.start_configs(vec![config]);
+    followed.until_applied(&first).await;
+    let second = followed.origin.commit(&[("b.yaml", CONFIG)]);
+    followed.until_applied(&second).await;
+}

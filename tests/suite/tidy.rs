@@ -487,3 +487,39 @@ fn nothing_is_left_to_tokios_chance() {
     }
     assert_none(faults);
 }
+
+/// What stands in backticks and looks like a file or a folder of this repository.
+fn places(text: &str) -> Vec<&str> {
+    let plain = |place: &&str| {
+        let ends = [".rs", ".sh", ".toml", ".md", "/"].iter().any(|end| place.ends_with(end));
+        ends && !place.starts_with('/')
+            && place.chars().all(|c| c.is_ascii_alphanumeric() || "._/-".contains(c))
+    };
+    text.split('`').skip(1).step_by(2).filter(plain).collect()
+}
+
+#[test]
+fn the_documents_name_files_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names: Vec<String> = source_tree()
+        .iter()
+        .map(|file| file.path.rsplit('/').next().unwrap_or_default().to_owned())
+        .collect();
+    let mut faults = Vec::new();
+    for document in
+        ["ARCHITECTURE.md", "CONTRIBUTING.md", "GLOSSARY.md", "README.md", "BENCHMARKS.md"]
+    {
+        let text = fs::read_to_string(root.join(document)).expect(document);
+        for place in places(&text) {
+            // A file beside the one that was named before it stands without its folder.
+            let there =
+                ["", "src", "tests/suite"].iter().any(|at| root.join(at).join(place).exists())
+                    || names.iter().any(|name| name == place);
+            if !there {
+                faults.push(format!("{document}: there is no {place}"));
+            }
+        }
+    }
+    assert_none(faults);
+    assert_eq!(places("`a/b.rs` and `x`, `/etc/y.toml`, `sim/`"), ["a/b.rs", "sim/"]);
+}

@@ -107,14 +107,8 @@ impl Admit for Deployment {
     fn prepare_create(&mut self) {
         defaults::begin_deployment(self);
     }
-    /// As in the reference server, the controller writes its revision annotation with the status.
-    fn prepare_status_update(&mut self, old: &Self) {
-        let annotations = self.metadata.annotations.take();
-        self.keep_all_but_status(old);
-        self.metadata.annotations = annotations.filter(|map| !map.is_empty());
-    }
-    /// Annotations count too: they are copied to the ReplicaSets. The controller's own do not: it
-    /// writes them beside its status, and a rollout is one generation.
+    /// Annotations count too: they are copied to the ReplicaSets. The controller's own do not: a
+    /// rollout is one generation.
     fn generation_differs(&self, old: &Self) -> bool {
         let counted = |deployment: &Self| -> Vec<(String, String)> {
             let all = deployment.metadata.annotations.clone().unwrap_or_default();

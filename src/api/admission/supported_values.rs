@@ -69,6 +69,12 @@ fn container_refusals(container: &Container, path: &FieldPath<'_>) -> Faults {
             }
         }
     }
+    // An image may still say so itself: only a newer runc (1.1.12) holds there.
+    if container.working_dir.as_deref().is_some_and(host_path::names_open_files) {
+        let reason =
+            "a folder below /proc or /dev can lead out of the container; name one of the image";
+        faults.push(refusal(&path.child("workingDir"), reason));
+    }
     let resources = container.resources.clone().unwrap_or_default();
     let path = path.child("resources");
     for (field, list) in [("limits", resources.limits), ("requests", resources.requests)] {
@@ -227,6 +233,25 @@ mod tests {
         json_patch::merge(&mut whole, &container);
         pod["containers"] = json!([whole]);
         refused(pod)
+    }
+
+    #[test]
+    fn a_working_directory_leads_to_nothing_that_is_open() {
+        let at = |dir: &str| with(json!({"workingDir": dir}), json!({}));
+        for dir in [
+            "/proc/self/fd/7",
+            "//proc/./1/fd/8",
+            "/srv/../proc/thread-self/fd/9",
+            "/dev/fd/7",
+            "/proc",
+        ] {
+            assert_eq!(at(dir), ["spec.containers[0].workingDir"], "{dir}");
+        }
+        for dir in ["/srv", "/", "", "/process", "/srv/proc/self"] {
+            assert!(at(dir).is_empty(), "{dir}");
+        }
+        let first = json!({"initContainers": [{"name": "i", "image": "i", "workingDir": "/proc/self/fd/7"}]});
+        assert_eq!(with(json!({}), first), ["spec.initContainers[0].workingDir"]);
     }
 
     #[test]
