@@ -68,6 +68,7 @@ impl World {
             bridge: "ballast0".into(),
             hold,
             beat: Arc::new(|_| {}),
+            metrics: ballast::node::Metrics::default(),
         };
         let (tasks, done) = Tasks::new();
         let agent = fixture.local(Identity::NodeAgent { node: "n1".to_owned() });
