@@ -176,6 +176,13 @@ impl Daemon {
         }
     }
 
+    /// Stops. Whoever still held the API would be waited for.
+    async fn end(self) {
+        let Self { fixture, router, sync, .. } = self;
+        drop((router, sync));
+        fixture.end().await;
+    }
+
     async fn converged(&self) {
         until::<Deployment>(&self.fixture.admin(), "web is ready", |all| {
             all.iter()
@@ -283,9 +290,8 @@ async fn a_push_moves_the_figures_of_every_room() {
     daemon.engine.end(&victim.id, 1, None);
     let nowhere: Pod = object(json!({"metadata": {"name": "nowhere", "namespace": "default"},
         "spec": {"nodeSelector": {"no": "such"}, "containers": [{"name": "c", "image": "i:1"}]}}));
-    let admin = daemon.fixture.admin();
     daemon.fixture.namespaces(&["default"]).await;
-    admin.create(&nowhere).await.expect("a pod");
+    daemon.fixture.admin().create(&nowhere).await.expect("a pod");
     daemon
         .moved(
             &before,
@@ -320,7 +326,7 @@ async fn a_push_moves_the_figures_of_every_room() {
             ],
         )
         .await;
-    daemon.fixture.end().await;
+    daemon.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,7 +378,7 @@ async fn requests_watches_and_webhooks_are_counted() {
     assert_eq!(after.value("ballast_api_watches", &[]), Some(0.0));
     let text = daemon.text().await;
     assert!(!text.contains("stranger"), "what a stranger chose is no label:\n{text}");
-    daemon.fixture.end().await;
+    daemon.end().await;
 }
 
 /// Every label there is. A new one is a decision about how many series there can be.
@@ -431,7 +437,7 @@ async fn names_follow_the_conventions_and_no_secret_is_shown() {
             }
         }
     }
-    daemon.fixture.end().await;
+    daemon.end().await;
 }
 
 /// A row of the table: sample name, type, labels, meaning.
@@ -487,5 +493,5 @@ async fn the_table_in_the_docs_is_what_is_served() {
         missing.is_empty() && extra.is_empty(),
         "served, not in METRICS.md:\n{missing}\nin METRICS.md, not served:\n{extra}"
     );
-    daemon.fixture.end().await;
+    daemon.end().await;
 }

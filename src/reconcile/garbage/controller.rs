@@ -179,6 +179,7 @@ impl<C: Cluster> Collector<C> {
             Ok(sight) => sight,
             Err((uid, panic)) => {
                 self.dirty.remove(&uid);
+                self.vitals.metrics.reconciled(LOOP, Ended::Panicked, Duration::ZERO);
                 let about = self
                     .graph
                     .get(&uid)
