@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::SignedDuration;
-use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -30,12 +29,13 @@ use crate::clock::Clock;
 use crate::config::{Config, SourceSettings};
 use crate::home::{self, Wish};
 use crate::installation::{self, Names};
-use crate::metrics;
+use crate::metrics::{self, Rooms};
 use crate::network::iptables::Iptables;
 use crate::network::{self, NetworkOptions, subnet};
 use crate::node::docker::Docker;
 use crate::node::{self, HostAddress, NodeOptions};
 use crate::reconcile::{self, scheduler};
+use crate::state_metrics::ClusterState;
 use crate::store::{Sqlite, SqliteOptions};
 use crate::sync::{self, SourceConfig, SyncOptions};
 use crate::task::Tasks;
@@ -82,7 +82,8 @@ pub async fn run(config: Config) -> Result<()> {
     for source in &config.sources {
         api.beats().expect(&sync::loop_name(&source.name), LOOP_PATIENCE);
     }
-    serve(&config, &api, &store, clock, &tasks).await?;
+    let rooms = Rooms::default();
+    serve(&config, &api, &store, &rooms, clock, &tasks).await?;
 
     let kernel = Iptables::new();
     let network_options = NetworkOptions {
@@ -91,6 +92,7 @@ pub async fn run(config: Config) -> Result<()> {
         service_range: config.service_cidr,
         node_ports: config.node_ports.clone(),
         beat: beat.clone(),
+        metrics: rooms.network.clone(),
         hold: true,
         ..NetworkOptions::new(&node_name, names.chains.clone(), &names.bridge)
     };
@@ -98,19 +100,34 @@ pub async fn run(config: Config) -> Result<()> {
     let rules = network::run(api.local(network_identity), kernel, network_options, clock, &tasks);
 
     let docker = Docker::new(&config.docker);
-    let node_options = node_options(&config, &node_name, &names, beat.clone());
+    let node_options = NodeOptions {
+        metrics: rooms.node.clone(),
+        ..node_options(&config, &node_name, &names, beat.clone())
+    };
     let agent_identity = Identity::NodeAgent { node: node_name };
     let agent = node::run(api.local(agent_identity), docker, node_options, rules, clock, &tasks);
     api.set_logs(agent);
 
-    let controllers = reconcile::Options { beat: beat.clone(), ..reconcile::Options::default() };
+    let controllers = reconcile::Options {
+        beat: beat.clone(),
+        metrics: rooms.reconcile.clone(),
+        ..reconcile::Options::default()
+    };
     reconcile::run_with(api.local(Identity::Controllers), controllers, clock, &tasks);
-    let scheduling = scheduler::Options { beat: beat.clone(), ..scheduler::Options::default() };
+    let scheduling = scheduler::Options {
+        beat: beat.clone(),
+        metrics: rooms.reconcile,
+        ..scheduler::Options::default()
+    };
     scheduler::run_with(api.local(Identity::Scheduler), scheduling, clock, &tasks);
 
     let sources = config.sources.iter().map(source_config).collect();
-    let sync_options =
-        SyncOptions { data_dir: config.data_dir.clone(), secret_key, beat: Some(beat) };
+    let sync_options = SyncOptions {
+        data_dir: config.data_dir.clone(),
+        secret_key,
+        beat: Some(beat),
+        metrics: rooms.sync,
+    };
     api.set_wake(sync::run(api.local(Identity::Sync), sources, sync_options, clock, &tasks));
 
     until_stopped(&tasks).await?;
@@ -135,25 +152,25 @@ async fn serve(
     config: &Config,
     api: &Api<Sqlite>,
     store: &Sqlite,
+    rooms: &Rooms,
     clock: Clock,
     tasks: &Tasks,
 ) -> Result<()> {
-    let mut registry = Registry::default();
-    store.register(&mut registry);
-    let figures = metrics::register(&mut registry);
-    let following = metrics::follow(api.local(Identity::Reader), figures, tasks.stop().clone());
-    tasks.spawn("metrics", following);
-    api.set_registry(Arc::new(registry));
+    let state = ClusterState::default();
+    api.set_registry(Arc::new(metrics::registry(store, api, rooms, &state)));
+    tasks.spawn("metrics", state.follow(api.local(Identity::Reader), tasks.stop().clone()));
 
     let router = api.router().merge(web::router(api.local(Identity::Web), clock));
     let listener = server::bind(config.listen, Surface::Everything).await?;
     info!(address = %config.listen, "serving the API and the dashboard");
-    let limits = Limits::new(Surface::Everything);
+    let metrics = api.metrics().clone();
+    let limits = Limits { metrics: metrics.clone(), ..Limits::new(Surface::Everything) };
     tasks.spawn("listener", server::serve(listener, router, limits, tasks.clone()));
     if let Some(address) = config.webhook_listen {
         let listener = server::bind(address, Surface::WebhookOnly).await?;
         info!(%address, "serving webhooks alone");
-        let (router, limits) = (api.webhook_router(), Limits::new(Surface::WebhookOnly));
+        let limits = Limits { metrics, ..Limits::new(Surface::WebhookOnly) };
+        let router = api.webhook_router();
         tasks.spawn("webhooks", server::serve(listener, router, limits, tasks.clone()));
     }
     Ok(())
@@ -224,6 +241,7 @@ fn node_options(
         bridge: names.bridge.clone(),
         hold: true,
         beat,
+        metrics: node::Metrics::default(),
     }
 }
 

@@ -12,12 +12,15 @@ pub mod drift_report;
 pub mod home;
 pub mod host_commands;
 pub mod installation;
+pub mod measure;
 pub mod metrics;
 pub mod offline;
 pub mod offline_commands;
 pub mod offline_report;
+pub mod process_metrics;
 pub mod ranges;
 pub mod signal;
+pub mod state_metrics;
 pub mod task;
 pub mod telemetry;
 

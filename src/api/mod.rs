@@ -33,6 +33,7 @@ pub mod secret_view;
 
 pub mod health;
 pub mod local;
+mod metrics;
 
 mod drift_reply;
 pub mod remote;
@@ -54,5 +55,6 @@ mod table_pod;
 pub use access::Identity;
 pub use ids::IdSource;
 pub use local::Local;
+pub use metrics::Metrics;
 pub use verbs::{Api, ApiOptions};
 pub use write::SYSTEM_NAMESPACES;

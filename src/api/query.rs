@@ -306,6 +306,12 @@ pub fn pairs(raw: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Whether the query asks for a watch.
+pub fn asks_for_watch(raw: Option<&str>) -> bool {
+    let pairs = pairs(raw.unwrap_or_default());
+    flag(pairs.iter().find(|(key, _)| key == "watch").map(|(_, value)| value.as_str()))
+}
+
 /// Percent-decoding; a `%` that begins no byte stays as it is, invalid UTF-8 becomes U+FFFD.
 pub fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();

@@ -1,7 +1,7 @@
 //! The outer skin: HTTP onto the verbs. One dispatcher reads the path and the method; who only
 //! reads is refused here, before a body is looked at.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::api::access::{Identity, Part};
 use crate::api::admission::{Admit, decode_body};
+use crate::api::metrics::Asked;
 use crate::api::query::{self, Query};
 use crate::api::reply::{
     Form, error_reply, error_reply_continued, form, list_reply, record_reply, value_reply,
@@ -132,15 +133,28 @@ fn refuse_method<S: Store>(door: &Door<S>) -> ApiError {
 async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let found = target(parts.uri.path());
+    let asked = Asked::of(&parts.method, found.as_ref(), parts.uri.query());
+    let begun = Instant::now();
+    let response = answer(&door, found, &parts, body).await;
+    door.api.metrics().answered(asked, response.status(), begun.elapsed());
+    response
+}
+
+async fn answer<S: Store>(
+    door: &Door<S>,
+    found: Option<Target>,
+    parts: &Parts,
+    body: Body,
+) -> Response {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
     match found {
-        None => documents(&parts),
+        None => documents(parts),
         Some(Target::Unknown) => error_reply(&no_such_resource()),
         // Before the body: what is not read cannot change anything.
         Some(_) if !reads && door.who.only_reads() => error_reply(&door.api.through_git()),
         Some(target) => {
             let continued = query::continued(parts.uri.query().unwrap_or_default());
-            match serve(&door, target, &parts, body).await {
+            match serve(door, target, parts, body).await {
                 Ok(response) => response,
                 Err(error) if error.reason == Reason::Expired && continued.is_some() => {
                     let fresh = continued.map(|place| Api::<S>::fresh_token(&place));

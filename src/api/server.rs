@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error, warn};
 
+use crate::api::metrics::Metrics;
 use crate::api::reply::error_reply;
 use crate::api::stall::Stalling;
 use crate::object::{ApiError, Reason};
@@ -49,6 +50,8 @@ pub struct Limits {
     pub stall_time: Duration,
     /// For running answers to end after the stop signal.
     pub stop_time: Duration,
+    /// Where clients that do not read are counted.
+    pub metrics: Metrics,
 }
 
 impl Limits {
@@ -67,6 +70,7 @@ impl Limits {
             // Half of what a reverse proxy allows by default (nginx's send_timeout).
             stall_time: Duration::from_secs(30),
             stop_time: Duration::from_secs(5),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -161,7 +165,8 @@ fn connection(
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + use<> {
     // Small answers and watch lines go out at once.
     let _ = stream.set_nodelay(true);
-    let stream = Stalling::new(stream, limits.stall_time);
+    let stream =
+        Stalling::new(stream, limits.stall_time).counting(limits.metrics.given_up().clone());
     let check_host = limits.surface == Surface::Everything;
     let answer = move |request: Request<Incoming>| {
         let router = router.clone();

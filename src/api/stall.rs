@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -24,6 +25,8 @@ pub(crate) struct Stalling<S> {
     patience: Duration,
     /// Since a write had to wait.
     waiting: Option<Waiting>,
+    /// Counts the client, once, when it is given up.
+    given_up: Option<Counter>,
 }
 
 #[derive(Debug)]
@@ -34,7 +37,12 @@ struct Waiting {
 
 impl<S> Stalling<S> {
     pub fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waiting: None }
+        Self { stream, patience, waiting: None, given_up: None }
+    }
+
+    /// Counts a client that is given up here.
+    pub fn counting(self, given_up: Counter) -> Self {
+        Self { given_up: Some(given_up), ..self }
     }
 
     /// The client took some; `whole`: all that there was.
@@ -54,6 +62,9 @@ impl<S> Stalling<S> {
             .waiting
             .get_or_insert_with(|| Waiting { until: Box::pin(sleep_until(until)), taken: 0 });
         ready!(waiting.until.as_mut().poll(context));
+        if let Some(given_up) = self.given_up.take() {
+            given_up.inc();
+        }
         Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client does not read")))
     }
 }

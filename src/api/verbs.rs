@@ -17,6 +17,7 @@ use crate::api::access::{self, Identity, Part, Verb};
 use crate::api::events::EventQueue;
 use crate::api::health::Beats;
 use crate::api::ids::IdSource;
+use crate::api::metrics::Metrics;
 use crate::api::query::{Continue, Query};
 use crate::api::recent::Recent;
 use crate::api::secret_names::names_secret;
@@ -58,6 +59,7 @@ struct Inner<S> {
     wake: RwLock<Option<Arc<dyn WakeSync>>>,
     webhook_secrets: RwLock<BTreeMap<String, Vec<u8>>>,
     registry: RwLock<Option<Arc<Registry>>>,
+    metrics: Metrics,
     /// Objects that this version cannot decode, so that each is logged once.
     quarantined: Mutex<HashSet<(Kind, Key, u64)>>,
     quarantines: AtomicU64,
@@ -96,6 +98,7 @@ impl<S: Store> Api<S> {
                 wake: RwLock::default(),
                 webhook_secrets: RwLock::default(),
                 registry: RwLock::default(),
+                metrics: Metrics::default(),
                 quarantined: Mutex::default(),
                 quarantines: AtomicU64::new(0),
             }),
@@ -133,6 +136,11 @@ impl<S: Store> Api<S> {
     /// What the loops' `beat` calls land in, and what /readyz reads.
     pub fn beats(&self) -> &Beats {
         &self.inner.beats
+    }
+
+    /// What the outer skin counts with.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// Objects met so far that this version could not decode.

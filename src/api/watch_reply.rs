@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::access::Identity;
+use crate::api::metrics::OpenWatch;
 use crate::api::query::Query;
 use crate::api::reply::{Form, json_reply, object_bytes, partial, status_value, table_of};
 use crate::api::table::Include;
@@ -73,6 +74,7 @@ pub(crate) fn watch<S: Store>(
         next_bookmark: Instant::now() + BOOKMARK,
         deadline,
         stop: api.tasks().stop().clone(),
+        _open: api.metrics().watching(),
     };
     match resume {
         Some(revision) => watching.events = Some(api.changes(who, kind, Some(revision))?),
@@ -112,6 +114,7 @@ struct Watching<S: Store> {
     next_bookmark: Instant,
     deadline: Instant,
     stop: CancellationToken,
+    _open: OpenWatch,
 }
 
 impl<S: Store> Watching<S> {

@@ -34,10 +34,12 @@ pub(crate) async fn deliver<S: Store>(
     headers: &HeaderMap,
     body: Body,
 ) -> Response {
-    match judged(api, source, method, headers, body).await {
+    let response = match judged(api, source, method, headers, body).await {
         Ok(id) => value_reply(StatusCode::ACCEPTED, &json!({"id": id, "source": source})),
         Err(error) => error_reply(&error),
-    }
+    };
+    api.metrics().delivered(response.status());
+    response
 }
 
 async fn judged<S: Store>(

@@ -37,6 +37,7 @@ pub mod trace;
 mod bridge;
 pub mod iptables;
 pub mod kernel;
+mod metrics;
 mod programmed;
 pub mod programmer;
 mod restore_session;
@@ -46,5 +47,6 @@ mod run;
 mod scene;
 
 pub use kernel::Kernel;
+pub use metrics::Metrics;
 pub use programmed::{NetworkHandle, NetworkStatus, Programmed, Publisher};
 pub use run::{NetworkOptions, run};

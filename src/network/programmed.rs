@@ -109,6 +109,11 @@ impl Publisher {
         self.0.clone()
     }
 
+    /// How many addresses rules send new connections to.
+    pub fn addresses(&self) -> usize {
+        self.0.now.lock().unwrap_or_else(PoisonError::into_inner).rules.len()
+    }
+
     pub fn change(&self, change: impl FnOnce(&mut Programmed)) {
         change(&mut self.0.now.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.changed.raise();

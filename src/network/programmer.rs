@@ -16,6 +16,7 @@ use super::book::Book;
 use super::chain_name::ChainNames;
 use super::drift::{Findings, NodeName, findings};
 use super::kernel::{BridgeFacts, Kernel, KernelError, observe};
+use super::metrics::Metrics;
 use super::programmed::Publisher;
 use super::restore_text::{Plan, Restore, owned, plan, plan_chains, plan_jumps, restore_text};
 use super::rule::{ChainId, Rule, Table};
@@ -54,6 +55,7 @@ pub struct Programmer<K> {
     refused: Vec<String>,
     ledger: Ledger,
     published: Publisher,
+    metrics: Metrics,
 }
 
 impl<K: Kernel> Programmer<K> {
@@ -74,7 +76,18 @@ impl<K: Kernel> Programmer<K> {
             refused: Vec::new(),
             ledger,
             published,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Counts with these from now on.
+    pub fn counting(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Pod addresses that the rules send new connections to.
+    pub fn endpoints(&self) -> usize {
+        self.published.addresses()
     }
 
     pub fn verified(&self) -> Timestamp {
@@ -190,6 +203,7 @@ impl<K: Kernel> Programmer<K> {
             self.note_bridge(bridge);
         }
         let actual = observe(&self.kernel).await?;
+        self.metrics.compared();
         facts.docker_user = docker_user(&actual);
         book.set_node(facts);
         let jumps = book.ruleset().jumps.clone();
@@ -241,6 +255,7 @@ impl<K: Kernel> Programmer<K> {
         for restore in &mut plan.restores {
             self.restore(restore, wanted).await?;
             self.publish(restore, wanted, before);
+            self.metrics.wrote(restore.table, restore.written.len(), restore.removed.len());
             info!(
                 table = %restore.table,
                 written = restore.written.len(),
@@ -266,7 +281,8 @@ impl<K: Kernel> Programmer<K> {
     /// A chain that goes may still be led to by somebody's rule; the kernel then refuses all of the
     /// text. The rules matter more: they are written without the removal, which stays a difference.
     async fn restore(&self, restore: &mut Restore, wanted: &Ruleset) -> Result<(), KernelError> {
-        let outcome = self.kernel.restore(&restore.text).await;
+        let restoring = self.kernel.restore(&restore.text);
+        let outcome = self.metrics.restore(restore.table, restoring).await;
         let Err(error @ KernelError::Failed { .. }) = outcome else { return outcome };
         if restore.removed.is_empty() {
             return Err(error);
@@ -274,7 +290,8 @@ impl<K: Kernel> Programmer<K> {
         warn!(%error, "rules not written together with a removal; written without");
         restore.removed.clear();
         restore.text = restore_text(restore.table, wanted, &restore.written, &[]);
-        self.kernel.restore(&restore.text).await
+        let restoring = self.kernel.restore(&restore.text);
+        self.metrics.restore(restore.table, restoring).await
     }
 
     /// From here on the kernel sends new connections only where `wanted` says.

@@ -31,6 +31,7 @@ use super::book::Book;
 use super::chain_name::ChainNames;
 use super::drift::NodeName;
 use super::kernel::{Kernel, KernelError};
+use super::metrics::Metrics;
 use super::programmed::{NetworkHandle, NetworkStatus, Publisher};
 use super::programmer::{Look, Programmer};
 use super::rule::Ports;
@@ -64,6 +65,8 @@ pub struct NetworkOptions {
     pub hold: bool,
     /// Called after every completed pass.
     pub beat: Arc<dyn Fn(&'static str) + Send + Sync>,
+    /// What the loop counts with.
+    pub metrics: Metrics,
 }
 
 impl NetworkOptions {
@@ -82,6 +85,7 @@ impl NetworkOptions {
             full: Duration::from_secs(30),
             hold: false,
             beat: Arc::new(|_| {}),
+            metrics: Metrics::default(),
         }
     }
 
@@ -187,7 +191,8 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
             self.options.bridge.clone(),
             self.ledger().await,
             publisher,
-        );
+        )
+        .counting(self.options.metrics.clone());
         let mut changes = self.watches().ready_chunks(BATCH);
         let mut timer = tokio::time::interval(self.options.canary);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -343,7 +348,8 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
             name: self.options.node_name.clone(),
             uid: self.node.as_ref().map(|node| node.uid().to_owned()).unwrap_or_default(),
         };
-        match programmer.pass(&mut self.book, &node, look, now).await {
+        let passing = programmer.pass(&mut self.book, &node, look, now);
+        match self.options.metrics.pass(look, passing).await {
             Ok(writes) => {
                 self.tell_programmed(programmer);
                 (self.options.beat)(LOOP);
@@ -361,6 +367,7 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
             variant: self.variant.clone().unwrap_or_default(),
             degraded: programmer.refused().to_vec(),
         };
+        self.options.metrics.programmed(self.book.services().count(), programmer.endpoints());
         self.told.send_replace(status);
     }
 
@@ -368,6 +375,7 @@ impl<C: Cluster, K: Kernel> Room<C, K> {
     fn not_programmed(&mut self, programmer: &mut Programmer<K>, error: &KernelError) {
         self.variant = None;
         programmer.give_up();
+        self.options.metrics.programmed(0, 0);
         (self.options.beat)(LOOP);
         let why = error.to_string();
         let status = NetworkStatus::NotProgrammed { why: why.clone() };

@@ -22,6 +22,7 @@ use crate::node::environment::{Named, Sources, named};
 use crate::node::image::ImageState;
 use crate::node::instances::Instances;
 use crate::node::memory::Memory;
+use crate::node::metrics::Metrics;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::turns::Turns;
 use crate::object::drift::{DriftObject, Layer};
@@ -70,6 +71,8 @@ pub struct NodeOptions {
     /// knows no pods, also where the disk with the last one is merely not mounted.
     pub hold: bool,
     pub beat: Beat,
+    /// What the agent counts with.
+    pub metrics: Metrics,
 }
 
 /// Whether the engine can be worked with.
@@ -88,6 +91,8 @@ pub struct PodCell {
     pub key: Key,
     pod: Mutex<Arc<Pod>>,
     pub memory: Mutex<Memory>,
+    /// When the agent first saw it.
+    pub since: Instant,
     /// Look again. Carries nothing.
     pub wake: Notify,
     /// The object is gone from the API.
@@ -110,6 +115,7 @@ impl PodCell {
             key: pod.key(),
             pod: Mutex::new(pod),
             memory: Mutex::default(),
+            since: Instant::now(),
             wake: Notify::new(),
             gone: AtomicBool::new(false),
         })

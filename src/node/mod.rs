@@ -47,6 +47,8 @@ mod config_watch;
 mod heartbeat;
 mod instances;
 mod logs;
+mod measured;
+mod metrics;
 mod perform;
 mod pod_worker;
 mod prober;
@@ -57,5 +59,6 @@ mod volume;
 
 pub use agent::{Beat, HostAddress, NodeOptions};
 pub use logs::NodeHandle;
+pub use metrics::Metrics;
 pub use run::run;
 pub use runtime::Runtime;

@@ -536,6 +536,7 @@ async fn report<C: Cluster, R: Runtime>(
     pod.status = Some(status);
     match agent.cluster.update_status(&pod).await {
         Ok(stored) => {
+            agent.options.metrics.reported(&newest, &stored, cell.since.elapsed());
             cell.set_pod(stored);
             None
         }

@@ -25,6 +25,7 @@ use crate::node::environment::named;
 use crate::node::instance::Instance;
 use crate::node::leftovers;
 use crate::node::logs::{AgentLogs, NodeHandle};
+use crate::node::measured::Measured;
 use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{EventAction, NetworkSpec, Runtime, RuntimeError, RuntimeEvent};
 use crate::node::{drift, heartbeat, pause_image, pod_worker, volume};
@@ -50,6 +51,7 @@ pub fn run<C: Cluster, R: Runtime>(
     tasks: &Tasks,
 ) -> Arc<NodeHandle> {
     let (writes, queue) = mpsc::channel(DRIFT_QUEUE);
+    let runtime = Measured::new(runtime, options.metrics.clone());
     let agent = Agent::new(cluster, runtime, options, withdrawal, clock, tasks.clone(), writes);
     tasks.spawn("node drift", write_drifts(agent.clone(), queue));
     tasks.spawn("node services", follow_services(agent.clone()));

@@ -27,6 +27,7 @@ use tracing::{debug, error, warn};
 use crate::object::{ApiError, Cluster, Key, Note, Object, reference};
 use crate::reconcile::cache::Cache;
 use crate::reconcile::indexed::Seen;
+use crate::reconcile::metrics::{Ended, Metrics, Vitals};
 use crate::reconcile::retry;
 use crate::task::{Tasks, caught_async};
 
@@ -110,7 +111,7 @@ pub struct Engine<K: Object> {
     main: Cache<K>,
     wakes: SelectAll<BoxStream<'static, Key>>,
     needs: Vec<BoxFuture<'static, ()>>,
-    beat: Beat,
+    vitals: Vitals,
 }
 
 /// kube-runtime's stand-in for an object: its name and namespace.
@@ -118,8 +119,8 @@ type Handle<K> = PartialObjectMeta<K>;
 
 impl<K: Object + kube::Resource<DynamicType = (), Scope: Send + Sync>> Engine<K> {
     /// Every change of an object of `main` reconciles it.
-    pub fn new(main: &Cache<K>, beat: Beat) -> Self {
-        Self { main: main.clone(), wakes: SelectAll::new(), needs: Vec::new(), beat }
+    pub fn new(main: &Cache<K>, vitals: Vitals) -> Self {
+        Self { main: main.clone(), wakes: SelectAll::new(), needs: Vec::new(), vitals }
     }
 
     /// Keys that have to be looked at because something else changed; see [`Cache::waking`].
@@ -143,7 +144,8 @@ impl<K: Object + kube::Resource<DynamicType = (), Scope: Send + Sync>> Engine<K>
         reconciler: R,
     ) {
         let stop = tasks.stop().clone();
-        let Self { main, wakes, needs, beat } = self;
+        let Self { main, wakes, needs, vitals } = self;
+        vitals.metrics.follow(R::NAME);
         let reconciler = Arc::new(reconciler);
         let (reader, writer) = reflector::store::<Handle<K>>();
         let handles = handles(main.clone(), needs, writer, reconciler.clone());
@@ -156,7 +158,8 @@ impl<K: Object + kube::Resource<DynamicType = (), Scope: Send + Sync>> Engine<K>
             .reconcile_all_on(again)
             .with_config(Config::default().concurrency(CONCURRENCY))
             .graceful_shutdown_on(stop.clone().cancelled_owned());
-        let guarded = Arc::new(Guarded { cluster, main, reconciler, troubles: Mutex::default() });
+        let (metrics, troubles) = (vitals.metrics.clone(), Mutex::default());
+        let guarded = Arc::new(Guarded { cluster, main, reconciler, metrics, troubles });
         tasks.spawn(R::NAME, async move {
             let runs = runs.run(
                 |handle: Arc<Handle<K>>, guarded: Arc<Guarded<C, R>>| async move {
@@ -171,10 +174,10 @@ impl<K: Object + kube::Resource<DynamicType = (), Scope: Send + Sync>> Engine<K>
                 tokio::select! {
                     biased;
                     // Cancel safe: a tick that is not taken comes again.
-                    _ = alive.tick() => beat(R::NAME),
+                    _ = alive.tick() => vitals.beat(R::NAME),
                     // Cancel safe: a stream's `next` takes nothing before it is ready.
                     run = runs.next() => match run {
-                        Some(Ok(_)) => beat(R::NAME),
+                        Some(Ok(_)) => vitals.beat(R::NAME),
                         // A wake-up for an object that is gone, or not here yet: it wakes itself then.
                         Some(Err(nothing)) => debug!(%nothing, "nothing to reconcile"),
                         None => return,
@@ -256,6 +259,7 @@ struct Guarded<C, R: Reconcile> {
     cluster: C,
     main: Cache<R::Object>,
     reconciler: Arc<R>,
+    metrics: Metrics,
     troubles: Mutex<HashMap<Key, Trouble>>,
 }
 
@@ -275,7 +279,7 @@ enum Trouble {
 impl<C: Cluster, R: Reconcile> Guarded<C, R> {
     async fn reconcile(&self, key: Key) -> Action {
         let Some(object) = self.main.get(&key) else {
-            self.troubles().remove(&key);
+            self.forget_trouble(&key);
             return Action::await_change();
         };
         let before = self.troubles().get(&key).cloned();
@@ -286,10 +290,19 @@ impl<C: Cluster, R: Reconcile> Guarded<C, R> {
             }
         }
         let run = async { self.reconciler.reconcile(object.clone()).await };
-        match caught_async(run).await {
+        let begun = Instant::now();
+        let ran = caught_async(run).await;
+        let ended = match &ran {
+            Ok(Ok(_)) => Ended::Done,
+            Ok(Err(failed)) if failed.source.is_conflict() => Ended::Conflict,
+            Ok(Err(_)) => Ended::Failed,
+            Err(_) => Ended::Panicked,
+        };
+        self.metrics.reconciled(R::NAME, ended, begun.elapsed());
+        match ran {
             Ok(Ok(next)) => {
                 if before.is_some() {
-                    self.troubles().remove(&key);
+                    self.forget_trouble(&key);
                 }
                 match next {
                     Next::OnChange => Action::await_change(),
@@ -313,7 +326,7 @@ impl<C: Cluster, R: Reconcile> Guarded<C, R> {
         } else {
             warn!(controller = R::NAME, object = %key, %failed, failures, ?delay, "reconcile failed");
         }
-        self.troubles().insert(key, Trouble::Failing { failures });
+        self.note_trouble(key, Trouble::Failing { failures });
         Action::requeue(delay)
     }
 
@@ -333,8 +346,29 @@ impl<C: Cluster, R: Reconcile> Guarded<C, R> {
         self.cluster.note(Note::quarantined(reference(object), R::NAME, panic, Some(delay)));
         let until = Instant::now() + delay;
         let state = state_of(object);
-        self.troubles().insert(key, Trouble::Quarantined { panics, until, state });
+        self.note_trouble(key, Trouble::Quarantined { panics, until, state });
         Action::requeue(delay)
+    }
+
+    fn note_trouble(&self, key: Key, trouble: Trouble) {
+        let is = matches!(trouble, Trouble::Quarantined { .. });
+        let before = self.troubles().insert(key, trouble);
+        if is || matches!(before, Some(Trouble::Quarantined { .. })) {
+            self.count_quarantined();
+        }
+    }
+
+    fn forget_trouble(&self, key: &Key) {
+        let before = self.troubles().remove(key);
+        if let Some(Trouble::Quarantined { .. }) = before {
+            self.count_quarantined();
+        }
+    }
+
+    fn count_quarantined(&self) {
+        let troubles = self.troubles();
+        let aside = troubles.values().filter(|one| matches!(one, Trouble::Quarantined { .. }));
+        self.metrics.quarantined(R::NAME, aside.count());
     }
 
     fn troubles(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Trouble>> {

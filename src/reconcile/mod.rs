@@ -21,6 +21,7 @@
 pub mod indexed;
 
 pub mod cache;
+mod metrics;
 pub mod quarantine;
 pub mod retry;
 
@@ -45,4 +46,5 @@ pub mod node_lifecycle;
 
 mod run;
 
+pub use metrics::{Metrics, Vitals};
 pub use run::{Options, run, run_with};

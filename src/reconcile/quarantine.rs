@@ -27,6 +27,12 @@ impl Quarantine {
         self.0.get(uid).is_some_and(|aside| aside.until > Instant::now())
     }
 
+    /// How many objects are left alone now.
+    pub fn held(&self) -> usize {
+        let now = Instant::now();
+        self.0.values().filter(|aside| aside.until > now).count()
+    }
+
     /// Sets an object aside that has just made the loop panic, and shows it: an error in the log, an
     /// Event on the object. Answers how long it is left alone: a minute, doubling to 1000 s.
     pub fn set_aside<C: Cluster>(

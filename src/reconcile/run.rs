@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::object::Cluster;
 use crate::reconcile::engine::Beat;
+use crate::reconcile::metrics::{Metrics, Vitals};
 use crate::reconcile::watches::Watches;
 use crate::reconcile::{
     deployment, endpoint_slice, garbage, namespace, node_lifecycle, replica_set,
@@ -18,11 +19,17 @@ pub struct Options {
     pub beat: Beat,
     /// When a node is lost, and what becomes of its pods.
     pub nodes: node_lifecycle::Settings,
+    /// What the controllers count with.
+    pub metrics: Metrics,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { beat: Arc::new(|_| {}), nodes: node_lifecycle::Settings::default() }
+        Self {
+            beat: Arc::new(|_| {}),
+            nodes: node_lifecycle::Settings::default(),
+            metrics: Metrics::default(),
+        }
     }
 }
 
@@ -34,11 +41,12 @@ pub fn run<C: Cluster>(cluster: C, clock: Clock, tasks: &Tasks) {
 /// As [`run`], with options.
 pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &Tasks) {
     let watches = Watches::follow(&cluster, tasks);
-    let beat = options.beat;
-    namespace::controller::run(cluster.clone(), beat.clone(), clock, tasks);
-    node_lifecycle::run(cluster.clone(), options.nodes, beat.clone(), clock, tasks);
-    garbage::controller::run(cluster.clone(), beat.clone(), tasks);
-    deployment::controller::run(cluster.clone(), &watches, beat.clone(), clock, tasks);
-    replica_set::controller::run(cluster.clone(), &watches, beat.clone(), clock, tasks);
-    endpoint_slice::controller::run(cluster, &watches, beat, clock, tasks);
+    let Options { beat, nodes, metrics } = options;
+    let vitals = Vitals { beat, metrics };
+    namespace::controller::run(cluster.clone(), vitals.clone(), clock, tasks);
+    node_lifecycle::run(cluster.clone(), nodes, vitals.clone(), clock, tasks);
+    garbage::controller::run(cluster.clone(), vitals.clone(), tasks);
+    deployment::controller::run(cluster.clone(), &watches, vitals.clone(), clock, tasks);
+    replica_set::controller::run(cluster.clone(), &watches, vitals.clone(), clock, tasks);
+    endpoint_slice::controller::run(cluster, &watches, vitals, clock, tasks);
 }

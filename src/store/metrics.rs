@@ -19,6 +19,8 @@ pub(super) struct Metrics {
     pub disk_reads: Counter,
     revision: Gauge,
     floor: Gauge,
+    compactions: Counter,
+    compacted: Counter,
     pub quarantined: Gauge,
 }
 
@@ -36,6 +38,8 @@ impl Metrics {
             disk_reads: Counter::default(),
             revision: Gauge::default(),
             floor: Gauge::default(),
+            compactions: Counter::default(),
+            compacted: Counter::default(),
             quarantined: Gauge::default(),
         }
     }
@@ -45,6 +49,12 @@ impl Metrics {
         self.writes.inc_by(writes as u64);
         self.batch_writes.observe(writes as f64);
         self.commit.observe(took.as_secs_f64());
+    }
+
+    /// The floor went up by so many revisions.
+    pub fn compacted(&self, revisions: u64) {
+        self.compactions.inc();
+        self.compacted.inc_by(revisions);
     }
 
     pub fn failed(&self) {
@@ -88,6 +98,16 @@ impl Metrics {
             "floor_revision",
             "The revision below which watches cannot resume",
             self.floor.clone(),
+        );
+        store.register(
+            "compactions",
+            "Steps in which old changes were forgotten",
+            self.compactions.clone(),
+        );
+        store.register(
+            "compacted_revisions",
+            "Revisions that the floor has passed since the start",
+            self.compacted.clone(),
         );
         store.register(
             "quarantined_objects",

@@ -109,7 +109,10 @@ impl Writer {
             return answers.iter().map(|_| refused()).collect();
         }
         self.shared.metrics.committed(entries.len(), started.elapsed());
-        self.floor = floor.unwrap_or(self.floor);
+        if let Some(floor) = floor {
+            self.shared.metrics.compacted(floor - self.floor);
+            self.floor = floor;
+        }
         for entry in &entries {
             self.quarantine.remove(&(entry.event.record.kind, entry.event.record.key.clone()));
         }

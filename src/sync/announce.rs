@@ -1,5 +1,5 @@
-//! What a person is told about a pass: a line of the log and an Event on the Source, once for each
-//! news and not at every retry.
+//! What is told about a pass: to a person a line of the log and an Event on the Source, once for each
+//! news and not at every retry; to the metrics every try.
 
 use tracing::{error, info};
 
@@ -7,6 +7,7 @@ use crate::object::source::{Problem, Source, SourceStatus};
 use crate::object::{Cluster, Note};
 use crate::sync::apply::Counts;
 use crate::sync::diff::Hold;
+use crate::sync::metrics::Metrics;
 use crate::sync::source::CommitFacts;
 use crate::sync::source_status::MOST_PROBLEMS;
 
@@ -18,6 +19,7 @@ pub struct Announcer<'a, C> {
     pub source: &'a Source,
     /// Before the news.
     pub status: &'a SourceStatus,
+    pub metrics: &'a Metrics,
 }
 
 impl<C: Cluster> Announcer<'_, C> {
@@ -28,6 +30,7 @@ impl<C: Cluster> Announcer<'_, C> {
     }
 
     pub fn applied(&self, head: &CommitFacts, counts: &Counts, left_alone: &[String]) {
+        self.metrics.applied(self.name(), counts);
         let Counts { created, updated, unchanged, deleted } = *counts;
         info!(commit = %head.id, created, updated, unchanged, deleted, "commit applied");
         for reason in left_alone {
@@ -41,6 +44,7 @@ impl<C: Cluster> Announcer<'_, C> {
     }
 
     pub fn refused(&self, head: &CommitFacts, problems: &[Problem]) {
+        self.metrics.refused(self.name(), problems.len());
         let known = self.status.refused.as_ref().is_some_and(|commit| commit.id == head.id)
             && self.status.problems.len() == problems.len().min(MOST_PROBLEMS);
         if !known {
@@ -52,6 +56,7 @@ impl<C: Cluster> Announcer<'_, C> {
     }
 
     pub fn held(&self, head: &CommitFacts, hold: &Hold) {
+        self.metrics.held(self.name());
         let held = self.status.held.as_ref();
         if held.is_none_or(|held| held.commit.id != head.id || held.reason != hold.reason) {
             let reason = hold.reason.clone();
@@ -61,11 +66,16 @@ impl<C: Cluster> Announcer<'_, C> {
     }
 
     pub fn delayed(&self, head: &CommitFacts, why: &str) {
+        self.metrics.delayed(self.name());
         if self.status.delayed.as_deref() != Some(why) {
             info!(commit = %head.id, %why, "commit delayed");
             let message = format!("commit {} waits: {why}", head.id);
             self.cluster.note(Note::normal(self.source, COMPONENT, "Delayed", message));
         }
+    }
+
+    fn name(&self) -> &str {
+        self.source.metadata.name.as_deref().unwrap_or_default()
     }
 }
 

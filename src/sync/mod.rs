@@ -61,11 +61,13 @@ pub mod source_status;
 pub mod verdict;
 
 mod handle;
+mod metrics;
 mod pulse;
 mod run;
 
 pub use access::{Access, TokenFrom};
 pub use handle::SyncHandle;
+pub use metrics::Metrics;
 pub use pulse::loop_name;
 pub use run::{SyncOptions, run};
 pub use source::{SourceConfig, SourceUrl};

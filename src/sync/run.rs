@@ -33,7 +33,7 @@ use crate::sync::source::{CommitFacts, SourceConfig, SourceUrl};
 use crate::sync::trigger::Trigger;
 use crate::sync::verdict::{self, Applied};
 use crate::sync::wire::Patience;
-use crate::sync::{inventory, observe, source_status, stored};
+use crate::sync::{Metrics, inventory, observe, source_status, stored};
 use crate::task::{Tasks, caught_async};
 
 /// Hooks and pushes in between become one fetch.
@@ -63,6 +63,8 @@ pub struct SyncOptions {
     pub secret_key: [u8; 32],
     /// Called with [`loop_name`](crate::sync::loop_name) in every turn of a source's loop.
     pub beat: Option<Beat>,
+    /// What the loops count with.
+    pub metrics: Metrics,
 }
 
 /// Starts the loop of every source.
@@ -88,6 +90,7 @@ pub fn run<C: Transact>(
         let waker = Arc::new(Waker::default());
         wakers.insert(config.name.clone(), waker.clone());
         let span = info_span!("sync", source = %config.name);
+        options.metrics.follow(&config.name);
         let follower = Follower {
             cluster: cluster.clone(),
             options: options.clone(),
@@ -299,7 +302,8 @@ impl<C: Transact> Follower<C> {
         let ended = self.unless_panic("applying the commit", synced).unwrap_or_else(|| {
             Err(Failure("an internal error while applying the commit".to_owned()))
         });
-        let poll = jittered(Duration::from_secs(u64::from(self.config.poll_seconds.max(1))));
+        let poll = Duration::from_secs(u64::from(self.config.poll_seconds.max(1)))
+            .mul_f64(rand::random_range(0.9..1.1));
         let news = before != self.status.fetched.as_ref().map(|commit| commit.id.clone());
         let pause = match ended {
             Ok(Ended::Applied) => {
@@ -345,7 +349,8 @@ impl<C: Transact> Follower<C> {
 
     async fn sync(&mut self) -> Result<Ended, Failure> {
         let now = self.clock.now();
-        let fetched = match self.fetch().await {
+        let (name, metrics) = (self.config.name.clone(), self.options.metrics.clone());
+        let fetched = match metrics.fetch(&name, self.fetch()).await {
             Ok(fetched) => fetched,
             Err(error) => {
                 source_status::fetch_failed(&mut self.status, error.to_string(), now);
@@ -424,7 +429,8 @@ impl<C: Transact> Follower<C> {
         source_status::applied(&mut status, head, now);
         let (name, formerly) = (&self.config.name, &self.status.formerly);
         let set = apply::set_of_commit(name, formerly, &plan.steps, &inventory, &status);
-        match apply::perform(&self.cluster, &plan.steps, &set, false).await {
+        let applying = apply::perform(&self.cluster, &plan.steps, &set, false);
+        match self.options.metrics.apply(name, applying).await {
             Ok(outcomes) => {
                 self.stored = status.clone();
                 self.status = status;
@@ -451,7 +457,8 @@ impl<C: Transact> Follower<C> {
     }
 
     fn announcer(&self) -> Announcer<'_, C> {
-        Announcer { cluster: &self.cluster, source: &self.object, status: &self.status }
+        let metrics = &self.options.metrics;
+        Announcer { cluster: &self.cluster, source: &self.object, status: &self.status, metrics }
     }
 
     async fn fetch(&mut self) -> Result<Fetched, GitError> {
@@ -588,8 +595,4 @@ impl<C: Transact> Follower<C> {
             Err(error) => warn!(%error, "status of the source not written"),
         }
     }
-}
-
-fn jittered(period: Duration) -> Duration {
-    period.mul_f64(rand::random_range(0.9..1.1))
 }

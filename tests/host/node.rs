@@ -59,6 +59,7 @@ fn options(data_dir: &Path) -> NodeOptions {
         bridge: format!("bt{id}").chars().take(15).collect(),
         hold: false,
         beat: Arc::new(|_| {}),
+        metrics: ballast::node::Metrics::default(),
     }
 }
 

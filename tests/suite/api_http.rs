@@ -487,7 +487,7 @@ impl WakeSync for Woken {
     }
 }
 
-fn signed(secret: &[u8], body: &[u8]) -> String {
+pub fn signed(secret: &[u8], body: &[u8]) -> String {
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret).expect("any length");
     mac.update(body);
     format!("sha256={}", hex::encode(mac.finalize().into_bytes()))

@@ -12,7 +12,7 @@ use ballast::object::{
     Scope, SetOutcome, SetProblem, Transact,
 };
 use ballast::reconcile::node_lifecycle::{self, Settings};
-use ballast::reconcile::{garbage, namespace};
+use ballast::reconcile::{Vitals, garbage, namespace};
 use ballast::store::Sqlite;
 use ballast::sync::{Access, SourceConfig, SourceUrl, SyncOptions};
 use futures::Stream;
@@ -124,12 +124,22 @@ async fn until_shown(admin: &impl Cluster, kind: Kind) {
     .await;
 }
 
+/// What `/metrics` shows of a loop.
+pub fn figures(vitals: &Vitals) -> String {
+    let mut registry = prometheus_client::registry::Registry::default();
+    vitals.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+    text
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cursed_namespace_waits_and_every_other_one_ends() {
     let (fixture, clock) = fixture();
     let admin = fixture.admin();
     let cursed = Cursed(fixture.local(Identity::Controllers));
-    namespace::controller::run(cursed, Arc::new(|_| {}), clock, &fixture.tasks);
+    let vitals = Vitals::default();
+    namespace::controller::run(cursed, vitals.clone(), clock, &fixture.tasks);
     for name in ["cursed", "sound"] {
         let made: Namespace = object(json!({"metadata": {"name": name}}));
         admin.create(&made).await.expect("created");
@@ -141,6 +151,13 @@ async fn a_cursed_namespace_waits_and_every_other_one_ends() {
         all.iter().all(|namespace| namespace.key().name != "sound")
     })
     .await;
+    let figures = figures(&vitals);
+    for line in [
+        "ballast_reconcile_quarantined_objects{controller=\"namespace\"} 1",
+        "ballast_reconciles_total{controller=\"namespace\",result=\"panicked\"} 1",
+    ] {
+        assert!(figures.lines().any(|found| found == line), "{line} in\n{figures}");
+    }
     assert_eq!(fixture.tasks.died(), 0);
 }
 
@@ -152,7 +169,7 @@ async fn a_cursed_node_is_set_aside_and_every_other_one_is_judged() {
         join(&admin, &node(name, "4", 10)).await;
     }
     let cursed = Cursed(fixture.local(Identity::Controllers));
-    node_lifecycle::run(cursed, Settings::default(), Arc::new(|_| {}), clock, &fixture.tasks);
+    node_lifecycle::run(cursed, Settings::default(), Vitals::default(), clock, &fixture.tasks);
     // Nobody renews a Lease: all of them are lost.
     until_shown(&admin, Kind::Node).await;
     until::<Node>(&admin, "the others are lost", |nodes| {
@@ -187,7 +204,7 @@ async fn cursed_garbage_stays_and_all_other_garbage_goes() {
         admin.create(&owned).await.expect("created");
     }
     let cursed = Cursed(fixture.local(Identity::Controllers));
-    garbage::controller::run(cursed, Arc::new(|_| {}), &fixture.tasks);
+    garbage::controller::run(cursed, Vitals::default(), &fixture.tasks);
     let options = DeleteOptions::default();
     admin.delete::<ConfigMap>(&owner.key(), &options).await.expect("deleted");
     until_shown(&admin, Kind::ConfigMap).await;
@@ -213,8 +230,12 @@ async fn a_cursed_source_is_shown_and_every_other_one_is_followed() {
         access: Access::default(),
         formerly: Vec::new(),
     };
-    let options =
-        SyncOptions { data_dir: folder.path().to_owned(), secret_key: [7; 32], beat: None };
+    let options = SyncOptions {
+        data_dir: folder.path().to_owned(),
+        secret_key: [7; 32],
+        beat: None,
+        metrics: ballast::sync::Metrics::default(),
+    };
     let cursed = Cursed(fixture.local(Identity::Sync));
     let sources = vec![source("cursed"), source("sound")];
     let _sync = ballast::sync::run(cursed, sources, options, Clock::wall(), &fixture.tasks);

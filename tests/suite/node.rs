@@ -84,6 +84,7 @@ impl World {
             bridge: "ballast0".into(),
             hold: false,
             beat: Arc::new(|_| {}),
+            metrics: ballast::node::Metrics::default(),
         });
         let (tasks, done) = Tasks::new();
         let agent = fixture.local(Identity::NodeAgent { node: "n1".to_owned() });

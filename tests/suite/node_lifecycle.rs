@@ -6,6 +6,7 @@ use std::time::Duration;
 use ballast::api::Identity;
 use ballast::clock::Clock;
 use ballast::object::{Cluster, Key, Object, Patch, condition, taint};
+use ballast::reconcile::Vitals;
 use ballast::reconcile::node_lifecycle::{self, Settings};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -58,7 +59,7 @@ async fn a_lost_node_loses_its_pods_and_comes_back_clean() {
     admin.patch_status::<Pod>(&pod.key(), &ready).await.expect("ready");
 
     let local = fixture.local(Identity::Controllers);
-    node_lifecycle::run(local, Settings::default(), Arc::new(|_| {}), clock, &fixture.tasks);
+    node_lifecycle::run(local, Settings::default(), Vitals::default(), clock, &fixture.tasks);
     tokio::time::sleep(Duration::from_secs(60)).await;
     let all = admin.list::<Node>(&ballast::object::Scope::all()).await.expect("lists");
     assert!(taints(&all.items, "c").is_empty(), "a minute of heartbeats changes nothing");

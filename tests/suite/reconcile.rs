@@ -10,9 +10,9 @@ use ballast::clock::Clock;
 use ballast::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Object, Patch, Propagation, Scope,
 };
-use ballast::reconcile;
 use ballast::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use ballast::reconcile::watches::Watches;
+use ballast::reconcile::{self, Vitals};
 use ballast::store::Sqlite;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
+use crate::cursed::figures;
 use crate::fixture::{Fixture, PATIENCE, object};
 
 type Home = Local<Sqlite>;
@@ -458,7 +459,8 @@ async fn a_poison_object_is_quarantined_and_stops_nothing_else() {
     let beat: reconcile::engine::Beat = Arc::new(move |_| {
         counted.fetch_add(1, Ordering::Relaxed);
     });
-    Engine::new(&watches.deployments, beat).run(
+    let vitals = Vitals { beat, metrics: reconcile::Metrics::default() };
+    Engine::new(&watches.deployments, vitals.clone()).run(
         world.cluster.clone(),
         &world.fixture.tasks,
         Poisoned { good: good.clone() },
@@ -486,6 +488,14 @@ async fn a_poison_object_is_quarantined_and_stops_nothing_else() {
     assert_eq!(event.involved_object.uid, poison.metadata.uid);
     assert!(event.message.as_deref().unwrap_or_default().contains("this object is poison"));
     assert_eq!(good.load(Ordering::Relaxed), 0);
+    let aside = |count: u32| {
+        let line = format!(
+            "ballast_reconcile_quarantined_objects{{controller=\"poisoned-controller\"}} {count}"
+        );
+        let figures = figures(&vitals);
+        assert!(figures.lines().any(|found| found == line), "{line} in\n{figures}");
+    };
+    aside(1);
     // Others go on, and the poison itself once it has changed.
     let mut other = deployment(0);
     other.metadata.name = Some("other".into());
@@ -500,6 +510,7 @@ async fn a_poison_object_is_quarantined_and_stops_nothing_else() {
         Patch::Merge(json!({"metadata": {"labels": {"poison": null}}, "spec": {"replicas": 1}}));
     world.cluster.patch::<Deployment>(&poison.key(), &cured).await.expect("cured");
     tokio::time::timeout(PATIENCE, reaches(2)).await.expect("the cured object is reconciled");
+    aside(0);
     assert!(beats.load(Ordering::Relaxed) > 0);
     world.end().await;
 }

@@ -78,11 +78,18 @@ async fn fill(fixture: &Fixture) {
 async fn a_list_and_a_watch_that_nobody_reads_are_given_up() {
     let fixture = Fixture::new();
     fill(&fixture).await;
-    let address = listen(&fixture, fixture.api.router(), limits()).await;
-    for path in ["/api/v1/configmaps", "/api/v1/configmaps?watch=true"] {
+    let mut registry = prometheus_client::registry::Registry::default();
+    fixture.api.metrics().register(&mut registry);
+    let limits = Limits { metrics: fixture.api.metrics().clone(), ..limits() };
+    let address = listen(&fixture, fixture.api.router(), limits).await;
+    for (given_up, path) in [(1, "/api/v1/configmaps"), (2, "/api/v1/configmaps?watch=true")] {
         let unread = ask(address, path).await;
         assert!(answered(address, "/healthz").await.starts_with("HTTP/1.1 200"), "{path}");
         drop(unread);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        let line = format!("ballast_api_slow_readers_total {given_up}");
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
 }
 

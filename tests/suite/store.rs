@@ -731,4 +731,20 @@ async fn the_store_tells_its_figures() {
     text.clear();
     prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
     assert!(text.contains("ballast_store_watches 0\n"));
+    assert!(text.contains("ballast_store_compactions_total 0\n"), "{text}");
+    // The history is longer than it is kept.
+    for number in 0..150 {
+        write(&store, put(Kind::Pod, &key(&format!("n{number}")), Expect::Absent, "x"))
+            .await
+            .expect("written");
+    }
+    text.clear();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+    let figure = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} in\n{text}")).parse().expect("a number")
+    };
+    let floor = figure("ballast_store_floor_revision");
+    assert!(floor > 0.0 && figure("ballast_store_compactions_total") > 0.0, "{text}");
+    assert!(figure("ballast_store_compacted_revisions_total") > 0.0);
 }

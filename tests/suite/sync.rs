@@ -106,6 +106,7 @@ impl Scene {
             data_dir: PathBuf::from(self.folder.path()),
             secret_key: [7; 32],
             beat: Some(Arc::new(move |name: &str| drop(beats.send(name.to_owned())))),
+            metrics: ballast::sync::Metrics::default(),
         };
         let (tasks, done) = Tasks::new();
         let cluster = self.api.local(Identity::Sync);

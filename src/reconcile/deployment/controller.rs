@@ -19,16 +19,17 @@ use crate::reconcile::deployment::rollout_plan::{
     Adjustment, RolloutPlan, Scale, Step, View, plan,
 };
 use crate::reconcile::deployment::status::{Occurred, report};
-use crate::reconcile::engine::{Beat, Engine, Failed, Next, Reconcile};
+use crate::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use crate::reconcile::expectation::Expectation;
 use crate::reconcile::indexed::revision_of;
+use crate::reconcile::metrics::Vitals;
 use crate::reconcile::owner::{controller_key, controller_of};
 use crate::reconcile::pod_state::is_finished;
 use crate::reconcile::watches::Watches;
 use crate::task::Tasks;
 
 /// Starts the controller, until the stop signal.
-pub fn run<C: Cluster>(cluster: C, watches: &Watches, beat: Beat, clock: Clock, tasks: &Tasks) {
+pub fn run<C: Cluster>(cluster: C, watches: &Watches, vitals: Vitals, clock: Clock, tasks: &Tasks) {
     let deployments = watches.deployments.clone();
     let owners = watches.replica_sets.waking(move |set: &ReplicaSet| {
         match controller_of(&set.metadata) {
@@ -53,7 +54,7 @@ pub fn run<C: Cluster>(cluster: C, watches: &Watches, beat: Beat, clock: Clock, 
         clock,
         expectations: Mutex::default(),
     };
-    Engine::new(&watches.deployments, beat)
+    Engine::new(&watches.deployments, vitals)
         .needs(&watches.replica_sets)
         .needs(&watches.pods)
         .wake(owners)

@@ -12,15 +12,16 @@ use crate::clock::Clock;
 use crate::object::selector::Selector;
 use crate::object::{Cluster, DeleteOptions, Key, Object};
 use crate::reconcile::endpoint_slice::plan::{SERVICE_NAME, Step, plan};
-use crate::reconcile::engine::{Beat, Engine, Failed, Next, Reconcile};
+use crate::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use crate::reconcile::expectation::Expectation;
 use crate::reconcile::indexed::{labelled, revision_of, selecting};
+use crate::reconcile::metrics::Vitals;
 use crate::reconcile::owner::is_deleting;
 use crate::reconcile::watches::Watches;
 use crate::task::Tasks;
 
 /// Starts the controller, until the stop signal.
-pub fn run<C: Cluster>(cluster: C, watches: &Watches, beat: Beat, clock: Clock, tasks: &Tasks) {
+pub fn run<C: Cluster>(cluster: C, watches: &Watches, vitals: Vitals, clock: Clock, tasks: &Tasks) {
     let services = watches.services.clone();
     let by_pod = watches.pods.waking(move |pod: &Pod| {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -44,7 +45,7 @@ pub fn run<C: Cluster>(cluster: C, watches: &Watches, beat: Beat, clock: Clock, 
         clock,
         expectations: Mutex::default(),
     };
-    Engine::new(&watches.services, beat)
+    Engine::new(&watches.services, vitals)
         .needs(&watches.pods)
         .needs(&watches.endpoint_slices)
         .wake(by_pod)

@@ -15,9 +15,9 @@ use crate::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch, Scope, Severity,
     reference_to,
 };
-use crate::reconcile::engine::Beat;
 use crate::reconcile::garbage::collection::{Action, Owner, Sight, Step, plan, sight};
 use crate::reconcile::garbage::graph::{Graph, Vertex};
+use crate::reconcile::metrics::{Ended, Vitals};
 use crate::reconcile::quarantine::Quarantine;
 use crate::reconcile::retry;
 use crate::task::{Tasks, caught, caught_async};
@@ -35,10 +35,12 @@ const BEAT: Duration = Duration::from_secs(2);
 const CHANGES: usize = 1024;
 
 /// Starts the collector, until the stop signal.
-pub fn run<C: Cluster>(cluster: C, beat: Beat, tasks: &Tasks) {
+pub fn run<C: Cluster>(cluster: C, vitals: Vitals, tasks: &Tasks) {
     let stop = tasks.stop().clone();
+    vitals.metrics.follow(LOOP);
     let collector = Collector {
         cluster,
+        vitals,
         graph: Graph::default(),
         unknown: followed().collect(),
         dirty: BTreeSet::new(),
@@ -52,7 +54,7 @@ pub fn run<C: Cluster>(cluster: C, beat: Beat, tasks: &Tasks) {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = collector.follow(beat) => {}
+            () = collector.follow() => {}
         }
     });
 }
@@ -70,6 +72,7 @@ enum Seen {
 
 struct Collector<C> {
     cluster: C,
+    vitals: Vitals,
     graph: Graph,
     /// Kinds whose first whole state has not arrived: until then nobody is judged.
     unknown: HashSet<Kind>,
@@ -85,7 +88,7 @@ struct Collector<C> {
 type Looked = (ObjectReference, Result<Result<(), ApiError>, String>);
 
 impl<C: Cluster> Collector<C> {
-    async fn follow(mut self, beat: Beat) {
+    async fn follow(mut self) {
         let mut seen: SelectAll<BoxStream<'static, Seen>> =
             followed().map(|kind| watch(&self.cluster, kind)).collect();
         let mut looks: FuturesUnordered<BoxFuture<'static, Looked>> = FuturesUnordered::new();
@@ -117,7 +120,9 @@ impl<C: Cluster> Collector<C> {
                 let Some(look) = self.next_look() else { break };
                 looks.push(look);
             }
-            beat(LOOP);
+            self.vitals.metrics.quarantined(LOOP, self.quarantine.held());
+            self.vitals.metrics.queued(LOOP, self.dirty.len());
+            self.vitals.beat(LOOP);
         }
     }
 
@@ -174,6 +179,7 @@ impl<C: Cluster> Collector<C> {
             Ok(sight) => sight,
             Err((uid, panic)) => {
                 self.dirty.remove(&uid);
+                self.vitals.metrics.reconciled(LOOP, Ended::Panicked, Duration::ZERO);
                 let about = self
                     .graph
                     .get(&uid)
@@ -185,8 +191,20 @@ impl<C: Cluster> Collector<C> {
         let about = reference_to(sight.kind, &sight.key, &sight.uid);
         self.dirty.remove(&sight.uid);
         self.looking.insert(sight.uid.clone());
-        let cluster = self.cluster.clone();
-        Some(async move { (about, caught_async(look(&cluster, &sight)).await) }.boxed())
+        let (cluster, metrics) = (self.cluster.clone(), self.vitals.metrics.clone());
+        let looking = async move {
+            let begun = Instant::now();
+            let looked = caught_async(look(&cluster, &sight)).await;
+            let ended = match &looked {
+                Ok(Ok(())) => Ended::Done,
+                Ok(Err(failure)) if failure.is_conflict() => Ended::Conflict,
+                Ok(Err(_)) => Ended::Failed,
+                Err(_) => Ended::Panicked,
+            };
+            metrics.reconciled(LOOP, ended, begun.elapsed());
+            (about, looked)
+        };
+        Some(looking.boxed())
     }
 
     fn settle(&mut self, (about, looked): Looked) {

@@ -16,7 +16,7 @@ use crate::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Object, Patch, Propagation, Scope,
     reference_to,
 };
-use crate::reconcile::engine::Beat;
+use crate::reconcile::metrics::{Ended, Vitals};
 use crate::reconcile::namespace::teardown::{Content, FINALIZER, Step, is_held, plan};
 use crate::reconcile::quarantine::Quarantine;
 use crate::task::{Tasks, caught_async};
@@ -35,8 +35,9 @@ const BEAT: Duration = Duration::from_secs(2);
 const IN_FLIGHT: usize = 32;
 
 /// Starts the loop, until the stop signal.
-pub fn run<C: Cluster>(cluster: C, beat: Beat, clock: Clock, tasks: &Tasks) {
+pub fn run<C: Cluster>(cluster: C, vitals: Vitals, clock: Clock, tasks: &Tasks) {
     let stop = tasks.stop().clone();
+    vitals.metrics.follow(LOOP);
     let namespaces = Namespaces {
         cluster,
         clock,
@@ -51,7 +52,7 @@ pub fn run<C: Cluster>(cluster: C, beat: Beat, clock: Clock, tasks: &Tasks) {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = namespaces.follow(beat) => {}
+            () = namespaces.follow(vitals) => {}
         }
     });
 }
@@ -71,7 +72,7 @@ struct Namespaces<C> {
 }
 
 impl<C: Cluster> Namespaces<C> {
-    async fn follow(mut self, beat: Beat) {
+    async fn follow(mut self, vitals: Vitals) {
         let mut changes = pin!(self.cluster.watch::<Namespace>(Scope::all()).fuse());
         loop {
             let next = self.going.values().min().copied();
@@ -91,16 +92,21 @@ impl<C: Cluster> Namespaces<C> {
             let now = Instant::now();
             let due = self.going.iter().filter(|(_, at)| **at <= now);
             for name in due.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-                let pause = match caught_async(self.pass(&name)).await {
-                    Ok(pause) => pause,
-                    Err(panic) => Some(self.set_aside(&name, &panic)),
+                let begun = Instant::now();
+                let (ended, pause) = match caught_async(self.pass(&name)).await {
+                    Ok(pause) if self.has_failed(&name) => (Ended::Failed, pause),
+                    Ok(pause) => (Ended::Done, pause),
+                    Err(panic) => (Ended::Panicked, Some(self.set_aside(&name, &panic))),
                 };
+                vitals.metrics.reconciled(LOOP, ended, begun.elapsed());
                 match pause {
                     Some(pause) => self.going.insert(name, Instant::now() + pause),
                     None => self.going.remove(&name),
                 };
             }
-            beat(LOOP);
+            vitals.metrics.quarantined(LOOP, self.quarantine.held());
+            vitals.metrics.queued(LOOP, self.going.len());
+            vitals.beat(LOOP);
         }
     }
 
@@ -131,6 +137,11 @@ impl<C: Cluster> Namespaces<C> {
             self.going.entry(name.clone()).or_insert_with(Instant::now);
         }
         self.names.insert(name, namespace.uid().to_owned());
+    }
+
+    /// Whether something failed in its last pass.
+    fn has_failed(&self, name: &str) -> bool {
+        self.failures.get(name).is_some_and(|failed| !failed.is_empty())
     }
 
     /// Its end waits; every other namespace's goes on.

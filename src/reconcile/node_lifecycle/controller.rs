@@ -18,7 +18,7 @@ use crate::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch, Scope, condition,
     reference_to,
 };
-use crate::reconcile::engine::Beat;
+use crate::reconcile::metrics::{Ended, Vitals};
 use crate::reconcile::node_lifecycle::eviction::{self, PodFacts, PodStep};
 use crate::reconcile::node_lifecycle::heartbeat::{Memory, NodeFacts, Settings};
 use crate::reconcile::node_lifecycle::pod_gc::{self, Missing, Removal};
@@ -42,8 +42,15 @@ const IN_FLIGHT: usize = 32;
 const CHANGES: usize = 4096;
 
 /// Starts the loop, until the stop signal.
-pub fn run<C: Cluster>(cluster: C, settings: Settings, beat: Beat, clock: Clock, tasks: &Tasks) {
+pub fn run<C: Cluster>(
+    cluster: C,
+    settings: Settings,
+    vitals: Vitals,
+    clock: Clock,
+    tasks: &Tasks,
+) {
     let stop = tasks.stop().clone();
+    vitals.metrics.follow(LOOP);
     let lifecycle = Lifecycle {
         cluster,
         settings,
@@ -62,7 +69,7 @@ pub fn run<C: Cluster>(cluster: C, settings: Settings, beat: Beat, clock: Clock,
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            () = lifecycle.follow(beat) => {}
+            () = lifecycle.follow(vitals) => {}
         }
     });
 }
@@ -92,7 +99,7 @@ struct Lifecycle<C> {
 }
 
 impl<C: Cluster> Lifecycle<C> {
-    async fn follow(mut self, beat: Beat) {
+    async fn follow(mut self, vitals: Vitals) {
         let mut nodes = pin!(self.cluster.watch::<Node>(Scope::all()).fuse());
         let mut leases = pin!(self.cluster.watch::<Lease>(Scope::namespace(LEASES)).fuse());
         let mut pods = pin!(self.cluster.watch::<Pod>(Scope::all()).fuse());
@@ -118,8 +125,11 @@ impl<C: Cluster> Lifecycle<C> {
                 continue;
             }
             if pass_at <= Instant::now() {
-                let pause = self.pass().await;
-                beat(LOOP);
+                let begun = Instant::now();
+                let (ended, pause) = self.pass().await;
+                vitals.metrics.reconciled(LOOP, ended, begun.elapsed());
+                vitals.metrics.quarantined(LOOP, self.quarantine.held());
+                vitals.beat(LOOP);
                 pass_at = Instant::now() + pause;
             }
         }
@@ -193,8 +203,8 @@ impl<C: Cluster> Lifecycle<C> {
         }
     }
 
-    /// One pass; answers how long the next one may wait.
-    async fn pass(&mut self) -> Duration {
+    /// One pass; answers how it ended, and how long the next one may wait.
+    async fn pass(&mut self) -> (Ended, Duration) {
         let now = self.clock.now();
         for node in self.nodes.values_mut() {
             node.lease_renewed = self.leases.get(&node.name).copied().flatten();
@@ -207,6 +217,7 @@ impl<C: Cluster> Lifecycle<C> {
             .collect();
         let disrupted = verdict::is_disrupted(&healths);
         let (mut node_steps, mut pod_steps, mut pause) = (Vec::new(), Vec::new(), PERIOD);
+        let mut ended = Ended::Done;
         for (node, health) in nodes.iter().zip(healths) {
             let decided = caught(|| {
                 let here = self.pods.get(&node.name).into_iter().flat_map(BTreeMap::values);
@@ -217,6 +228,7 @@ impl<C: Cluster> Lifecycle<C> {
                 Ok(decided) => decided,
                 Err(panic) => {
                     self.set_aside(vec![(node_reference(node), panic)]);
+                    ended = Ended::Panicked;
                     continue;
                 }
             };
@@ -234,13 +246,19 @@ impl<C: Cluster> Lifecycle<C> {
         let idle = node_steps.is_empty() && pod_steps.is_empty() && removals.is_empty();
         let performed = self.perform(node_steps, pod_steps, removals).await;
         let sound = !performed.failed && performed.panics.is_empty();
+        if !performed.panics.is_empty() {
+            ended = Ended::Panicked;
+        } else if performed.failed && ended == Ended::Done {
+            ended = Ended::Failed;
+        }
         self.set_aside(performed.panics);
         // What was written is looked at soon; what cannot be written is not hammered at.
-        match (idle, sound) {
+        let pause = match (idle, sound) {
             (true, _) => pause,
             (false, true) => SOON,
             (false, false) => PERIOD,
-        }
+        };
+        (ended, pause)
     }
 
     fn removals(&mut self, now: Timestamp) -> Vec<Removal> {

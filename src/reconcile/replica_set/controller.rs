@@ -15,9 +15,10 @@ use crate::object::selector::Selector;
 use crate::object::{ApiError, Cluster, DeleteOptions, Key, Note, Object, Patch};
 use crate::reconcile::adoption::settle;
 use crate::reconcile::claim::claims;
-use crate::reconcile::engine::{Beat, Engine, Failed, Next, Reconcile};
+use crate::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use crate::reconcile::expectation::Expectation;
 use crate::reconcile::indexed::revision_of;
+use crate::reconcile::metrics::Vitals;
 use crate::reconcile::owner::{controller_key, controller_of};
 use crate::reconcile::replica_set::deletion_rank::neighbours;
 use crate::reconcile::replica_set::plan::{Deletion, MOST_REST, Plan, plan, rest, wanted};
@@ -30,7 +31,7 @@ use crate::task::Tasks;
 const WRITES: usize = 64;
 
 /// Starts the controller, until the stop signal.
-pub fn run<C: Cluster>(cluster: C, watches: &Watches, beat: Beat, clock: Clock, tasks: &Tasks) {
+pub fn run<C: Cluster>(cluster: C, watches: &Watches, vitals: Vitals, clock: Clock, tasks: &Tasks) {
     let replica_sets = watches.replica_sets.clone();
     let owners = watches.pods.waking(move |pod: &Pod| match controller_of(&pod.metadata) {
         Some(_) => controller_key::<ReplicaSet>(&pod.metadata).into_iter().collect(),
@@ -53,7 +54,7 @@ pub fn run<C: Cluster>(cluster: C, watches: &Watches, beat: Beat, clock: Clock, 
         expectations: Mutex::default(),
         resting: Mutex::default(),
     };
-    Engine::new(&watches.replica_sets, beat)
+    Engine::new(&watches.replica_sets, vitals)
         .needs(&watches.pods)
         .wake(owners)
         .run(cluster, tasks, reconciler);

@@ -167,6 +167,11 @@ impl Queue {
         !self.active.is_empty()
     }
 
+    /// How many pods are tried next.
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
     /// When the next pod that waits for time is due.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.later.first().map(|(due, _)| *due)

@@ -20,6 +20,7 @@ use crate::object::{
     ApiError, Change, Cluster, Kind, Note, Object, Scope, Severity, condition, reference,
 };
 use crate::reconcile::engine::Beat;
+use crate::reconcile::metrics::Metrics;
 use crate::reconcile::scheduler::demand::{Demand, Standing};
 use crate::reconcile::scheduler::placement::{Placement, place};
 use crate::reconcile::scheduler::queue::{Cause, Needs, Queue};
@@ -46,11 +47,13 @@ pub struct Options {
     pub seed: u64,
     /// "I completed a pass", called with the loop's name.
     pub beat: Beat,
+    /// What it counts with.
+    pub metrics: Metrics,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: rand::random(), beat: Arc::new(|_| {}) }
+        Self { seed: rand::random(), beat: Arc::new(|_| {}), metrics: Metrics::default() }
     }
 }
 
@@ -68,6 +71,7 @@ pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &
         tasks: tasks.clone(),
         random: StdRng::seed_from_u64(options.seed),
         beat: options.beat,
+        metrics: options.metrics,
         snapshot: Snapshot::default(),
         queue: Queue::default(),
         start: 0,
@@ -86,6 +90,7 @@ struct Scheduler<C> {
     tasks: Tasks,
     random: StdRng,
     beat: Beat,
+    metrics: Metrics,
     snapshot: Snapshot,
     queue: Queue,
     /// Where the next search begins.
@@ -165,6 +170,8 @@ impl<C: Cluster> Scheduler<C> {
                 self.settle(outcome);
             }
             self.work();
+            let active = self.queue.active();
+            self.metrics.pending(active, self.queue.len() - active);
             if beat_at <= Instant::now() {
                 (self.beat)("scheduler");
                 beat_at = Instant::now() + BEAT / 2;
@@ -316,6 +323,7 @@ impl<C: Cluster> Scheduler<C> {
             Ok(decision) => decision,
             Err(panic) => {
                 error!(pod = %demand.key, panic, "pod quarantined: it is parked");
+                self.metrics.attempted("error");
                 let message = "the scheduler panicked on this pod and tries again in 5 minutes";
                 self.park(demand, Needs::Nodes, message.to_owned());
                 return;
@@ -333,6 +341,7 @@ impl<C: Cluster> Scheduler<C> {
             Placement::Unschedulable { message, refusals } => {
                 let about_room = refusals.keys().any(|refusal| refusal.is_about_room());
                 let needs = if about_room { Needs::Room } else { Needs::Nodes };
+                self.metrics.attempted("unschedulable");
                 self.park(demand, needs, message);
             }
         }
@@ -385,11 +394,13 @@ impl<C: Cluster> Scheduler<C> {
         match (outcome.what, outcome.result) {
             (Effect::Bind { node }, Some(Ok(()))) => {
                 info!(pod = %demand.key, node, "pod bound");
+                self.metrics.attempted("scheduled");
                 self.queue.remove(&demand.uid);
                 let message = format!("Successfully assigned {} to {node}", demand.key);
                 self.cluster.note(note(&demand, Severity::Normal, "Scheduled", message));
             }
             (Effect::Bind { node }, failed) => {
+                self.metrics.attempted("error");
                 // What happened is not known for sure: the watch will show it. Until then the room
                 // is given back and the pod is tried again, and a second binding is refused.
                 if self.snapshot.is_assumed(&demand.uid) {

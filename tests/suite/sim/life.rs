@@ -228,5 +228,6 @@ fn node_options(world: &World) -> NodeOptions {
         bridge: "ballast0".to_owned(),
         hold: false,
         beat: Arc::new(|_| {}),
+        metrics: ballast::node::Metrics::default(),
     }
 }
