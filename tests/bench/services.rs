@@ -208,13 +208,14 @@ async fn fill_and_change(
         let after = moved(round);
         let mut changed = (*current).clone();
         changed.endpoints = slice_of(middle, after).endpoints;
-        status.mark_unchanged();
-        let begun = Instant::now();
+        let (begun, at) = (Instant::now(), Timestamp::now());
         current = admin.update(&changed).await.expect("it is stored");
         // The old endpoint's place in the chain is the new one's: one restore does both.
         rules.withdrawn(*before.ip()).await;
         packets.push(begun.elapsed());
-        status.changed().await.expect("the room lives");
+        // Not merely the next pass that ends: that may be one from before the change.
+        let is_read_back = |status: &NetworkStatus| matches!(status, NetworkStatus::Programmed { verified, .. } if *verified > at);
+        status.wait_for(is_read_back).await.expect("the room lives");
         read_back.push(begun.elapsed());
         before = after;
     }
