@@ -70,6 +70,11 @@ mod tests {
 
     use super::*;
 
+    /// A sleep counts from where it is made: this one from its first poll, as work does.
+    async fn work(seconds: u64) {
+        sleep(Duration::from_secs(seconds)).await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn two_at_a_time_in_their_order_and_who_stands_still_gives_way() {
         let (turns, ended) = (Turns::of(2), Mutex::new(Vec::new()));
@@ -77,7 +82,7 @@ mod tests {
         let one = |name: &'static str, seconds: u64| {
             let (turns, ended) = (turns.clone(), &ended);
             async move {
-                turns.take(sleep(Duration::from_secs(seconds))).await;
+                turns.take(work(seconds)).await;
                 ended.lock().expect("no panic inside").push((name, begun.elapsed().as_secs()));
             }
         };
@@ -91,9 +96,9 @@ mod tests {
         let (turns, begun) = (Turns::of(1), Instant::now());
         turns.quiet(Duration::from_secs(9)).await;
         assert_eq!(begun.elapsed().as_secs(), 0);
-        let given_up = turns.take(sleep(Duration::from_secs(60)));
+        let given_up = turns.take(work(60));
         let _ = timeout(Duration::from_secs(1), given_up).await;
-        let one = || turns.take(sleep(Duration::from_secs(2)));
+        let one = || turns.take(work(2));
         let quiet = async |at_most| {
             turns.quiet(Duration::from_secs(at_most)).await;
             begun.elapsed().as_secs()

@@ -182,19 +182,21 @@ impl Repo {
 
     /// Commits everything and gives the commit's id.
     pub fn commit(&self, message: &str) -> String {
-        let git = || {
-            let mut command = Command::new("git");
-            command.arg("-C").arg(&self.dir).args([
-                "-c",
-                "user.name=Test",
-                "-c",
-                "user.email=test@example.invalid",
-            ]);
-            command
-        };
-        run(git().args(["add", "-A"]));
-        run(git().args(["commit", "-q", "--allow-empty", "-m", message]));
-        run(git().args(["rev-parse", "HEAD"])).trim().to_owned()
+        run(self.git().args(["add", "-A"]));
+        run(self.git().args(["commit", "-q", "--allow-empty", "-m", message]));
+        run(self.git().args(["rev-parse", "HEAD"])).trim().to_owned()
+    }
+
+    /// Takes the newest commit back.
+    pub fn revert(&self) {
+        run(self.git().args(["revert", "--no-edit", "HEAD"]));
+    }
+
+    fn git(&self) -> Command {
+        let mut command = Command::new("git");
+        let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"];
+        command.arg("-C").arg(&self.dir).args(identity);
+        command
     }
 }
 

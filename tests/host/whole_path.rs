@@ -296,8 +296,32 @@ fn shop(bridge_netfilter: &str) {
         "the previous commit runs on"
     );
 
+    // A version that never becomes ready takes no request, and `git revert` takes it back.
+    repo.replace("web.yaml", "replicas: many", "replicas: 3");
+    repo.commit("Mend it");
+    repo.replace("web.yaml", "ballast.example/web:v2", "ballast.example/web:v3");
+    repo.commit("Serve v3");
+    let all = ["get", "pods", "-n", "shop", "-l", "app=web", "--no-headers"];
+    let has = |pods: &str, ready: &str| {
+        pods.lines().filter(|line| line.contains(ready) && line.contains("Running")).count()
+    };
+    await_that("one pod of v3 runs and is not ready", &daemon, || {
+        let pods = daemon.kubectl(&all);
+        if has(&pods, " 0/1 ") == 1 { Ok(()) } else { Err(pods) }
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    let pods = daemon.kubectl(&all);
+    assert_eq!((has(&pods, " 1/1 "), has(&pods, " 0/1 ")), (3, 1), "{pods}");
+    for _ in 0..8 {
+        assert!(get(&engine, &web).is_ok_and(|body| body.starts_with("v2 ")), "v3 is not asked");
+    }
+    repo.revert();
+    daemon.rolled_out("shop", "web");
+    let pods = daemon.kubectl(&all);
+    assert_eq!(has(&pods, " 0/1 "), 0, "{pods}");
+
     // What leaves the commit is pruned.
-    repo.replace("web.yaml", "replicas: many", "replicas: 2");
+    repo.replace("web.yaml", "replicas: 3", "replicas: 2");
     std::fs::remove_file(repo.dir.join("api.yaml")).expect("removed");
     repo.commit("Close the second tier");
     await_that("the second tier is gone", &daemon, || {

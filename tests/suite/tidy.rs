@@ -527,3 +527,25 @@ fn the_documents_name_files_that_are_there() {
     assert_none(faults);
     assert_eq!(places("`a/b.rs` and `x`, `/etc/y.toml`, `sim/`"), ["a/b.rs", "sim/"]);
 }
+
+/// What `deny.toml` says of crates and registries, checked with what is there: `cargo deny` itself is
+/// not on every machine that runs the tests.
+#[test]
+fn no_banned_crate_and_no_second_registry() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file| fs::read_to_string(root.join(file)).expect(file);
+    let (deny, lock) = (read("deny.toml"), read("Cargo.lock"));
+    let quoted = |line: &str| line.split('"').nth(1).map(str::to_owned);
+    let banned: Vec<String> =
+        deny.lines().filter(|line| line.contains("{ crate = ")).filter_map(quoted).collect();
+    assert!(banned.contains(&"openssl-sys".to_owned()), "deny.toml is read: {banned:?}");
+    let values = |field: &str| -> Vec<String> {
+        lock.lines().filter(|line| line.starts_with(field)).filter_map(quoted).collect()
+    };
+    let names = values("name = ");
+    assert!(names.len() > 100, "Cargo.lock is read");
+    let faults = banned.iter().filter(|name| names.contains(name));
+    let registry = "registry+https://github.com/rust-lang/crates.io-index";
+    let sources = values("source = ").into_iter().filter(|source| source != registry);
+    assert_none(faults.map(|name| format!("{name} is banned")).chain(sources).collect());
+}
