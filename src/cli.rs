@@ -1,8 +1,12 @@
 //! The command line, as clap reads it. `--help` is documentation: every command says when to use it.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::gate::credential::DEFAULT_TTL;
+use crate::config::DATA_DIR;
 
 const BEGIN: &str = "\
 Begin with:
@@ -66,6 +70,23 @@ Examples:
   ballast reset --data-dir /srv/ballast --yes
 
 Exit status: 0 removed, or nothing was there; 1 you said no; 2 refused or failed: nothing goes without a word.";
+
+const TOKEN: &str = "\
+Examples:
+  ballast token create --role viewer --name ada --ttl 30d
+  ballast token create --role node --node host-2
+  ballast token list
+  ballast token revoke ada
+
+Exit status: 0 done; 2 refused: nothing was changed.";
+
+const KUBECONFIG: &str = "\
+Examples:
+  ballast kubeconfig --role viewer --name ada > ada.yaml
+  kubectl --kubeconfig ada.yaml get pods -A               on any machine that reaches the daemon
+  ballast kubeconfig --role viewer --certificate --server https://ops.example:7440
+
+Exit status: 0 printed; 2 refused: no credential was made.";
 
 /// Keeps Docker hosts true to a Git branch.
 ///
@@ -150,6 +171,29 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Credentials for a daemon that serves with TLS: make, show, revoke. Run it where its data
+    /// directory is; a running daemon takes every change up at once.
+    #[command(after_help = TOKEN)]
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// A ready kubeconfig with the daemon's address and authority and a new credential, printed once.
+    #[command(after_help = KUBECONFIG)]
+    Kubeconfig {
+        #[command(flatten)]
+        grant: Grant,
+        /// The daemon's address [default: as the daemon itself last noted it]
+        #[arg(long)]
+        server: Option<String>,
+        /// What clients are to trust (PEM), where the daemon serves a given certificate [default: what
+        /// the client's system trusts]
+        #[arg(long)]
+        ca_file: Option<PathBuf>,
+        /// A client certificate instead of a token.
+        #[arg(long)]
+        certificate: bool,
+    },
     /// Walk a packet through the rules of this host: why does (or does not) a connection arrive?
     #[command(after_help = TRACE)]
     Trace {
@@ -213,9 +257,22 @@ pub struct Run {
     /// Where the store and the volumes live [default: /var/lib/ballast]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
-    /// The API and the dashboard; loopback only [default: 127.0.0.1:7440]
+    /// The API and the dashboard. On any address but loopback with TLS, and then for whoever has a
+    /// credential: see `ballast kubeconfig` [default: 127.0.0.1:7440]
     #[arg(long)]
     pub listen: Option<String>,
+    /// TLS and credentials on loopback too.
+    #[arg(long)]
+    pub tls: bool,
+    /// The listener's certificate chain (PEM) [default: one of this installation's own authority]
+    #[arg(long)]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert (PEM).
+    #[arg(long)]
+    pub tls_key: Option<PathBuf>,
+    /// A name or address that clients will ask for, in our own certificate; may be repeated.
+    #[arg(long = "tls-name")]
+    pub tls_names: Vec<String>,
     /// A second listener that serves webhooks alone and may be public [default: none]
     #[arg(long)]
     pub webhook_listen: Option<String>,
@@ -248,11 +305,75 @@ pub struct Run {
     pub log_format: Option<String>,
 }
 
-#[derive(Debug, Args)]
+impl fmt::Display for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kubeconfig {
+            Some(path) => write!(out, "the server of {}", path.display()),
+            None => out.write_str(&self.server),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it, once: the daemon keeps its hash alone.
+    Create {
+        #[command(flatten)]
+        grant: Grant,
+    },
+    /// Every credential, tokens and certificates, without what proves it.
+    List {
+        #[arg(long, default_value = DATA_DIR)]
+        data_dir: PathBuf,
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// End a credential now; watches and streams that are open under it end too.
+    Revoke {
+        name: String,
+        #[arg(long, default_value = DATA_DIR)]
+        data_dir: PathBuf,
+    },
+}
+
+/// A credential that is to be made.
+#[derive(Clone, Debug, Args)]
+pub struct Grant {
+    /// What it lets its holder do.
+    #[arg(long, value_enum)]
+    pub role: GrantedRole,
+    /// The user's name in Events and the audit log [default: the role and five random letters]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// For how long: 90s, 15m, 12h, 30d; at most 3650d.
+    #[arg(long, default_value = DEFAULT_TTL)]
+    pub ttl: String,
+    /// The node, for --role node.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// The daemon's data directory.
+    #[arg(long, default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GrantedRole {
+    /// Reads everything; Secret values are keyed hashes.
+    Viewer,
+    /// As viewer, and reads Secret values. Off until the daemon's config says `operator: true`.
+    Operator,
+    /// The agent of one node.
+    Node,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct Server {
     /// The daemon's address.
     #[arg(long, default_value = "http://127.0.0.1:7440", env = "BALLAST_SERVER")]
     pub server: String,
+    /// A kubeconfig in place of the address, for a daemon with TLS; its current context is used.
+    #[arg(long, env = "BALLAST_KUBECONFIG", conflicts_with = "server")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Which addresses are right: a flag wins over the config file, the file over a daemon that is asked.

@@ -2,12 +2,15 @@
 //! client that others wrote. The words are pure functions of what was read.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::api::{GetParams, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::json;
 
+use crate::cli::Server;
 use crate::object::age::human_age;
 use crate::object::counted;
 use crate::object::drift::{Drift, Phase};
@@ -19,17 +22,36 @@ use crate::ranges::Written;
 pub enum AskError {
     #[error("{server:?} is no address such as http://127.0.0.1:7440")]
     Address { server: String },
+    #[error("{path} cannot be used as a kubeconfig ({cause})")]
+    Kubeconfig { path: PathBuf, cause: String },
+    #[error(
+        "the daemon at {server} wants a credential that counts: `ballast kubeconfig --role viewer` on its host prints one, give it with --kubeconfig"
+    )]
+    Unauthorized { server: String },
+    #[error("the daemon at {server} refuses ({cause})")]
+    Refused { server: String, cause: String },
     #[error("no daemon answers at {server}: is `ballast run` running? ({cause})")]
     Unreachable { server: String, cause: String },
 }
 
-/// A client of the daemon at `server`.
+/// A client of the daemon at `server`, with the credential of its kubeconfig where one is given.
 ///
 /// # Errors
-/// An address that is none.
-pub fn client(server: &str) -> Result<kube::Client, AskError> {
-    let wrong = || AskError::Address { server: server.to_owned() };
-    let mut config = kube::Config::new(server.parse().map_err(|_| wrong())?);
+/// An address that is none; a kubeconfig that cannot be used.
+pub async fn client(server: &Server) -> Result<kube::Client, AskError> {
+    let wrong = || AskError::Address { server: server.to_string() };
+    let mut config = match &server.kubeconfig {
+        None => kube::Config::new(server.server.parse().map_err(|_| wrong())?),
+        Some(path) => {
+            let unusable = |error: KubeconfigError| AskError::Kubeconfig {
+                path: path.clone(),
+                cause: crate::telemetry::chain(&error),
+            };
+            let file = Kubeconfig::read_from(path).map_err(unusable)?;
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(unusable)?
+        }
+    };
     // A bare host or port is a URI too; the client panics over one.
     if config.cluster_url.scheme().is_none() || config.cluster_url.host().is_none() {
         return Err(wrong());
@@ -43,12 +65,9 @@ pub fn client(server: &str) -> Result<kube::Client, AskError> {
 ///
 /// # Errors
 /// The daemon does not answer.
-pub async fn ask(server: &str) -> Result<(Vec<Source>, Vec<Drift>), AskError> {
-    let client = client(server)?;
-    let unreachable = |error: kube::Error| AskError::Unreachable {
-        server: server.to_owned(),
-        cause: crate::telemetry::chain(&error),
-    };
+pub async fn ask(server: &Server) -> Result<(Vec<Source>, Vec<Drift>), AskError> {
+    let client = client(server).await?;
+    let unreachable = |error: kube::Error| not_asked(server, &error);
     let sources: kube::Api<Source> = kube::Api::all(client.clone());
     let drifts: kube::Api<Drift> = kube::Api::all(client);
     let all = ListParams::default();
@@ -60,13 +79,22 @@ pub async fn ask(server: &str) -> Result<(Vec<Source>, Vec<Drift>), AskError> {
 ///
 /// # Errors
 /// The daemon does not answer.
-pub async fn written_ranges(server: &str) -> Result<Written, AskError> {
-    let unreachable = |cause: String| AskError::Unreachable { server: server.to_owned(), cause };
+pub async fn written_ranges(server: &Server) -> Result<Written, AskError> {
     let question = kube::core::Request::new("/api/v1")
         .get("configuration", &GetParams::default())
-        .map_err(|error| unreachable(error.to_string()))?;
-    let answer = client(server)?.request::<Written>(question).await;
-    answer.map_err(|error| unreachable(crate::telemetry::chain(&error)))
+        .expect("a path of our own makes a request");
+    let answer = client(server).await?.request::<Written>(question).await;
+    answer.map_err(|error| not_asked(server, &error))
+}
+
+/// A daemon that answers and refuses is running.
+fn not_asked(server: &Server, error: &kube::Error) -> AskError {
+    let (server, cause) = (server.to_string(), crate::telemetry::chain(error));
+    match error {
+        kube::Error::Api(status) if status.code == 401 => AskError::Unauthorized { server },
+        kube::Error::Api(_) => AskError::Refused { server, cause },
+        _ => AskError::Unreachable { server, cause },
+    }
 }
 
 /// Whether every source that is followed is fetched, applied and converged.

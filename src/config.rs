@@ -23,6 +23,14 @@ pub const DATA_DIR: &str = "/var/lib/ballast";
 pub struct ConfigFile {
     pub data_dir: Option<PathBuf>,
     pub listen: Option<String>,
+    pub tls: Option<bool>,
+    pub tls_cert_file: Option<PathBuf>,
+    pub tls_key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub tls_names: Vec<String>,
+    /// Turns the role operator on. Nowhere else: a flag is too quickly added.
+    #[serde(default)]
+    pub operator: bool,
     pub webhook_listen: Option<String>,
     pub installation: Option<String>,
     pub node_name: Option<String>,
@@ -77,6 +85,10 @@ pub struct Overrides {
     pub known_hosts_file: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
     pub listen: Option<String>,
+    pub tls: bool,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    pub tls_names: Vec<String>,
     pub webhook_listen: Option<String>,
     pub installation: Option<String>,
     pub node_name: Option<String>,
@@ -93,8 +105,12 @@ pub struct Overrides {
 pub struct Config {
     /// [`DATA_DIR`]. Absolute; a relative one is meant from the working directory.
     pub data_dir: PathBuf,
-    /// `127.0.0.1:7440`: readers on this machine. Other addresses are refused until TLS exists.
+    /// `127.0.0.1:7440`: readers on this machine. Any other address has TLS.
     pub listen: SocketAddr,
+    /// On where [`Config::listen`] is no loopback address; then everybody needs a credential.
+    pub tls: Option<TlsSettings>,
+    /// Off: who may exec and read Secrets could change what Git says behind its back.
+    pub operator: bool,
     /// Off. It serves the webhook alone, so it may be public.
     pub webhook_listen: Option<SocketAddr>,
     /// `default`: tells our containers, networks and chains from another daemon's on the same host.
@@ -118,6 +134,15 @@ pub struct Config {
     /// `text` or `json`.
     pub log_json: bool,
     pub sources: Vec<SourceSettings>,
+}
+
+/// Where the listener's certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsSettings {
+    /// Our own authority's, for the host's own names and addresses and for these.
+    Own { names: Vec<String> },
+    /// Given, as PEM files; both are read again when they change.
+    Given { certificate: PathBuf, key: PathBuf },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -166,8 +191,18 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         given.listen.or(file.listen).as_deref().unwrap_or("127.0.0.1:7440"),
         &mut faults,
     );
-    if listen.is_some_and(|address| !address.ip().is_loopback()) {
-        faults.push("listen: only a loopback address is served until TLS exists; use an SSH tunnel, or --webhook-listen for the webhook".to_owned());
+    let tls = tls_settings(
+        TlsWritten {
+            on: given.tls.then_some(true).or(file.tls),
+            certificate: given.tls_cert.or(file.tls_cert_file),
+            key: given.tls_key.or(file.tls_key_file),
+            names: if given.tls_names.is_empty() { file.tls_names } else { given.tls_names },
+        },
+        listen.is_some_and(|address| address.ip().is_loopback()),
+        &mut faults,
+    );
+    if file.operator && tls.is_none() {
+        faults.push("operator: nobody can be one without TLS: listen on an address that is not loopback, or set tls: true".to_owned());
     }
     let webhook_listen = given
         .webhook_listen
@@ -281,6 +316,8 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     Ok(Config {
         data_dir,
         listen: listen.expect("an address that is none is a fault above"),
+        tls,
+        operator: file.operator,
         webhook_listen,
         installation,
         node_name,
@@ -297,6 +334,71 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         log_json: log_format == "json",
         sources,
     })
+}
+
+/// What is written about TLS.
+struct TlsWritten {
+    on: Option<bool>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    names: Vec<String>,
+}
+
+/// TLS is on where it must be, and where anything about it is given.
+fn tls_settings(
+    written: TlsWritten,
+    loopback: bool,
+    faults: &mut Vec<String>,
+) -> Option<TlsSettings> {
+    let TlsWritten { on, certificate, key, names } = written;
+    if on == Some(false) && !loopback {
+        faults.push("tls: an address that other machines can reach is not served without TLS; listen on 127.0.0.1, or leave tls out".to_owned());
+        return None;
+    }
+    for name in &names {
+        let is_address = name.parse::<std::net::IpAddr>().is_ok();
+        let wildcard = name.strip_prefix("*.").unwrap_or(name);
+        if let Some(why) = name::subdomain_faults(wildcard).first().filter(|_| !is_address) {
+            faults.push(format!("tlsNames: {name:?}: {why}"));
+        }
+    }
+    let given = certificate.is_some() || key.is_some() || !names.is_empty();
+    if !on.unwrap_or(given || !loopback) {
+        if given {
+            faults.push(
+                "tls: it is off, and a certificate or names are given; leave one of the two out"
+                    .to_owned(),
+            );
+        }
+        return None;
+    }
+    let mut there = |field: &str, path: PathBuf| {
+        if let Err(why) = readable(&path) {
+            faults.push(format!("{field}: {why}"));
+        }
+        path
+    };
+    match (certificate, key) {
+        (None, None) => Some(TlsSettings::Own { names }),
+        (Some(certificate), Some(key)) => {
+            let certificate = there("tlsCertFile", certificate);
+            let key = there("tlsKeyFile", key);
+            if !names.is_empty() {
+                faults.push(
+                    "tlsNames: a given certificate has its own names; leave them out".to_owned(),
+                );
+            }
+            Some(TlsSettings::Given { certificate, key })
+        }
+        (certificate, _) => {
+            let (one, other) = match certificate {
+                Some(_) => ("tlsCertFile", "tlsKeyFile"),
+                None => ("tlsKeyFile", "tlsCertFile"),
+            };
+            faults.push(format!("{other}: {one} is given alone; a certificate needs its key"));
+            None
+        }
+    }
 }
 
 /// `None`: a fault was told.
@@ -443,7 +545,7 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once() {
         let file: ConfigFile = serde_yaml::from_str(
-            "listen: 0.0.0.0:7440\nserviceCidr: 10.42.8.0/24\nnodePorts: 9-3\nlogFormat: xml\nsources:\n- {name: a, url: ''}\n- {name: b, url: /b, formerly: [a]}\n",
+            "listen: 0.0.0.0\nserviceCidr: 10.42.8.0/24\nnodePorts: 9-3\nlogFormat: xml\nsources:\n- {name: a, url: ''}\n- {name: b, url: /b, formerly: [a]}\n",
         )
         .expect("parses");
         let ConfigFaults(faults) = build(file, Overrides::default(), "h").expect_err("invalid");
@@ -468,6 +570,53 @@ mod tests {
                 .to_string()
                 .contains("unknown field `lisen`")
         );
+    }
+
+    #[test]
+    fn an_address_that_others_reach_has_tls() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("x.pem");
+        std::fs::write(&file, "x").expect("written");
+        let built = |lines: &str| {
+            let lines = lines.replace("FILE", &file.to_string_lossy());
+            let text = format!("{lines}sources:\n- {{name: a, url: https://git.example/a}}\n");
+            build(serde_yaml::from_str(&text).expect("parses"), Overrides::default(), "h")
+        };
+        let own = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            Some(TlsSettings::Own { names })
+        };
+        for (lines, wanted) in [
+            ("", None),
+            ("listen: 127.0.0.1:1\n", None),
+            ("listen: 0.0.0.0:7440\n", own(&[])),
+            (
+                "listen: '[::]:7440'\ntlsNames: [ops.example, 192.0.2.1]\n",
+                own(&["ops.example", "192.0.2.1"]),
+            ),
+            ("tls: true\n", own(&[])),
+            (
+                "tlsCertFile: FILE\ntlsKeyFile: FILE\n",
+                Some(TlsSettings::Given { certificate: file.clone(), key: file.clone() }),
+            ),
+        ] {
+            let config = built(lines).unwrap_or_else(|faults| panic!("{lines}: {faults}"));
+            assert_eq!((config.tls, config.operator), (wanted, false), "{lines}");
+        }
+        assert!(built("tls: true\noperator: true\n").expect("valid").operator);
+        for (lines, fault) in [
+            ("listen: 0.0.0.0:7440\ntls: false\n", "tls: an address that other machines"),
+            ("operator: true\n", "operator: nobody can be one without TLS"),
+            ("tls: false\ntlsNames: [a.example]\n", "tls: it is off"),
+            ("tlsNames: ['a b']\n", "tlsNames: \"a b\""),
+            ("tlsCertFile: FILE\n", "tlsKeyFile: tlsCertFile is given alone"),
+            ("tlsKeyFile: FILE\n", "tlsCertFile: tlsKeyFile is given alone"),
+            ("tlsCertFile: FILE\ntlsKeyFile: /none\n", "tlsKeyFile: /none: No such file"),
+            ("tlsCertFile: FILE\ntlsKeyFile: FILE\ntlsNames: [a]\n", "tlsNames: a given"),
+        ] {
+            let ConfigFaults(faults) = built(lines).expect_err("invalid");
+            assert!(faults.len() == 1 && faults[0].starts_with(fault), "{lines}: {faults:?}");
+        }
     }
 
     #[test]

@@ -23,10 +23,15 @@ use jiff::SignedDuration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::api::gate::audit::{Audit, Kept};
+use crate::api::gate::credential_file::Credentials;
+use crate::api::gate::passage::{Entry, Gate, GateOptions};
+use crate::api::gate::served::Served;
+use crate::api::gate::tls::{Certificate, Tls};
 use crate::api::server::{self, Limits, Surface};
 use crate::api::{Api, ApiOptions, IdSource, Identity};
 use crate::clock::Clock;
-use crate::config::{Config, SourceSettings};
+use crate::config::{Config, SourceSettings, TlsSettings};
 use crate::home::{self, Wish};
 use crate::installation::{self, Names};
 use crate::metrics::{self, Rooms};
@@ -53,6 +58,7 @@ const LOOP_PATIENCE: SignedDuration = SignedDuration::from_secs(120);
 pub async fn run(config: Config) -> Result<()> {
     // Until this function is left: the last thing that happens.
     let _lock = installation::lock(&config.installation, &config.docker)?;
+    raise_descriptors();
     let names = Names::of(&config.installation);
     refuse_overlaps(&config, &names)?;
     let node_name = node_name(&config)?;
@@ -147,7 +153,7 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// The API and the dashboard on loopback; the webhook alone on its own listener.
+/// The API and the dashboard, behind a gate; the webhook alone on its own listener.
 async fn serve(
     config: &Config,
     api: &Api<Sqlite>,
@@ -161,11 +167,21 @@ async fn serve(
     tasks.spawn("metrics", state.follow(api.local(Identity::Reader), tasks.stop().clone()));
 
     let router = api.router().merge(web::router(api.local(Identity::Web), clock));
-    let listener = server::bind(config.listen, Surface::Everything).await?;
-    info!(address = %config.listen, "serving the API and the dashboard");
+    let surface = if config.tls.is_some() { Surface::Secured } else { Surface::Everything };
+    let listener = server::bind(config.listen, surface).await?;
+    let port = listener.local_addr().map_or(config.listen.port(), |bound| bound.port());
     let metrics = api.metrics().clone();
-    let limits = Limits { metrics: metrics.clone(), ..Limits::new(Surface::Everything) };
-    tasks.spawn("listener", server::serve(listener, router, limits, tasks.clone()));
+    let limits = Limits { metrics: metrics.clone(), ..Limits::new(surface) };
+    let audit = Audit::open(&config.data_dir, Kept::default(), tasks)
+        .await
+        .context("cannot open the audit log in the data directory")?;
+    let entry = entry(config, clock, tasks)?;
+    let gate = Gate::new(GateOptions { entry, audit: Some(audit), share: limits.share, clock });
+    let served = served(config, port);
+    served.write(&config.data_dir).context("cannot write into the data directory")?;
+    info!(server = served.server, operator = served.operator, "serving the API and the dashboard");
+    let serving = server::serve_behind(gate, listener, router, limits, tasks.clone());
+    tasks.spawn("listener", serving);
     if let Some(address) = config.webhook_listen {
         let listener = server::bind(address, Surface::WebhookOnly).await?;
         info!(%address, "serving webhooks alone");
@@ -174,6 +190,56 @@ async fn serve(
         tasks.spawn("webhooks", server::serve(listener, router, limits, tasks.clone()));
     }
     Ok(())
+}
+
+/// Who comes in: everybody on this machine, or behind TLS whoever has a credential.
+fn entry(config: &Config, clock: Clock, tasks: &Tasks) -> Result<Entry> {
+    let Some(settings) = &config.tls else { return Ok(Entry::Loopback) };
+    let certificate = match settings {
+        TlsSettings::Own { names } => {
+            let mut all = vec![config.host_name.clone(), "localhost".to_owned()];
+            all.extend(["127.0.0.1", "::1"].map(str::to_owned));
+            all.extend(reached_at(config));
+            all.extend(names.iter().cloned());
+            all.sort();
+            all.dedup();
+            Certificate::Own { names: all }
+        }
+        TlsSettings::Given { certificate, key } => {
+            Certificate::Given { certificate: certificate.clone(), key: key.clone() }
+        }
+    };
+    let tls = Tls::new(&config.data_dir, certificate, clock)?;
+    tasks.spawn("certificate", tls.clone().follow(tasks.stop().clone()));
+    let credentials = Credentials::new(&config.data_dir, clock);
+    tasks.spawn("credentials", credentials.clone().follow(tasks.stop().clone()));
+    Ok(Entry::Secured { tls, credentials, operator: config.operator })
+}
+
+/// The address by which other machines reach the listener; `None` where there is no route yet.
+fn reached_at(config: &Config) -> Option<String> {
+    let listen = config.listen.ip();
+    if !listen.is_unspecified() {
+        return Some(listen.to_string());
+    }
+    config.node_address.or_else(own_address).map(|address| address.to_string())
+}
+
+/// What `ballast kubeconfig` on this host is to know.
+fn served(config: &Config, port: u16) -> Served {
+    let first_name = match &config.tls {
+        Some(TlsSettings::Own { names }) => names.iter().find(|name| !name.contains('*')).cloned(),
+        _ => None,
+    };
+    let host = first_name.or_else(|| reached_at(config)).unwrap_or_else(|| "127.0.0.1".to_owned());
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    Served {
+        server: format!("{scheme}://{host}:{port}"),
+        tls: config.tls.is_some(),
+        own_authority: matches!(config.tls, Some(TlsSettings::Own { .. })),
+        operator: config.operator,
+    }
 }
 
 /// Waits for a signal or for a task's death. Every arm is cancel safe.
@@ -187,6 +253,18 @@ async fn until_stopped(tasks: &Tasks) -> Result<()> {
         () = tasks.stop().cancelled() => error!("stopping: a task died"),
     }
     Ok(())
+}
+
+/// As many descriptors as the host allows: 1,024, which many hosts begin with, are the listener's
+/// connections alone.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(failure) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        warn!(%failure, ?current, "the limit of open descriptors stays as it is");
+    }
 }
 
 /// Takes the data directory, and answers the name that this node has in it.

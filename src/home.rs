@@ -17,7 +17,9 @@ const MARK: &str = "installation.json";
 /// The mark before it has its name.
 const NEW_MARK: &str = "installation.json.new";
 /// Everything else that is ever made in the directory itself.
-const OURS: [&str; 9] = [
+const OURS: [&str; 11] = [
+    "access",
+    "audit",
     "git",
     "pods",
     "secret.key",

@@ -3,6 +3,7 @@
 
 pub mod object;
 
+pub mod access_commands;
 pub mod cli;
 pub mod clock;
 pub mod commands;

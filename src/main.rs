@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use ballast::cli::{Cli, Command, Output, Run};
+use ballast::access_commands::KubeconfigQuestion;
+use ballast::cli::{Cli, Command, Output, Run, Server, TokenCommand};
 use ballast::config::{self, ConfigFile, Overrides};
 use ballast::offline_commands::{self, PlanQuestion};
 use ballast::telemetry::{self, LogFormat};
-use ballast::{commands, daemon, host_commands};
+use ballast::{access_commands, commands, daemon, host_commands};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -31,17 +32,26 @@ fn run(command: Command) -> Result<ExitCode> {
             runtime.block_on(daemon::run(config))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status { server, output } => runtime.block_on(status(&server.server, output)),
-        Command::Drift { server, all, output } => {
-            runtime.block_on(drift(&server.server, all, output))
-        }
+        Command::Status { server, output } => runtime.block_on(status(&server, output)),
+        Command::Drift { server, all, output } => runtime.block_on(drift(&server, all, output)),
         Command::Validate { path, ranges, output } => {
             runtime.block_on(offline_commands::validate(&path, &ranges, output))
         }
         Command::Plan { path_or_ref, repository, path, source, empty, ranges, server, output } => {
-            let server = (!empty).then_some(server.server);
+            let server = (!empty).then_some(server);
             let question = PlanQuestion { path_or_ref, repository, path, source, ranges, server };
             runtime.block_on(offline_commands::plan(&question, output))
+        }
+        Command::Token { command } => match command {
+            TokenCommand::Create { grant } => access_commands::create_token(&grant),
+            TokenCommand::List { data_dir, output } => {
+                access_commands::list_credentials(&data_dir, output)
+            }
+            TokenCommand::Revoke { name, data_dir } => access_commands::revoke(&data_dir, &name),
+        },
+        Command::Kubeconfig { grant, server, ca_file, certificate } => {
+            let question = KubeconfigQuestion { grant, server, ca_file, certificate };
+            access_commands::kubeconfig(&question)
         }
         Command::Trace { from, to, output } => {
             runtime.block_on(host_commands::trace(&from, &to, output))
@@ -75,6 +85,10 @@ fn configured(arguments: Run) -> Result<config::Config> {
         known_hosts_file: arguments.known_hosts_file,
         data_dir: arguments.data_dir,
         listen: arguments.listen,
+        tls: arguments.tls,
+        tls_cert: arguments.tls_cert,
+        tls_key: arguments.tls_key,
+        tls_names: arguments.tls_names,
         webhook_listen: arguments.webhook_listen,
         installation: arguments.installation,
         node_name: arguments.node_name,
@@ -88,7 +102,7 @@ fn configured(arguments: Run) -> Result<config::Config> {
     Ok(config::build(file, given, &host_name)?)
 }
 
-async fn status(server: &str, output: Output) -> Result<ExitCode> {
+async fn status(server: &Server, output: Output) -> Result<ExitCode> {
     let (sources, _) = commands::ask(server).await?;
     match output {
         Output::Text => {
@@ -99,7 +113,7 @@ async fn status(server: &str, output: Output) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!commands::is_converged(&sources))))
 }
 
-async fn drift(server: &str, all: bool, output: Output) -> Result<ExitCode> {
+async fn drift(server: &Server, all: bool, output: Output) -> Result<ExitCode> {
     let (_, drifts) = commands::ask(server).await?;
     let chosen = commands::chosen(drifts, all);
     match output {

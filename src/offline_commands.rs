@@ -45,7 +45,7 @@ pub struct PlanQuestion {
     pub source: String,
     pub ranges: cli::Ranges,
     /// `None` compares with an empty cluster.
-    pub server: Option<String>,
+    pub server: Option<cli::Server>,
 }
 
 /// `ballast plan`: exit 0 for nothing, 1 for changes, 2 for problems.
@@ -124,8 +124,8 @@ fn ranges(flags: &cli::Ranges, daemon: Option<(String, Written)>) -> Result<Rang
 }
 
 /// The source, every object of its inventory, and every namespace, as the daemon shows them.
-async fn followed(server: &str, name: &str) -> Result<Followed> {
-    let client = commands::client(server)?;
+async fn followed(server: &cli::Server, name: &str) -> Result<Followed> {
+    let client = commands::client(server).await?;
     let sources: Api<Source> = Api::all(client.clone());
     let source = sources
         .get_opt(name)

@@ -1,10 +1,40 @@
 //! Pure: who may do what. Every request, in process or over HTTP, is one identity's; what it may
-//! do is decided here before anything is read or written.
+//! do is decided here ([`decide`]) before anything is read or written.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusDetails;
+use serde::{Deserialize, Serialize};
 
 use crate::object::{ApiError, Key, Kind, Reason};
 
+/// What a credential lets its holder do. A credential has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads everything; Secret values are keyed hashes.
+    Viewer,
+    /// As a viewer, Secret values in clear, and streams into containers. Off unless the daemon's
+    /// configuration turns it on.
+    Operator,
+    /// The agent of one node.
+    Node,
+    /// The rooms of this process. No credential has it.
+    Controller,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Node => "node",
+            Self::Controller => "controller",
+        }
+    }
+}
+
 /// Whose request it is. The rooms of the daemon have one each, so that a mistake in one cannot
-/// write what is another's; whoever comes over the served listener is a [`Identity::Reader`].
+/// write what is another's; whoever comes over the served listener is what its credential says, and
+/// on loopback without TLS, where there are no credentials, a [`Identity::Reader`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// Everything: tests, and the daemon's own bootstrap.
@@ -21,8 +51,12 @@ pub enum Identity {
     Network { node: String },
     /// The dashboard.
     Web,
-    /// Everyone on the served listener.
+    /// Everyone on loopback, without a credential.
     Reader,
+    /// A credential of the role viewer.
+    Viewer { name: String },
+    /// A credential of the role operator.
+    Operator { name: String },
 }
 
 /// What is asked for.
@@ -47,6 +81,32 @@ pub enum Part {
     Log,
     /// A Namespace's `spec.finalizers`.
     Finalize,
+    Exec,
+    Attach,
+    PortForward,
+}
+
+impl Part {
+    /// As it stands in a URL; the whole object has no word.
+    pub fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Whole => None,
+            Self::Status => Some("status"),
+            Self::Scale => Some("scale"),
+            Self::Binding => Some("binding"),
+            Self::Log => Some("log"),
+            Self::Finalize => Some("finalize"),
+            Self::Exec => Some("exec"),
+            Self::Attach => Some("attach"),
+            Self::PortForward => Some("portforward"),
+        }
+    }
+
+    /// A stream into a container. It is a `create`, whichever HTTP method opens it (the reference
+    /// server, since 1.35, for WebSockets' GET too).
+    pub fn is_stream(self) -> bool {
+        matches!(self, Self::Exec | Self::Attach | Self::PortForward)
+    }
 }
 
 impl Verb {
@@ -70,17 +130,105 @@ impl Verb {
 /// Leases of nodes live here.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 
+/// What comes of a question.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    Allow,
+    /// With the `Status` that is the answer.
+    Deny(Box<ApiError>),
+}
+
+impl Decision {
+    /// # Errors
+    /// The denial.
+    pub fn into_result(self) -> Result<(), ApiError> {
+        match self {
+            Self::Allow => Ok(()),
+            Self::Deny(error) => Err(*error),
+        }
+    }
+}
+
+/// Whether the table of rights lets an identity do it. An empty name is a collection, an empty
+/// namespace every one. Rights that depend on the stored object (is the pod bound to this node) are
+/// [`Identity::owns`]'s; which values of a Secret are shown is [`Identity::sees_secrets`]'s.
+pub fn decide(who: &Identity, verb: Verb, kind: Kind, part: Part, key: &Key) -> Decision {
+    let allowed = if part.is_stream() {
+        kind == Kind::Pod && who.enters_containers()
+    } else {
+        verb.is_read() || who.writes(verb, kind, part, key)
+    };
+    if allowed {
+        return Decision::Allow;
+    }
+    Decision::Deny(Box::new(forbidden(who, verb, kind, part, key)))
+}
+
+/// The reference server's words (`forbiddenMessage` in `responsewriters/errors.go`).
+fn forbidden(who: &Identity, verb: Verb, kind: Kind, part: Part, key: &Key) -> ApiError {
+    let (row, what) = (kind.row(), kind.qualified_resource());
+    let resource = match part.as_str() {
+        None => row.plural.to_owned(),
+        Some(part) => format!("{}/{part}", row.plural),
+    };
+    let named = if key.name.is_empty() { what } else { format!("{what} \"{}\"", key.name) };
+    let place = if key.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace \"{}\"", key.namespace)
+    };
+    let verb = match verb {
+        Verb::Delete if key.name.is_empty() => "deletecollection",
+        other => other.as_str(),
+    };
+    let message = format!(
+        "{named} is forbidden: User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
+        who.name(),
+        verb,
+        row.group
+    );
+    let mut error = ApiError::new(Reason::Forbidden, message);
+    let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    error.details = Some(Box::new(StatusDetails {
+        name: filled(&key.name),
+        group: filled(row.group),
+        kind: Some(row.plural.to_owned()),
+        ..StatusDetails::default()
+    }));
+    error
+}
+
 impl Identity {
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Admin | Self::Sync | Self::Controllers | Self::Scheduler => Role::Controller,
+            Self::NodeAgent { .. } | Self::Network { .. } => Role::Node,
+            Self::Web | Self::Reader | Self::Viewer { .. } => Role::Viewer,
+            Self::Operator { .. } => Role::Operator,
+        }
+    }
+
     /// Whether the identity changes nothing at all, whatever the request says: decided before a
     /// body is read.
     pub fn only_reads(&self) -> bool {
-        matches!(self, Self::Web | Self::Reader)
+        matches!(self.role(), Role::Viewer | Role::Operator)
     }
 
     /// Whether Secrets are answered in clear. A node agent's are looked up pod by pod instead
     /// ([`Identity::reads_named_secrets`]).
     pub fn sees_secrets(&self) -> bool {
-        matches!(self, Self::Admin | Self::Sync)
+        matches!(self, Self::Admin | Self::Sync | Self::Operator { .. })
+    }
+
+    /// Whether it may exec, attach and forward ports.
+    fn enters_containers(&self) -> bool {
+        matches!(self, Self::Admin | Self::Operator { .. })
+    }
+
+    /// Whether the request uses what an operator has and a viewer has not. Each such use is an Event
+    /// and a line of the audit log, also where it only reads.
+    pub fn uses_operator_rights(&self, kind: Kind, part: Part) -> bool {
+        self.role() == Role::Operator && (kind == Kind::Secret || part.is_stream())
     }
 
     /// The node whose pods' Secrets this identity reads in clear.
@@ -91,51 +239,48 @@ impl Identity {
         }
     }
 
-    /// `node-agent/n1`, for messages.
+    /// The user's name, for messages and `auth whoami`. A credential's name has no colon, so that
+    /// nobody can take one that begins with `system:`.
     pub fn name(&self) -> String {
         match self {
-            Self::Admin => "admin".to_owned(),
-            Self::Sync => "sync".to_owned(),
-            Self::Controllers => "controllers".to_owned(),
-            Self::Scheduler => "scheduler".to_owned(),
-            Self::NodeAgent { node } => format!("node-agent/{node}"),
-            Self::Network { node } => format!("network/{node}"),
-            Self::Web => "web".to_owned(),
-            Self::Reader => "reader".to_owned(),
+            Self::Admin => "system:admin".to_owned(),
+            Self::Sync => "system:sync".to_owned(),
+            Self::Controllers => "system:controllers".to_owned(),
+            Self::Scheduler => "system:scheduler".to_owned(),
+            Self::NodeAgent { node } => format!("system:node:{node}"),
+            Self::Network { node } => format!("system:network:{node}"),
+            Self::Web => "system:web".to_owned(),
+            Self::Reader => "system:anonymous".to_owned(),
+            Self::Viewer { name } | Self::Operator { name } => name.clone(),
         }
     }
 
-    /// Whether the table of rights lets the identity do it. Rights that depend on the stored object
-    /// (is the pod bound to this node) are [`Identity::owns`]'s.
+    /// The user's groups, for `auth whoami`.
+    pub fn groups(&self) -> [&'static str; 2] {
+        let known = "system:authenticated";
+        match self {
+            Self::Reader => ["ballast:viewers", "system:unauthenticated"],
+            _ => match self.role() {
+                Role::Viewer => ["ballast:viewers", known],
+                Role::Operator => ["ballast:operators", known],
+                Role::Node => ["system:nodes", known],
+                Role::Controller => ["system:masters", known],
+            },
+        }
+    }
+
+    /// [`decide`], as a result.
     ///
     /// # Errors
     /// `Forbidden`, naming who may not do what.
     pub fn may(&self, verb: Verb, kind: Kind, part: Part, key: &Key) -> Result<(), ApiError> {
-        if verb.is_read() || self.writes(verb, kind, part, key) {
-            return Ok(());
-        }
-        let what = kind.qualified_resource();
-        let place = if key.namespace.is_empty() {
-            " at the cluster scope".to_owned()
-        } else {
-            format!(" in the namespace \"{}\"", key.namespace)
-        };
-        let name = &key.name;
-        Err(ApiError::new(
-            Reason::Forbidden,
-            format!(
-                "{what} \"{name}\" is forbidden: {} cannot {} resource \"{}\"{place}",
-                self.name(),
-                verb.as_str(),
-                kind.row().plural
-            ),
-        ))
+        decide(self, verb, kind, part, key).into_result()
     }
 
     fn writes(&self, verb: Verb, kind: Kind, part: Part, key: &Key) -> bool {
         match self {
             Self::Admin => true,
-            Self::Web | Self::Reader => false,
+            Self::Web | Self::Reader | Self::Viewer { .. } | Self::Operator { .. } => false,
             Self::Sync => !matches!(part, Part::Binding),
             Self::Controllers => {
                 !matches!(part, Part::Binding)
@@ -195,16 +340,70 @@ mod tests {
         assert!(!agent.owns(Some("n2")) && !agent.owns(None) && agent.owns(Some("n1")));
     }
 
+    fn people() -> [Identity; 4] {
+        let name = "ada".to_owned();
+        [
+            Identity::Reader,
+            Identity::Web,
+            Identity::Viewer { name: name.clone() },
+            Identity::Operator { name },
+        ]
+    }
+
+    #[test]
+    fn only_an_operator_enters_containers_and_reads_secrets() {
+        let key = Key::new("shop", "web");
+        for part in [Part::Exec, Part::Attach, Part::PortForward] {
+            for verb in [Verb::Get, Verb::Create] {
+                let allowed: Vec<bool> = people()
+                    .iter()
+                    .map(|who| decide(who, verb, Kind::Pod, part, &key) == Decision::Allow)
+                    .collect();
+                assert_eq!(allowed, [false, false, false, true], "{part:?}");
+            }
+            let agent = Identity::NodeAgent { node: "n1".to_owned() };
+            for who in [agent, Identity::Controllers, Identity::Sync, Identity::Scheduler] {
+                assert!(who.may(Verb::Create, Kind::Pod, part, &key).is_err(), "{who:?}");
+            }
+        }
+        assert_eq!(people().map(|who| who.sees_secrets()), [false, false, false, true]);
+    }
+
+    #[test]
+    fn a_denial_is_in_the_reference_servers_words() {
+        let who = Identity::Viewer { name: "ada".to_owned() };
+        let denied = |verb, kind, part, key: &Key| {
+            who.may(verb, kind, part, key).expect_err("a viewer only reads")
+        };
+        let exec = denied(Verb::Create, Kind::Pod, Part::Exec, &Key::new("shop", "web"));
+        assert_eq!(
+            exec.message,
+            "pods \"web\" is forbidden: User \"ada\" cannot create resource \"pods/exec\" in API group \"\" in the namespace \"shop\""
+        );
+        let details = exec.details.expect("details");
+        assert_eq!((details.name.as_deref(), details.kind.as_deref()), (Some("web"), Some("pods")));
+        let all = Key::new("shop", "");
+        let collection = denied(Verb::Delete, Kind::Deployment, Part::Whole, &all);
+        assert_eq!(
+            collection.message,
+            "deployments.apps is forbidden: User \"ada\" cannot deletecollection resource \"deployments\" in API group \"apps\" in the namespace \"shop\""
+        );
+        let node = denied(Verb::Patch, Kind::Node, Part::Status, &Key::cluster("n1"));
+        assert!(node.message.ends_with("in API group \"\" at the cluster scope"), "{node}");
+    }
+
     #[test]
     fn readers_only_read() {
         for kind in Kind::all() {
             for verb in [Verb::Create, Verb::Update, Verb::Patch, Verb::Delete] {
-                for identity in [Identity::Reader, Identity::Web] {
+                for identity in people() {
                     assert!(identity.may(verb, kind, Part::Whole, &Key::new("a", "b")).is_err());
                     assert!(identity.may(verb, kind, Part::Status, &Key::new("a", "b")).is_err());
                 }
             }
-            assert!(Identity::Reader.may(Verb::Watch, kind, Part::Whole, &Key::default()).is_ok());
+            for identity in people() {
+                assert!(identity.may(Verb::Watch, kind, Part::Whole, &Key::default()).is_ok());
+            }
         }
     }
 

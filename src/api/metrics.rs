@@ -82,6 +82,9 @@ fn suffix(part: Part) -> &'static str {
         Part::Binding => "/binding",
         Part::Log => "/log",
         Part::Finalize => "/finalize",
+        Part::Exec => "/exec",
+        Part::Attach => "/attach",
+        Part::PortForward => "/portforward",
     }
 }
 

@@ -36,6 +36,7 @@ pub mod local;
 mod metrics;
 
 mod drift_reply;
+pub mod gate;
 pub mod remote;
 mod reply;
 mod request;
@@ -43,6 +44,7 @@ pub mod routes;
 pub mod server;
 mod stall;
 mod subresources;
+mod uses;
 mod watch_reply;
 pub mod webhook;
 

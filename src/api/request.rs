@@ -77,6 +77,9 @@ fn part(kind: Kind, name: &str) -> Option<Part> {
         "scale" if row.has_scale => Some(Part::Scale),
         "binding" if kind == Kind::Pod => Some(Part::Binding),
         "log" if kind == Kind::Pod => Some(Part::Log),
+        "exec" if kind == Kind::Pod => Some(Part::Exec),
+        "attach" if kind == Kind::Pod => Some(Part::Attach),
+        "portforward" if kind == Kind::Pod => Some(Part::PortForward),
         "finalize" if kind == Kind::Namespace => Some(Part::Finalize),
         _ => None,
     }
@@ -105,6 +108,10 @@ mod tests {
         assert_eq!(
             target("/api/v1/namespaces/shop/pods/web/log"),
             object(Kind::Pod, web.clone(), Part::Log)
+        );
+        assert_eq!(
+            target("/api/v1/namespaces/shop/pods/web/portforward"),
+            object(Kind::Pod, web.clone(), Part::PortForward)
         );
         let shop = Key::cluster("shop");
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The outer skin: HTTP onto the verbs. One dispatcher reads the path and the method; who only
-//! reads is refused here, before a body is looked at.
+//! The outer skin: HTTP onto the verbs. One dispatcher reads the path and the method; what may not
+//! be done is refused here, before a body is looked at.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
-use crate::api::access::{Identity, Part};
+use crate::api::access::{Decision, Identity, Part, Verb, decide};
 use crate::api::admission::{Admit, decode_body};
+use crate::api::gate::Session;
 use crate::api::metrics::Asked;
 use crate::api::query::{self, Query};
 use crate::api::reply::{
@@ -41,6 +42,19 @@ struct Door<S: Store> {
     who: Identity,
 }
 
+impl<S: Store> Door<S> {
+    /// The door as the gate's visitor has it. A router that was made for one identity stays that
+    /// one's, and where there is no gate everybody is a reader.
+    fn of(mut self, extensions: &Extensions) -> Self {
+        if self.who == Identity::Reader
+            && let Some(session) = extensions.get::<Session>()
+        {
+            self.who = session.who.clone();
+        }
+        self
+    }
+}
+
 impl<S: Store> Clone for Door<S> {
     fn clone(&self) -> Self {
         Self { api: self.api.clone(), who: self.who.clone() }
@@ -48,8 +62,9 @@ impl<S: Store> Clone for Door<S> {
 }
 
 impl<S: Store> Api<S> {
-    /// Everything that the local listener serves: the Kubernetes API for readers, health, metrics,
-    /// drift and the webhook. Merge the dashboard's router into it (it must have no fallback).
+    /// Everything that the listener serves: the Kubernetes API for whoever the gate found it to be,
+    /// health, metrics, drift and the webhook. Merge the dashboard's router into it (it must have no
+    /// fallback).
     pub fn router(&self) -> Router {
         self.router_as(Identity::Reader)
     }
@@ -105,6 +120,7 @@ async fn metrics<S: Store>(State(door): State<Door<S>>) -> Response {
 }
 
 async fn drift<S: Store>(State(door): State<Door<S>>, request: Request) -> Response {
+    let door = door.of(request.extensions());
     if request.method() != Method::GET {
         return error_reply(&refuse_method(&door));
     }
@@ -113,6 +129,7 @@ async fn drift<S: Store>(State(door): State<Door<S>>, request: Request) -> Respo
 
 /// What admission decides with, so that a plan made elsewhere decides the same.
 async fn configuration<S: Store>(State(door): State<Door<S>>, request: Request) -> Response {
+    let door = door.of(request.extensions());
     if request.method() != Method::GET {
         return error_reply(&refuse_method(&door));
     }
@@ -132,6 +149,7 @@ fn refuse_method<S: Store>(door: &Door<S>) -> ApiError {
 
 async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let door = door.of(&parts.extensions);
     let found = target(parts.uri.path());
     let asked = Asked::of(&parts.method, found.as_ref(), parts.uri.query());
     let begun = Instant::now();
@@ -150,12 +168,24 @@ async fn answer<S: Store>(
     match found {
         None => documents(parts),
         Some(Target::Unknown) => error_reply(&no_such_resource()),
+        Some(Target::Object { kind, key, part }) if part.is_stream() => {
+            stream(door, kind, &key, part)
+        }
         // Before the body: what is not read cannot change anything.
         Some(_) if !reads && door.who.only_reads() => error_reply(&door.api.through_git()),
         Some(target) => {
+            if let Decision::Deny(error) = early(door, &target, &parts.method) {
+                return error_reply(&error);
+            }
+            let secrets = secrets_in_clear(door, &target, parts);
             let continued = query::continued(parts.uri.query().unwrap_or_default());
             match serve(door, target, parts, body).await {
-                Ok(response) => response,
+                Ok(response) => {
+                    if let Some((session, target)) = secrets {
+                        door.api.note_secrets_read(&session, &target);
+                    }
+                    response
+                }
                 Err(error) if error.reason == Reason::Expired && continued.is_some() => {
                     let fresh = continued.map(|place| Api::<S>::fresh_token(&place));
                     error_reply_continued(&error, fresh.as_deref())
@@ -164,6 +194,44 @@ async fn answer<S: Store>(
             }
         }
     }
+}
+
+/// Streams into containers are an operator's, and this version serves none.
+fn stream<S: Store>(door: &Door<S>, kind: Kind, key: &Key, part: Part) -> Response {
+    match decide(&door.who, Verb::Create, kind, part, key) {
+        Decision::Allow => error_reply(&no_such_resource()),
+        Decision::Deny(error) => error_reply(&error),
+    }
+}
+
+/// What the URL and the method alone decide about a write: its body is not read in vain. A collection
+/// names no object yet; the verbs decide about that one.
+fn early<S: Store>(door: &Door<S>, target: &Target, method: &Method) -> Decision {
+    let verb = match *method {
+        Method::POST => Verb::Create,
+        Method::PUT => Verb::Update,
+        Method::PATCH => Verb::Patch,
+        Method::DELETE => Verb::Delete,
+        _ => return Decision::Allow,
+    };
+    match target {
+        Target::Object { kind, key, part } => decide(&door.who, verb, *kind, *part, key),
+        Target::Collection { .. } | Target::Unknown => Decision::Allow,
+    }
+}
+
+/// Whether an operator is about to read Secrets, and which.
+fn secrets_in_clear<S: Store>(
+    door: &Door<S>,
+    target: &Target,
+    parts: &Parts,
+) -> Option<(Session, Target)> {
+    let (Target::Object { kind, .. } | Target::Collection { kind, .. }) = target else {
+        return None;
+    };
+    let uses = door.who.uses_operator_rights(*kind, Part::Whole);
+    let session = parts.extensions.get::<Session>().filter(|_| uses)?;
+    Some((session.clone(), target.clone()))
 }
 
 /// Discovery, version, OpenAPI; everything else is not there, in the reference server's plain text.

@@ -1,37 +1,38 @@
-//! The listener: what a stranger's connection may cost. Headers and their time are bounded,
-//! connections are counted and end where nobody reads, a browser that was sent here by a foreign
-//! page is refused by its `Host`, and a stop lets running answers end.
+//! The listener: what a stranger's connection may cost. Handshakes and heads and their time are
+//! bounded, connections are counted and end where nobody reads, and a stop lets running answers end.
+//! Whose a request is and what it may use is the gate's matter (`gate/`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, header};
 use futures::FutureExt;
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::{debug, error, warn};
 
+use crate::api::gate::allowance::Share;
+use crate::api::gate::connections::{Connections, Place};
+use crate::api::gate::credential::Fingerprint;
+use crate::api::gate::passage::{Entry, Gate, GateOptions, Peer};
 use crate::api::metrics::Metrics;
-use crate::api::reply::error_reply;
 use crate::api::stall::Stalling;
-use crate::object::{ApiError, Reason};
+use crate::clock::Clock;
 use crate::task::Tasks;
 
 /// What a listener is for decides who may reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
-    /// Everything: loopback only, until there is TLS.
+    /// Everything, to everybody on this machine: loopback only.
     Everything,
+    /// Everything, behind TLS and credentials: any address.
+    Secured,
     /// The webhook alone: may be public, its deliveries are signed.
     WebhookOnly,
 }
@@ -40,8 +41,11 @@ pub enum Surface {
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub surface: Surface,
-    /// Open connections; a watch holds one. The next ones wait in the kernel's queue.
+    /// Open connections; a watch holds one. The next ones take the places of those that do nothing,
+    /// or wait in the kernel's queue.
     pub connections: usize,
+    /// What one identity may use of them.
+    pub share: Share,
     /// Bytes of a request's head.
     pub header_bytes: usize,
     /// For a request's head to be there.
@@ -60,11 +64,13 @@ impl Limits {
         Self {
             surface,
             connections: match surface {
-                // A few people with dashboards and `kubectl -w`, and room for ten times as many.
-                Surface::Everything => 512,
+                // A few dozen nodes with a dozen watches each, people with dashboards and
+                // `kubectl -w`, and as many again. Idle ones cost about 20 kB each.
+                Surface::Everything | Surface::Secured => 1024,
                 // A delivery takes milliseconds, and a forge sends a handful at once.
                 Surface::WebhookOnly => 64,
             },
+            share: share(surface),
             header_bytes: 16 * 1024,
             header_time: Duration::from_secs(10),
             // Half of what a reverse proxy allows by default (nginx's send_timeout).
@@ -75,11 +81,30 @@ impl Limits {
     }
 }
 
+/// What one identity may use.
+fn share(surface: Surface) -> Share {
+    let (per_second, streams) = match surface {
+        // Ten times what client-go allows itself (50 a second); a quarter of the connections.
+        Surface::Secured => (500.0, 256),
+        // Everybody on this machine is one identity: its dashboards, its Prometheus, its people.
+        Surface::Everything | Surface::WebhookOnly => (10_000.0, 768),
+    };
+    Share {
+        per_second,
+        burst: 2.0 * per_second,
+        // A list of everything costs a core 50 ms, so that whoever asks next waits half a second
+        // at most for another one's.
+        at_once: 16,
+        streams,
+        patience: Duration::from_secs(10),
+    }
+}
+
 /// Why a listener was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error(
-        "{0} can be reached from other machines and there is no TLS yet: listen on 127.0.0.1, and use --webhook-listen for a public webhook"
+        "{0} can be reached from other machines and is not served without TLS: listen on 127.0.0.1, or let TLS on"
     )]
     NotLoopback(SocketAddr),
     #[error("cannot listen on {address}")]
@@ -93,7 +118,7 @@ pub enum ListenError {
 /// Opens a listener, if its surface may be reached there.
 ///
 /// # Errors
-/// A public address for anything but the webhook, or one that is taken.
+/// A public address for everything without TLS, or one that is taken.
 pub async fn bind(address: SocketAddr, surface: Surface) -> Result<TcpListener, ListenError> {
     if surface == Surface::Everything && !address.ip().is_loopback() {
         return Err(ListenError::NotLoopback(address));
@@ -101,20 +126,34 @@ pub async fn bind(address: SocketAddr, surface: Surface) -> Result<TcpListener, 
     TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
 }
 
-/// Serves until the stop signal, then lets running answers end. Each connection is a task.
+/// Serves without TLS and without an audit log: everybody on this machine, or webhooks.
+///
+/// # Panics
+/// With the limits of a secured surface, which has no listener without a gate.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks: Tasks) {
+    let entry = match limits.surface {
+        Surface::Everything => Entry::Loopback,
+        Surface::WebhookOnly => Entry::Webhook,
+        Surface::Secured => panic!("a secured surface is served behind a gate of its own"),
+    };
+    let (share, clock) = (limits.share, Clock::wall());
+    let gate = Gate::new(GateOptions { entry, audit: None, share, clock });
+    serve_behind(gate, listener, router, limits, tasks).await;
+}
+
+/// Serves until the stop signal; running answers have [`Limits::stop_time`] to end then. Each
+/// connection is a task.
+pub async fn serve_behind(
+    gate: Gate,
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    tasks: Tasks,
+) {
     let stop = tasks.stop().clone();
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    let graceful = GracefulShutdown::new();
-    let abandon = CancellationToken::new();
+    let connections = Connections::new(limits.connections);
+    let limits = Arc::new(limits);
     loop {
-        let slot = tokio::select! {
-            biased;
-            // Cancel safe: a cancelled token stays cancelled.
-            () = stop.cancelled() => break,
-            // Cancel safe: a permit that was not taken stays.
-            slot = Arc::clone(&slots).acquire_owned() => slot.expect("nobody closes the semaphore"),
-        };
         let accepted = tokio::select! {
             biased;
             // Cancel safe: a cancelled token stays cancelled.
@@ -122,8 +161,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks:
             // Cancel safe: a connection that was not accepted stays queued.
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(failure) => {
                 // Out of descriptors: accepting again at once would spin.
                 warn!(%failure, "connection not accepted");
@@ -131,125 +170,130 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks:
                 continue;
             }
         };
-        let connection = graceful.watch(connection(stream, router.clone(), &limits));
-        // A panic is this connection's: the client sees it close, the daemon is none the worse.
-        let connection = AssertUnwindSafe(connection).catch_unwind();
-        let abandoned = abandon.clone();
+        let place = tokio::select! {
+            biased;
+            // Cancel safe: a cancelled token stays cancelled.
+            () = stop.cancelled() => break,
+            // Cancel safe: a place that was not taken is free.
+            place = connections.enter(address.ip()) => place,
+        };
+        let connection = Connection {
+            gate: gate.clone(),
+            router: router.clone(),
+            limits: limits.clone(),
+            address,
+            place: Arc::new(place),
+            stop: stop.clone(),
+        };
         tasks.spawn_short("connection", async move {
-            tokio::select! {
-                biased;
-                // Cancel safe: a cancelled token stays cancelled.
-                () = abandoned.cancelled() => {}
-                // Dropped only when the daemon stops, and then it may end anywhere.
-                ended = connection => match ended {
-                    Ok(Ok(())) => {}
-                    Ok(Err(failure)) => debug!(%failure, "connection ended early"),
-                    Err(_) => error!("a request panicked, its connection was closed"),
-                }
+            // A panic is this connection's: the client sees it close, the daemon is none the worse.
+            let ended = AssertUnwindSafe(connection.run(stream)).catch_unwind().await;
+            if ended.is_err() {
+                error!("a request panicked, its connection was closed");
             }
-            drop(slot);
         });
     }
-    drop(listener);
-    if tokio::time::timeout(limits.stop_time, graceful.shutdown()).await.is_err() {
-        debug!("connections were still open at the end of the stop time");
-    }
-    abandon.cancel();
 }
 
-/// One HTTP/1 connection: no second protocol, no stream to reset.
-fn connection(
-    stream: TcpStream,
+/// One connection, from the handshake on.
+struct Connection {
+    gate: Gate,
     router: Router,
-    limits: &Limits,
-) -> impl GracefulConnection<Error = hyper::Error> + Send + use<> {
-    // Small answers and watch lines go out at once.
-    let _ = stream.set_nodelay(true);
-    let stream =
-        Stalling::new(stream, limits.stall_time).counting(limits.metrics.given_up().clone());
-    let check_host = limits.surface == Surface::Everything;
-    let answer = move |request: Request<Incoming>| {
-        let router = router.clone();
-        async move {
-            if check_host && !is_local(&request) {
-                return Ok(error_reply(&ApiError::new(
-                    Reason::Forbidden,
-                    "this Host is not served here: ask for localhost or a loopback address",
-                )));
-            }
-            router.oneshot(request.map(Body::new)).await
+    limits: Arc<Limits>,
+    address: SocketAddr,
+    place: Arc<Place>,
+    stop: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        // Small answers and watch lines go out at once.
+        let _ = stream.set_nodelay(true);
+        let given_up = self.limits.metrics.given_up().clone();
+        let stream = Stalling::new(stream, self.limits.stall_time).counting(given_up);
+        let close = self.place.close.clone();
+        let Some(tls) = self.gate.tls().cloned() else {
+            return self.speak(stream, None).await;
+        };
+        let handshake = tokio::time::timeout(self.limits.header_time, tls.accept(stream));
+        let shaken = tokio::select! {
+            biased;
+            // Cancel safe: a cancelled token stays cancelled.
+            () = close.cancelled() => return,
+            // Cancel safe: a cancelled token stays cancelled.
+            () = self.stop.cancelled() => return,
+            // Dropped only with the connection.
+            shaken = handshake => shaken,
+        };
+        match shaken {
+            Ok(Ok((stream, certificate))) => self.speak(stream, certificate).await,
+            Ok(Err(failure)) => debug!(from = %self.address, %failure, "no TLS handshake"),
+            Err(_) => debug!(from = %self.address, "the TLS handshake took too long"),
         }
-    };
-    hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_time)
-        .max_buf_size(limits.header_bytes)
-        .serve_connection(TokioIo::new(stream), service_fn(answer))
-}
+    }
 
-/// Whether the request was meant for this machine. A page of a foreign site can make a browser
-/// connect to loopback (DNS rebinding), but not lie in the `Host` header.
-fn is_local<B>(request: &Request<B>) -> bool {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-    let named = request.uri().authority().map(axum::http::uri::Authority::as_str);
-    let all_local = [host.to_str().ok(), named.or(host.to_str().ok())];
-    all_local.into_iter().all(|text| text.is_some_and(is_local_name))
-}
-
-/// `localhost`, `*.localhost` (RFC 6761) or a loopback address, with or without a port.
-fn is_local_name(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        // A bare IPv6 address has colons and no port.
-        _ if host.parse::<IpAddr>().is_ok() => host,
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let name = bare.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    /// HTTP/1: no second protocol, no stream to reset.
+    async fn speak(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        certificate: Option<Fingerprint>,
+    ) {
+        let Self { gate, router, limits, address, place, stop } = self;
+        let close = place.close.clone();
+        let peer = Peer { address, certificate, place };
+        let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let (gate, router, peer) = (gate.clone(), router.clone(), peer.clone());
+            async move {
+                let answered = gate.answer(&peer, router, request.map(Body::new)).await;
+                Ok::<_, std::convert::Infallible>(answered)
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_time)
+            .max_buf_size(limits.header_bytes)
+            .serve_connection(TokioIo::new(stream), answer)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            biased;
+            // Cancel safe: a cancelled token stays cancelled.
+            () = close.cancelled() => return,
+            // Cancel safe: a cancelled token stays cancelled.
+            () = stop.cancelled() => None,
+            // Polled on below, or dropped with the connection.
+            ended = connection.as_mut() => Some(ended),
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(limits.stop_time, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => {
+                        return debug!(from = %address, "still open at the end of the stop time");
+                    }
+                }
+            }
+        };
+        if let Err(failure) = ended {
+            debug!(from = %address, %failure, "connection ended early");
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_names_of_this_machine_are_local() {
-        for host in [
-            "localhost",
-            "LOCALHOST:7440",
-            "127.0.0.1:7440",
-            "[::1]:7440",
-            "::1",
-            "web.localhost",
-            "127.9.9.9",
-        ] {
-            assert!(is_local_name(host), "{host}");
-        }
-        for host in [
-            "",
-            "evil.example",
-            "evil.example:7440",
-            "localhost.evil.example",
-            "10.0.0.1",
-            "127.0.0.1.nip.io",
-            "[::2]:80",
-            "0.0.0.0",
-        ] {
-            assert!(!is_local_name(host), "{host}");
-        }
-    }
-
     #[tokio::test]
-    async fn a_public_address_is_for_the_webhook_alone() {
+    async fn a_public_address_is_for_the_webhook_or_behind_tls() {
         let public: SocketAddr = "0.0.0.0:0".parse().expect("an address");
         assert!(matches!(
             bind(public, Surface::Everything).await,
             Err(ListenError::NotLoopback(_))
         ));
         assert!(bind(public, Surface::WebhookOnly).await.is_ok());
+        assert!(bind(public, Surface::Secured).await.is_ok());
     }
 }

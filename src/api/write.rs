@@ -341,7 +341,14 @@ impl<S: Store> Api<S> {
                 new.metadata_mut().clone_from(old.metadata());
                 Ok(new)
             }
-            Part::Whole | Part::Scale | Part::Log | Part::Finalize => {
+            // A stream and a log change nothing and never come here.
+            Part::Whole
+            | Part::Scale
+            | Part::Finalize
+            | Part::Log
+            | Part::Exec
+            | Part::Attach
+            | Part::PortForward => {
                 let finalizers = namespace_finalizers(&asked);
                 let mut new = admit_update(asked, old)?;
                 keep_namespace_finalizers(who, part, old, &mut new, finalizers);

@@ -33,6 +33,7 @@ pub struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     pub pem: String,
+    pub key_pem: String,
 }
 
 impl Authority {
@@ -67,7 +68,8 @@ impl Identity {
 
     fn of(certificate: rcgen::Certificate, key: &KeyPair) -> Self {
         let der = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        Self { pem: certificate.pem(), certificate: certificate.der().clone(), key: der }
+        let (pem, key_pem) = (certificate.pem(), key.serialize_pem());
+        Self { pem, key_pem, certificate: certificate.der().clone(), key: der }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The hermetic tests: parallel, without Docker, without root.
 
+mod access;
 mod admission;
 mod api;
 mod api_golden;
@@ -17,6 +18,7 @@ mod garbage;
 mod git_server;
 mod golden;
 mod kubectl_requests;
+mod listener;
 mod living;
 mod metrics;
 mod network_drift;

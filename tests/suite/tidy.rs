@@ -37,10 +37,14 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("iptables", &["network/iptables.rs"]),
     ("axum", &["api/", "web/", "daemon.rs"]),
     ("hyper", &["api/", "node/prober.rs", "sync/https.rs"]),
-    ("rustls", &["sync/https.rs"]),
-    ("tokio_rustls", &["sync/https.rs"]),
+    ("rustls", &["sync/https.rs", "api/gate/tls.rs"]),
+    ("tokio_rustls", &["sync/https.rs", "api/gate/tls.rs"]),
+    ("rcgen", &["api/gate/authority.rs"]),
     // The binary's own files.
-    ("anyhow", &["main.rs", "daemon.rs", "host_commands.rs", "offline_commands.rs"]),
+    (
+        "anyhow",
+        &["main.rs", "daemon.rs", "access_commands.rs", "host_commands.rs", "offline_commands.rs"],
+    ),
     ("maud", &["web/"]),
     ("serde_saphyr", &["sync/manifest.rs", "sync/document.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
