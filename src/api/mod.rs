@@ -6,8 +6,9 @@
 //! task of their own, because nobody waits for them.
 //!
 //! Invariants: nothing enters the store unadmitted; a write is answered when it is durable; an
-//! identity without the right to Secrets sees keyed hashes in every form of reply; the served
-//! listener changes nothing, which is decided before a body is read.
+//! identity without the right to Secrets sees keyed hashes in every form of reply; people change
+//! nothing over the served listener, which is decided before a body is read; what comes over it has
+//! passed the [`gate`].
 //!
 //! Deliberately absent: server-side apply and field managers, custom resources, aggregation, RBAC
 //! objects. Who may do what is a table in [`access`].

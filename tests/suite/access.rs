@@ -128,8 +128,9 @@ impl Secured {
 }
 
 async fn client(file: Kubeconfig) -> kube::Client {
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default());
-    kube::Client::try_from(config.await.expect("a config")).expect("a client")
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(file, &options).await.expect("a config");
+    kube::Client::try_from(config).expect("a client")
 }
 
 async fn connect(

@@ -134,15 +134,15 @@ mod tests {
     async fn a_burst_is_used_up_and_comes_back_with_time() {
         let ada = Allowances::new(share()).of("ada");
         for _ in 0..3 {
-            ada.request().await.expect("within the burst");
+            drop(ada.request().await.expect("within the burst"));
         }
         assert_eq!(ada.request().await.err(), Some(Excess::Rate));
         tokio::time::advance(Duration::from_millis(100)).await;
-        ada.request().await.expect("one more");
+        drop(ada.request().await.expect("one more"));
         assert_eq!(ada.request().await.err(), Some(Excess::Rate));
         tokio::time::advance(Duration::from_secs(3600)).await;
         for _ in 0..3 {
-            ada.request().await.expect("never more than the burst");
+            drop(ada.request().await.expect("never more than the burst"));
         }
         assert_eq!(ada.request().await.err(), Some(Excess::Rate));
     }
@@ -155,12 +155,12 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(eve.request().await.err(), Some(Excess::AtOnce));
         assert_eq!(begun.elapsed(), Duration::from_secs(5));
-        ada.request().await.expect("hers is free");
+        drop(ada.request().await.expect("hers is free"));
         drop(held);
-        eve.request().await.expect("answered meanwhile");
+        drop(eve.request().await.expect("answered meanwhile"));
         let open = eve.stream().expect("the one stream");
         assert_eq!(all.of("eve").stream().err(), Some(Excess::Streams));
         drop(open);
-        eve.stream().expect("free again");
+        drop(eve.stream().expect("free again"));
     }
 }

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::api::access::Identity;
-use crate::api::gate::credential::{Credential, CredentialFault, CredentialList, Fingerprint};
+use crate::api::gate::credential::{
+    Credential, CredentialFault, CredentialList, Fingerprint, Proof,
+};
 use crate::api::gate::private_file::{self, Stamp};
 use crate::clock::Clock;
 
@@ -113,11 +115,13 @@ impl Credentials {
 
     /// The credential that somebody shows, if it counts now. Costs a `stat`, about a microsecond.
     /// That a map finds it by its hash tells nothing by its timing: nobody chooses a hash.
-    pub fn find(&self, shown: &Fingerprint) -> Option<Known> {
+    pub fn find(&self, proof: Proof, shown: &Fingerprint) -> Option<Known> {
         self.refresh();
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let known = state.known.get(shown)?;
-        (!known.credential.has_expired(self.clock.now())).then(|| known.clone())
+        let counts =
+            known.credential.proof == proof && !known.credential.has_expired(self.clock.now());
+        counts.then(|| known.clone())
     }
 
     /// Takes up what the command line changed. A file that cannot be read opens to nobody.
@@ -190,7 +194,7 @@ mod tests {
 
     use super::*;
     use crate::api::access::Role;
-    use crate::api::gate::credential::{Proof, Wish};
+    use crate::api::gate::credential::Wish;
 
     fn make(dir: &Path, name: &str, print: Fingerprint) {
         let ttl = SignedDuration::from_secs(60);
@@ -205,19 +209,21 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path();
         let running = Credentials::new(dir, Clock::wall());
-        assert!(running.find(&[1; 32]).is_none());
+        assert!(running.find(Proof::Token, &[1; 32]).is_none());
         make(dir, "ada", [1; 32]);
         make(dir, "eve", [2; 32]);
-        let (ada, eve) = (running.find(&[1; 32]), running.find(&[2; 32]));
+        let (ada, eve) =
+            (running.find(Proof::Token, &[1; 32]), running.find(Proof::Token, &[2; 32]));
         let (ada, eve) = (ada.expect("known"), eve.expect("known"));
         edit(dir, |list| list.without("eve").map(|list| (list, ()))).expect("revoked");
-        assert!(running.find(&[2; 32]).is_none());
+        assert!(running.find(Proof::Token, &[2; 32]).is_none());
+        assert!(running.find(Proof::Certificate, &[1; 32]).is_none(), "what is public is no token");
         assert!(eve.ended.is_cancelled() && !ada.ended.is_cancelled());
         std::fs::write(dir.join(FOLDER).join(FILE), "{").expect("damaged");
-        assert!(running.find(&[1; 32]).is_none(), "a damaged list opens to nobody");
+        assert!(running.find(Proof::Token, &[1; 32]).is_none(), "a damaged list opens to nobody");
         assert!(ada.ended.is_cancelled());
         std::fs::remove_file(dir.join(FOLDER).join(FILE)).expect("removed");
-        assert!(running.find(&[1; 32]).is_none());
+        assert!(running.find(Proof::Token, &[1; 32]).is_none());
     }
 
     #[test]
@@ -235,7 +241,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         make(folder.path(), "ada", [1; 32]);
         let running = Credentials::new(folder.path(), Clock::tokio(Clock::wall().now()));
-        let known = running.find(&[1; 32]).expect("known");
+        let known = running.find(Proof::Token, &[1; 32]).expect("known");
         let stop = CancellationToken::new();
         let following = running.clone().follow(stop.clone());
         let look = async {
@@ -243,6 +249,6 @@ mod tests {
             stop.cancel();
         };
         tokio::join!(following, look);
-        assert!(running.find(&[1; 32]).is_none());
+        assert!(running.find(Proof::Token, &[1; 32]).is_none());
     }
 }

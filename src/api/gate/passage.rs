@@ -21,7 +21,7 @@ use crate::api::access::{Identity, Role};
 use crate::api::gate::allowance::{Allowances, Excess, Share};
 use crate::api::gate::audit::{Audit, Audited};
 use crate::api::gate::connections::Place;
-use crate::api::gate::credential::{Fingerprint, bearer, fingerprint};
+use crate::api::gate::credential::{Fingerprint, Proof, bearer, fingerprint};
 use crate::api::gate::credential_file::{Credentials, Known};
 use crate::api::gate::host::{self, Asked};
 use crate::api::gate::session::{Held, Session};
@@ -155,7 +155,8 @@ impl Gate {
             (Identity::Reader, ApiError::new(Reason::Unauthorized, "Unauthorized"))
         };
         // As the reference server: a certificate first, then a token.
-        let by_certificate = peer.certificate.and_then(|shown| credentials.find(&shown));
+        let by_certificate =
+            peer.certificate.and_then(|shown| credentials.find(Proof::Certificate, &shown));
         let known: Option<Known> = match (by_certificate, token(request.headers())) {
             (Some(known), _) => Some(known),
             (None, Ok(None)) if peer.certificate.is_some() => {
@@ -164,7 +165,7 @@ impl Gate {
             (None, Ok(None)) => None,
             (None, Ok(Some(token))) => Some(
                 credentials
-                    .find(&fingerprint(token.as_bytes()))
+                    .find(Proof::Token, &fingerprint(token.as_bytes()))
                     .ok_or_else(|| unknown("the token was revoked, has expired or is unknown"))?,
             ),
             (None, Err(why)) => return Err(unknown(why)),
