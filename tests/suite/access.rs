@@ -550,3 +550,59 @@ async fn a_daemon_without_tls_gives_no_credentials() {
     assert!(told.contains("is no data directory of a daemon"), "{told}");
     served.fixture.end().await;
 }
+
+/// The program on the daemon's data directory.
+async fn ballast(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_ballast"))
+        .args(arguments)
+        .env_remove("BALLAST_SERVER")
+        .env_remove("BALLAST_KUBECONFIG")
+        .output()
+        .await
+        .expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_makes_shows_and_ends_credentials() {
+    let served = Secured::start(false).await;
+    let dir = served.fixture.folder().to_str().expect("text").to_owned();
+    let create = ["token", "create", "--role", "viewer", "--name", "ada", "--data-dir", &dir];
+    let (code, token, told) = ballast(&create).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("credential ada (viewer) counts until"), "{told}");
+    let token = token.strip_suffix('\n').expect("one line");
+    let pods = "GET /api/v1/pods";
+    assert!(served.ask(pods, &bearer(token)).await.starts_with("HTTP/1.1 200"));
+    let (code, _, told) = ballast(&create).await;
+    assert_eq!(code, Some(2));
+    assert!(told.contains("there is a credential ada already"), "{told}");
+    let (code, list, _) = ballast(&["token", "list", "--data-dir", &dir]).await;
+    assert_eq!(code, Some(0));
+    assert!(list.contains("ada ") && list.contains("viewer") && !list.contains(token), "{list}");
+
+    let file = served.fixture.folder().join("bob.yaml");
+    let path = file.to_str().expect("text");
+    let print = ["kubeconfig", "--role", "viewer", "--name", "bob", "--data-dir", &dir];
+    let (code, printed, told) = ballast(&print).await;
+    assert_eq!(code, Some(0), "{told}");
+    std::fs::write(&file, printed).expect("written");
+    let (code, shown, told) = ballast(&["status", "--kubeconfig", path]).await;
+    assert_eq!((code, shown.as_str()), (Some(1), "no source yet\n"), "{told}");
+    let address = format!("https://localhost:{}", served.address.port());
+    let (code, _, told) = ballast(&["status", "--server", &address]).await;
+    assert_eq!(code, Some(2), "{told}");
+    for name in ["ada", "bob"] {
+        let (code, _, told) = ballast(&["token", "revoke", name, "--data-dir", &dir]).await;
+        assert_eq!(code, Some(0), "{told}");
+    }
+    assert!(served.ask(pods, &bearer(token)).await.starts_with("HTTP/1.1 401"));
+    let (code, _, told) = ballast(&["status", "--kubeconfig", path]).await;
+    assert_eq!(code, Some(2));
+    assert!(told.contains("wants a credential that counts"), "{told}");
+    let (code, _, told) = ballast(&["token", "revoke", "ada", "--data-dir", &dir]).await;
+    assert_eq!(code, Some(2));
+    assert!(told.contains("there is no credential ada"), "{told}");
+    served.fixture.end().await;
+}
