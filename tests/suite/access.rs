@@ -305,6 +305,7 @@ async fn a_revocation_ends_what_is_open() {
     assert!(matches!(ended, Ok(None)), "{ended:?}");
     admin.create(&config("two", "2")).await.expect("created");
     assert!(his.try_next().await.expect("an event").is_some(), "his goes on");
+    drop(admin);
     served.fixture.end().await;
 }
 
@@ -447,6 +448,7 @@ async fn a_nodes_agent_writes_its_own_node_and_no_other() {
     let lines = served.audited(3).await;
     assert_eq!(lines[0]["decision"], "allow");
     assert_eq!((&lines[1]["decision"], &lines[2]["decision"]), (&json!("deny"), &json!("deny")));
+    drop(admin);
     served.fixture.end().await;
 }
 

@@ -242,8 +242,11 @@ async fn what_cannot_be_answered_ends_with_2_and_the_next_step() {
         &["/no/such/path: No such file"],
     );
     assert_said(&ballast(&["run"]).await, 2, &["sources: nothing to follow", "1 fault:"]);
-    let public = ballast(&["run", "/r", "--listen", "0.0.0.0:7440"]).await;
-    assert_said(&public, 2, &["listen: only a loopback address"]);
+    // Each has a fault of its own, so that no daemon starts here.
+    let open = ballast(&["run", "https://git.example/r", "--listen", "0.0.0.0"]).await;
+    assert_said(&open, 2, &["listen: \"0.0.0.0\" is no address and port"]);
+    let half = ballast(&["run", "https://git.example/r", "--tls-cert", "/none"]).await;
+    assert_said(&half, 2, &["tlsKeyFile: tlsCertFile is given alone"]);
     assert_said(&ballast(&["trace", "nobody", "10.43.0.5:80"]).await, 2, &["nobody"]);
 }
 

@@ -42,13 +42,15 @@ async fn listen(fixture: &Fixture, router: Router, limits: Limits) -> SocketAddr
     address
 }
 
-/// Asks, and reads nothing.
+/// Asks, and reads nothing. It is being answered then: a connection that does nothing would lose its
+/// place to the next one.
 async fn ask(address: SocketAddr, path: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a small window");
     let mut stream = socket.connect(address).await.expect("connects");
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
+    stream.peek(&mut [0]).await.expect("the answer begins");
     stream
 }
 
