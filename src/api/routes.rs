@@ -204,8 +204,8 @@ fn stream<S: Store>(door: &Door<S>, kind: Kind, key: &Key, part: Part) -> Respon
     }
 }
 
-/// What the URL and the method alone decide about a write: its body is not read in vain. A collection
-/// names no object yet; the verbs decide about that one.
+/// What the URL and the method alone decide about a write: its body is not read in vain. Who only
+/// reads was refused already; a collection names no object yet, the verbs decide about that one.
 fn early<S: Store>(door: &Door<S>, target: &Target, method: &Method) -> Decision {
     let verb = match *method {
         Method::POST => Verb::Create,
@@ -215,8 +215,10 @@ fn early<S: Store>(door: &Door<S>, target: &Target, method: &Method) -> Decision
         _ => return Decision::Allow,
     };
     match target {
-        Target::Object { kind, key, part } => decide(&door.who, verb, *kind, *part, key),
-        Target::Collection { .. } | Target::Unknown => Decision::Allow,
+        Target::Object { kind, key, part } if !door.who.only_reads() => {
+            decide(&door.who, verb, *kind, *part, key)
+        }
+        _ => Decision::Allow,
     }
 }
 
