@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::api::access::{Identity, Part, Verb};
+use crate::api::query::asks_for_watch;
 use crate::api::request::{Target, target};
 use crate::object::{Key, Kind};
 use crate::task::Tasks;
@@ -89,7 +90,10 @@ pub(crate) struct Audited {
 impl Audited {
     /// `None` for a plain read. No read is plain that uses an operator's rights.
     pub fn of(who: &Identity, method: &str, path_and_query: &str) -> Option<Self> {
-        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
         let reads = matches!(method, "GET" | "HEAD");
         let (kind, part, key) = match target(path) {
             Some(Target::Object { kind, key, part }) => (Some(kind), part, key),
@@ -104,7 +108,7 @@ impl Audited {
         }
         let verb = match method {
             _ if part.is_stream() => Verb::Create.as_str(),
-            "GET" | "HEAD" if query.contains("watch=") => Verb::Watch.as_str(),
+            "GET" | "HEAD" if asks_for_watch(query) => Verb::Watch.as_str(),
             "GET" | "HEAD" if key.name.is_empty() => Verb::List.as_str(),
             "GET" | "HEAD" => Verb::Get.as_str(),
             "POST" => Verb::Create.as_str(),
