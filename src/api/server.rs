@@ -65,7 +65,7 @@ impl Limits {
             surface,
             connections: match surface {
                 // A few dozen nodes with a dozen watches each, people with dashboards and
-                // `kubectl -w`, and as many again. Idle ones cost about 20 kB each.
+                // `kubectl -w`, and as many again.
                 Surface::Everything | Surface::Secured => 1024,
                 // A delivery takes milliseconds, and a forge sends a handful at once.
                 Surface::WebhookOnly => 64,
@@ -92,8 +92,8 @@ fn share(surface: Surface) -> Share {
     Share {
         per_second,
         burst: 2.0 * per_second,
-        // A list of everything costs a core 50 ms, so that whoever asks next waits half a second
-        // at most for another one's.
+        // With the bound for a list of everything, 50 ms of a core, whoever asks next on two cores
+        // waits 0.4 s at most for another one's.
         at_once: 16,
         streams,
         patience: Duration::from_secs(10),

@@ -113,7 +113,7 @@ impl Credentials {
         credentials
     }
 
-    /// The credential that somebody shows, if it counts now. Costs a `stat`, about a microsecond.
+    /// The credential that somebody shows, if it counts now. Costs a `stat`.
     /// That a map finds it by its hash tells nothing by its timing: nobody chooses a hash.
     pub fn find(&self, proof: Proof, shown: &Fingerprint) -> Option<Known> {
         self.refresh();
