@@ -13,6 +13,7 @@ use crate::api::access::Identity;
 use crate::api::admission::Admit;
 use crate::api::verbs::Api;
 use crate::api::write::SYSTEM_NAMESPACES;
+use crate::api::write_options::WriteOptions;
 use crate::object::owner::{controller_of, kind_of, place_of};
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::{Expect, Store, Write};
@@ -42,7 +43,8 @@ impl<S: Store> Api<S> {
                 }
                 let mut new = Namespace::default();
                 new.metadata.name = Some(name.clone());
-                match Box::pin(self.create(&Identity::Admin, &new, false)).await {
+                let options = WriteOptions::default();
+                match Box::pin(self.create(&Identity::Admin, &new, &options)).await {
                     Err(error) if !error.is_already_exists() => return Err(error),
                     _ => self.store().get(Kind::Namespace, &namespace),
                 }

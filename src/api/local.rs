@@ -14,9 +14,9 @@ use futures::{Stream, StreamExt};
 use tracing::{debug, error};
 
 use crate::api::access::{Identity, Part};
-use crate::api::admission::FieldValidation;
 use crate::api::selector_text::Selection;
 use crate::api::verbs::{Api, selects};
+use crate::api::write_options::WriteOptions;
 use crate::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Listing, Note, Object, Patch, Scope,
 };
@@ -57,8 +57,9 @@ fn own<K: Object>(object: &(dyn Any + Send + Sync)) -> &K {
 impl<S: Store> Local<S> {
     fn create_any<'a>(&'a self, kind: Kind, object: &'a (dyn Any + Send + Sync)) -> Answer<'a> {
         with_kind!(kind, K => Box::pin(async move {
-            let object = self.api.create::<K>(&self.who, own(object), false).await?;
-            Ok(self.api.redacted(&self.who, object) as Anything)
+            let options = WriteOptions::default();
+            let object = self.api.create::<K>(&self.who, own(object), &options).await?;
+            Ok(object as Anything)
         }))
     }
 
@@ -69,8 +70,9 @@ impl<S: Store> Local<S> {
         object: &'a (dyn Any + Send + Sync),
     ) -> Answer<'a> {
         with_kind!(kind, K => Box::pin(async move {
-            let object = self.api.update::<K>(&self.who, part, own(object), false).await?;
-            Ok(self.api.redacted(&self.who, object) as Anything)
+            let options = WriteOptions::default();
+            let object = self.api.update::<K>(&self.who, part, own(object), &options).await?;
+            Ok(object as Anything)
         }))
     }
 
@@ -82,14 +84,13 @@ impl<S: Store> Local<S> {
         patch: &'a Patch,
     ) -> Answer<'a> {
         with_kind!(kind, K => Box::pin(async move {
+            let options = WriteOptions::default();
             let (object, unknown) =
-                self.api
-                    .patch::<K>(&self.who, part, key, patch, FieldValidation::Warn, false)
-                    .await?;
+                self.api.patch::<K>(&self.who, part, key, patch, &[], &options).await?;
             if !unknown.is_empty() {
                 debug!(%kind, %key, ?unknown, "patch names fields that the kind does not have");
             }
-            Ok(self.api.redacted(&self.who, object) as Anything)
+            Ok(object as Anything)
         }))
     }
 
@@ -101,7 +102,8 @@ impl<S: Store> Local<S> {
         version: Option<&'a str>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         with_kind!(kind, K => Box::pin(async move {
-            self.api.scale::<K>(&self.who, key, replicas, version, false).await.map(drop)
+            let options = WriteOptions::default();
+            self.api.scale::<K>(&self.who, key, replicas, version, &options).await.map(drop)
         }))
     }
 

@@ -7,15 +7,15 @@
 //!
 //! Invariants: nothing enters the store unadmitted; a write is answered when it is durable; an
 //! identity without the right to Secrets sees keyed hashes in every form of reply; people change
-//! nothing over the served listener, which is decided before a body is read; what comes over it has
-//! passed the [`gate`].
+//! nothing over the served listener, which is decided before a body is read (a dry run's is read);
+//! what comes over it has passed the [`gate`].
 //!
-//! Deliberately absent: server-side apply and field managers, custom resources, aggregation, RBAC
-//! objects. Who may do what is a table in [`access`].
+//! Deliberately absent: custom resources, aggregation, RBAC objects. Who may do what is a table in [`access`].
 
 pub mod access;
 pub mod admission;
 mod body;
+mod document_text;
 pub mod ids;
 mod query;
 mod selector_text;
@@ -26,6 +26,10 @@ mod service_addresses;
 mod transact;
 pub mod verbs;
 mod write;
+mod write_options;
+
+mod apply;
+mod apply_verb;
 
 mod event_plan;
 pub mod events;
@@ -41,6 +45,7 @@ pub mod gate;
 pub mod remote;
 mod reply;
 mod request;
+mod request_body;
 pub mod routes;
 pub mod server;
 mod stall;

@@ -1,10 +1,9 @@
 //! Pure: the query of a request, with the reference server's errors: which objects, read at which
-//! revision, how much of them, and the manner of a write.
+//! revision, how much of them, and the manner of a delete. The other writes' is `write_options.rs`.
 
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
-use crate::api::admission::FieldValidation;
 use crate::api::selector_text::Selection;
 use crate::api::table::Include;
 use crate::object::{ApiError, Key, Kind, Propagation, Reason};
@@ -24,8 +23,6 @@ pub struct Query {
     pub timeout_seconds: Option<u64>,
     pub bookmarks: bool,
     pub initial_events: bool,
-    pub dry_run: bool,
-    pub validation: FieldValidation,
     pub include: Include,
     pub propagation: Option<Propagation>,
     pub grace_seconds: Option<i64>,
@@ -138,7 +135,7 @@ impl Query {
             .filter(|seconds| *seconds > 0);
         query.revision = revision(some("resourceVersion"))?;
         query.read_match(some("resourceVersionMatch"), some("continue"))?;
-        query.write_manner(&get)?;
+        query.delete_manner(&get)?;
         query.include = Include::of_query(get("includeObject")).ok_or_else(|| {
             ApiError::bad_request("unrecognized includeObject value: use None, Metadata or Object")
         })?;
@@ -214,26 +211,10 @@ impl Query {
         Ok(())
     }
 
-    fn write_manner<'a>(&mut self, get: &impl Fn(&str) -> Option<&'a str>) -> Result<(), ApiError> {
-        self.dry_run = match get("dryRun") {
-            None | Some("") => false,
-            Some("All") => true,
-            Some(other) => {
-                return Err(ApiError::new(
-                    Reason::Invalid,
-                    format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""),
-                ));
-            }
-        };
-        let validation = get("fieldValidation").unwrap_or_default();
-        self.validation = FieldValidation::of_query(validation).ok_or_else(|| {
-            ApiError::new(
-                Reason::Invalid,
-                format!(
-                    "fieldValidation: Unsupported value: \"{validation}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-                ),
-            )
-        })?;
+    fn delete_manner<'a>(
+        &mut self,
+        get: &impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<(), ApiError> {
         self.propagation = propagation(get("propagationPolicy"))?;
         if flag(get("orphanDependents")) {
             self.propagation = Some(Propagation::Orphan);
@@ -368,8 +349,6 @@ mod tests {
                 .expect("valid")
                 .initial_events
         );
-        assert!(parse("dryRun=Some").is_err());
-        assert!(parse("fieldValidation=Loose").is_err());
         assert!(!parse("watch=false").expect("valid").watch);
         assert!(parse("watch").expect("valid").watch);
     }

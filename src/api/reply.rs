@@ -266,18 +266,16 @@ pub(crate) fn record_reply<S: Store>(
     Ok(json_reply(StatusCode::OK, body))
 }
 
-/// A written object in the form asked for.
+/// A written object in the form asked for; the verbs answer what the identity may see.
 ///
 /// # Errors
 /// As [`written_bytes`].
 pub(crate) fn written_reply<S: Store, K: Tabular>(
     api: &Api<S>,
-    who: &Identity,
     code: StatusCode,
     object: Arc<K>,
     form: Form,
 ) -> Result<Response, ApiError> {
-    let object = api.redacted(who, object);
     let bytes = written_bytes(&*object)?;
     let body = match form {
         Form::Json => bytes.to_vec(),

@@ -1,8 +1,8 @@
-//! Pure: what a path names: a collection, an object, or a part of one.
+//! Pure: what a path names: a collection, an object, or a part of one; and whether a body is of it.
 
 use crate::api::access::Part;
 use crate::api::query::decoded;
-use crate::object::{Key, Kind};
+use crate::object::{ApiError, Key, Kind, Object};
 
 /// A path below `/api/v1` or `/apis/<group>/<version>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,40 @@ fn part(kind: Kind, name: &str) -> Option<Part> {
         "finalize" if kind == Kind::Namespace => Some(Part::Finalize),
         _ => None,
     }
+}
+
+/// The namespace of the URL, which the object may repeat and not contradict.
+///
+/// # Errors
+/// `BadRequest` for another one.
+pub fn place<K: Object>(object: &mut K, namespace: &str) -> Result<(), ApiError> {
+    let own = object.metadata().namespace.as_deref().unwrap_or_default();
+    if !own.is_empty() && own != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    object.metadata_mut().namespace = Some(namespace.to_owned());
+    Ok(())
+}
+
+/// A PUT or an apply names the object of its URL, or leaves the name out.
+///
+/// # Errors
+/// `BadRequest` for another name or namespace.
+pub fn named<K: Object>(mut object: K, key: &Key) -> Result<K, ApiError> {
+    let meta = object.metadata_mut();
+    let own = meta.name.get_or_insert_with(|| key.name.clone());
+    if *own != key.name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({own}) does not match the name on the URL ({})",
+            key.name
+        )));
+    }
+    if K::OBJECT_KIND.row().namespaced {
+        place(&mut object, &key.namespace)?;
+    }
+    Ok(object)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The outer skin: HTTP onto the verbs. One dispatcher reads the path and the method; what may not
 //! be done is refused here, before a body is looked at.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,11 +11,11 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
 use crate::api::access::{Decision, Identity, Part, Verb, decide};
-use crate::api::admission::{Admit, decode_body};
+use crate::api::admission::{Admit, decode_text};
+use crate::api::document_text::Document;
 use crate::api::gate::Session;
 use crate::api::metrics::Asked;
 use crate::api::query::{self, Query};
@@ -22,19 +23,18 @@ use crate::api::reply::{
     Form, error_reply, error_reply_continued, form, list_reply, record_reply, value_reply,
     written_reply,
 };
-use crate::api::request::{Target, target};
+use crate::api::request::{Target, named, place, target};
+use crate::api::request_body::{
+    PatchBody, applied_twice, change, delete_options, document, write_options,
+};
 use crate::api::table_cells::Tabular;
 use crate::api::verbs::Api;
 use crate::api::write::Deletion;
+use crate::api::write_options::{WriteOptions, WriteVerb, says_dry_run};
 use crate::api::{discovery, drift_reply, subresources, watch_reply, webhook};
-use crate::object::{ApiError, DeleteOptions, Key, Kind, Object, Patch, Reason};
+use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::Store;
 use crate::with_kind;
-
-/// `MaxRequestBodyBytes` of the reference server: 3 MiB.
-const LARGEST_BODY: usize = 3 * 1024 * 1024;
-/// For a whole body, however slowly it comes.
-const BODY_TIME: Duration = Duration::from_secs(60);
 
 /// One door for one identity.
 struct Door<S: Store> {
@@ -172,7 +172,9 @@ async fn answer<S: Store>(
             stream(door, kind, &key, part)
         }
         // Before the body: what is not read cannot change anything.
-        Some(_) if !reads && door.who.only_reads() => error_reply(&door.api.through_git()),
+        Some(_) if !reads && door.who.only_reads() && !may_be_a_try(parts) => {
+            error_reply(&door.api.through_git())
+        }
         Some(target) => {
             if let Decision::Deny(error) = early(door, &target, &parts.method) {
                 return error_reply(&error);
@@ -234,6 +236,13 @@ fn secrets_in_clear<S: Store>(
     let uses = door.who.uses_operator_rights(*kind, Part::Whole);
     let session = parts.extensions.get::<Session>().filter(|_| uses)?;
     Some((session.clone(), target.clone()))
+}
+
+/// Whether a write may turn out to be a dry run. A DELETE says it in its body (kubectl does): the verb
+/// decides then.
+fn may_be_a_try(parts: &Parts) -> bool {
+    parts.method == Method::DELETE
+        || says_dry_run(&query::pairs(parts.uri.query().unwrap_or_default()))
 }
 
 /// Discovery, version, OpenAPI; everything else is not there, in the reference server's plain text.
@@ -298,13 +307,17 @@ async fn collection<S: Store>(
             list_reply(api, who, kind, &page, form, query.include)
         }
         Method::POST => {
+            let options = write_options(parts, WriteVerb::Create)?;
             let document = document(&parts.headers, body).await?;
             with_kind!(kind, K => {
-                create::<S, K>(door, namespace, &query, form, &document).await
+                create::<S, K>(door, namespace, &options, form, &document).await
             })
         }
         Method::DELETE => {
-            let options = delete_options(&query, body).await?;
+            let options = delete_options(&query, parts, body).await?;
+            if door.who.only_reads() && !options.1 {
+                return Err(api.through_git());
+            }
             let page = api.list(who, kind, namespace.as_deref(), &query)?;
             for record in &page.items {
                 let gone = with_kind!(kind, K => {
@@ -324,31 +337,19 @@ async fn collection<S: Store>(
 async fn create<S: Store, K: Admit + Tabular>(
     door: &Door<S>,
     namespace: Option<String>,
-    query: &Query,
+    options: &WriteOptions,
     form: Form,
-    document: &Value,
+    document: &Document,
 ) -> Result<Response, ApiError> {
-    let decoded = decode_body::<K>(document, query.validation)?;
+    let decoded = decode_text::<K>(&document.value, &document.twice, options.validation)?;
     let mut object = decoded.object;
     if K::OBJECT_KIND.row().namespaced {
-        place(&mut object, namespace.as_deref())?;
+        let Some(namespace) = namespace else { return Err(method_not_allowed()) };
+        place(&mut object, &namespace)?;
     }
-    let object = door.api.create(&door.who, &object, query.dry_run).await?;
-    let reply = written_reply(&door.api, &door.who, StatusCode::CREATED, object, form)?;
+    let object = door.api.create(&door.who, &object, options).await?;
+    let reply = written_reply(&door.api, StatusCode::CREATED, object, form)?;
     Ok(warned(reply, &decoded.warnings))
-}
-
-/// The namespace of the URL, which the object may repeat and not contradict.
-fn place<K: Object>(object: &mut K, namespace: Option<&str>) -> Result<(), ApiError> {
-    let Some(namespace) = namespace else { return Err(method_not_allowed()) };
-    let own = object.metadata().namespace.as_deref().unwrap_or_default();
-    if !own.is_empty() && own != namespace {
-        return Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
-    object.metadata_mut().namespace = Some(namespace.to_owned());
-    Ok(())
 }
 
 async fn one<S: Store, K: Admit + Tabular>(
@@ -362,7 +363,7 @@ async fn one<S: Store, K: Admit + Tabular>(
     let (api, who, kind) = (&door.api, &door.who, K::OBJECT_KIND);
     let form = form(&parts.headers)?;
     if part == Part::Scale {
-        return subresources::scale::<S, K>(api, who, &key, &query, parts, body).await;
+        return subresources::scale::<S, K>(api, who, &key, parts, body).await;
     }
     match (&parts.method, part) {
         (&Method::GET | &Method::HEAD, Part::Whole) if query.watch => {
@@ -376,49 +377,52 @@ async fn one<S: Store, K: Admit + Tabular>(
             record_reply(api, who, &record, form, query.include)
         }
         (&Method::PUT, Part::Whole | Part::Status | Part::Finalize) => {
+            let options = write_options(parts, WriteVerb::Update)?;
             let document = document(&parts.headers, body).await?;
-            let decoded = decode_body::<K>(&document, query.validation)?;
+            let decoded = decode_text::<K>(&document.value, &document.twice, options.validation)?;
             let object = named(decoded.object, &key)?;
-            let object = api.update(who, part, &object, query.dry_run).await?;
-            let reply = written_reply(api, who, StatusCode::OK, object, form)?;
+            let object = api.update(who, part, &object, &options).await?;
+            let reply = written_reply(api, StatusCode::OK, object, form)?;
             Ok(warned(reply, &decoded.warnings))
         }
         (&Method::PATCH, Part::Whole | Part::Status) => {
-            let patch = patch(&parts.headers, body).await?;
-            let written =
-                api.patch::<K>(who, part, &key, &patch, query.validation, query.dry_run).await;
-            let (object, warnings) = written.map_err(|error| api.scrubbed(who, kind, error))?;
-            Ok(warned(written_reply(api, who, StatusCode::OK, object, form)?, &warnings))
+            let (change, options) = change(parts, body).await?;
+            let written = match &change {
+                PatchBody::Patch(patch, twice) => {
+                    let written = api.patch::<K>(who, part, &key, patch, twice, &options).await;
+                    written.map(|(object, told)| (StatusCode::OK, object, told))
+                }
+                PatchBody::Apply(document) => {
+                    let told = applied_twice(document, options.validation)?;
+                    let applied = api.apply::<K>(who, part, &key, &document.value, &options).await;
+                    applied.map(|applied| {
+                        let made = applied.created;
+                        let code = if made { StatusCode::CREATED } else { StatusCode::OK };
+                        (code, applied.object, told)
+                    })
+                }
+            };
+            // A dry run meets hashes only: its errors may quote what they complain about.
+            let (code, object, warnings) = written.map_err(|error| match options.dry_run {
+                true => error,
+                false => api.scrubbed(who, kind, error),
+            })?;
+            Ok(warned(written_reply(api, code, object, form)?, &warnings))
         }
         (&Method::DELETE, Part::Whole) => {
-            let (options, dry_run) = delete_options(&query, body).await?;
+            let (options, dry_run) = delete_options(&query, parts, body).await?;
             match api.delete::<K>(who, &key, &options, dry_run).await? {
-                Deletion::Going(object) => written_reply(api, who, StatusCode::OK, object, form),
+                Deletion::Going(object) => written_reply(api, StatusCode::OK, object, form),
                 Deletion::Removed(object) => Ok(value_reply(StatusCode::OK, &removed(&*object))),
             }
         }
         (&Method::POST, Part::Binding) => {
+            let options = write_options(parts, WriteVerb::Create)?;
             let document = document(&parts.headers, body).await?;
-            subresources::binding(api, who, &key, &document, query.dry_run).await
+            subresources::binding(api, who, &key, &document.value, options.dry_run).await
         }
         _ => Err(method_not_allowed()),
     }
-}
-
-/// A PUT names the object of its URL, or leaves the name out.
-fn named<K: Object>(mut object: K, key: &Key) -> Result<K, ApiError> {
-    let meta = object.metadata_mut();
-    let own = meta.name.get_or_insert_with(|| key.name.clone());
-    if *own != key.name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({own}) does not match the name on the URL ({})",
-            key.name
-        )));
-    }
-    if K::OBJECT_KIND.row().namespaced {
-        place(&mut object, Some(&key.namespace))?;
-    }
-    Ok(object)
 }
 
 fn removed<K: Object>(object: &K) -> Value {
@@ -435,70 +439,6 @@ fn removed<K: Object>(object: &K) -> Value {
         "details": details})
 }
 
-/// A body, whole, within its limit and its time.
-///
-/// # Errors
-/// `RequestEntityTooLarge`, or `BadRequest` for one that ended early or never.
-pub(crate) async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
-    let reading = Limited::new(body, LARGEST_BODY).collect();
-    let read = tokio::time::timeout(BODY_TIME, reading).await.map_err(|_| {
-        ApiError::bad_request(format!("the body took longer than {} s", BODY_TIME.as_secs()))
-    })?;
-    let collected = read.map_err(|failure| {
-        if failure.is::<http_body_util::LengthLimitError>() {
-            ApiError::new(
-                Reason::RequestEntityTooLarge,
-                format!("Request entity too large: limit is {LARGEST_BODY}"),
-            )
-        } else {
-            ApiError::bad_request("the body ended early")
-        }
-    })?;
-    Ok(collected.to_bytes().to_vec())
-}
-
-/// A JSON body.
-///
-/// # Errors
-/// `UnsupportedMediaType` for another content type, `BadRequest` for what is no JSON.
-pub(crate) async fn document(headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
-    if !matches!(media_type(headers), "" | "application/json") {
-        return Err(unsupported_media());
-    }
-    let bytes = whole(body).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("the body is no JSON document: {error}")))
-}
-
-/// A patch of the kind that its content type names.
-///
-/// # Errors
-/// As [`document`].
-pub(crate) async fn patch(headers: &HeaderMap, body: Body) -> Result<Patch, ApiError> {
-    let make = match media_type(headers) {
-        "application/merge-patch+json" => Patch::Merge,
-        "application/json-patch+json" => Patch::Json,
-        "application/strategic-merge-patch+json" => Patch::Strategic,
-        _ => return Err(unsupported_media()),
-    };
-    let bytes = whole(body).await?;
-    let value = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
-    Ok(make(value))
-}
-
-fn media_type(headers: &HeaderMap) -> &str {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.split(';').next())
-        .map_or("", str::trim)
-}
-
-fn unsupported_media() -> ApiError {
-    plain(Reason::UnsupportedMediaType, "415: Unsupported Media Type")
-}
-
 pub(crate) fn method_not_allowed() -> ApiError {
     plain(
         Reason::MethodNotAllowed,
@@ -511,42 +451,26 @@ fn no_such_resource() -> ApiError {
 }
 
 /// An error of the request itself: the reference server's details are there and empty.
-fn plain(reason: Reason, message: &str) -> ApiError {
+pub(crate) fn plain(reason: Reason, message: &str) -> ApiError {
     let mut error = ApiError::new(reason, message);
     error.details = Some(Box::default());
     error
 }
 
-/// A DELETE's options, from its body or its query; the body wins, as in the reference server.
-async fn delete_options(query: &Query, body: Body) -> Result<(DeleteOptions, bool), ApiError> {
-    let bytes = whole(body).await?;
-    let document: Value = if bytes.iter().all(u8::is_ascii_whitespace) {
-        Value::Null
-    } else {
-        serde_json::from_slice(&bytes).map_err(|error| {
-            ApiError::bad_request(format!("the delete options are no JSON: {error}"))
-        })?
-    };
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let mut propagation = query::propagation(document["propagationPolicy"].as_str())?;
-    if document["orphanDependents"] == json!(true) {
-        propagation = Some(crate::object::Propagation::Orphan);
-    }
-    let options = DeleteOptions {
-        uid: text(&document["preconditions"]["uid"]),
-        resource_version: text(&document["preconditions"]["resourceVersion"]),
-        propagation: propagation.or(query.propagation),
-        grace_seconds: document["gracePeriodSeconds"].as_i64().or(query.grace_seconds),
-    };
-    let dry = document["dryRun"].as_array().is_some_and(|all| !all.is_empty());
-    Ok((options, dry || query.dry_run))
-}
-
-/// `Warning: 299 - "unknown field \"dta\""`, one header a warning.
-fn warned(mut response: Response, warnings: &[String]) -> Response {
-    for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+/// `Warning: 299 - "unknown field \"dta\""`, one header a warning: once each, and no more in all than
+/// a client takes as headers (the reference server's bounds, in characters).
+pub(crate) fn warned(mut response: Response, warnings: &[String]) -> Response {
+    const MOST: usize = 4096;
+    const MOST_OF_ONE: usize = 256;
+    let all: usize = warnings.iter().map(|warning| warning.chars().count()).sum();
+    let (mut left, mut said) = (MOST, BTreeSet::new());
+    for warning in warnings.iter().filter(|warning| said.insert(warning.as_str())) {
+        let shown = if all > MOST { MOST_OF_ONE } else { MOST };
+        let text: String = warning.chars().take(shown).collect();
+        let Some(rest) = left.checked_sub(text.chars().count()) else { break };
+        left = rest;
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(header::WARNING, value);
         }
     }

@@ -3,7 +3,7 @@
 //! the installation's own, so that a guess cannot be checked elsewhere.
 //!
 //! It is applied to the object, before any reply is made of it: JSON, Table, watch event, the
-//! answer to a patch. There is no second way out. `metadata.annotations` may repeat a manifest
+//! answer to a patch. There is no second way out. What such an identity may write is here too. `metadata.annotations` may repeat a manifest
 //! (kubectl's last-applied): that one is dropped.
 
 use std::any::Any;
@@ -12,9 +12,11 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit, Mac};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
 use sha2::Sha256;
 
-use crate::object::Object;
+use crate::api::access::Identity;
+use crate::object::{ApiError, Key, Kind, Object, Patch, Reason};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -25,19 +27,32 @@ pub fn keyed_hash(key: &[u8; 32], value: &[u8]) -> String {
     format!("hmac-sha256:{}", &hex::encode(mac.finalize().into_bytes())[..16])
 }
 
-/// The Secret with hashes in place of its values.
+/// A registry's credentials are JSON, and so is the hash in their place: what is shown is as valid as
+/// what is stored, and can be tried.
+const JSON_KEYS: [&str; 2] = [".dockerconfigjson", ".dockercfg"];
+
+/// The Secret with hashes in place of its values. Its managed fields stay: they name keys, which
+/// everybody sees.
 pub fn hashed(secret: &Secret, key: &[u8; 32]) -> Secret {
     let mut view = secret.clone();
-    for value in view.data.iter_mut().flat_map(|data| data.values_mut()) {
-        *value = ByteString(keyed_hash(key, &value.0).into_bytes());
+    let shown = |name: &str, value: &[u8]| {
+        let hash = keyed_hash(key, value);
+        match hash.split_once(':') {
+            Some((method, digits)) if JSON_KEYS.contains(&name) => {
+                format!("{{\"{method}\":\"{digits}\"}}")
+            }
+            _ => hash,
+        }
+    };
+    for (name, value) in view.data.iter_mut().flatten() {
+        *value = ByteString(shown(name, &value.0).into_bytes());
     }
-    for value in view.string_data.iter_mut().flat_map(|data| data.values_mut()) {
-        *value = keyed_hash(key, value.as_bytes());
+    for (name, value) in view.string_data.iter_mut().flatten() {
+        *value = shown(name, value.as_bytes());
     }
     if let Some(annotations) = &mut view.metadata.annotations {
         annotations.remove(LAST_APPLIED);
     }
-    view.metadata.managed_fields = None;
     view
 }
 
@@ -47,6 +62,29 @@ pub fn shown<K: Object>(object: Arc<K>, key: &[u8; 32]) -> Arc<K> {
     let Some(secret) = any.downcast_ref::<Secret>() else { return object };
     let view: Arc<dyn Any + Send + Sync> = Arc::new(hashed(secret, key));
     view.downcast::<K>().unwrap_or(object)
+}
+
+/// Who sees hashes would store them with an update, and could copy or test a value with a JSON
+/// patch: such an identity changes a Secret's metadata alone, by a merge.
+pub fn only_metadata(patch: &Patch) -> bool {
+    let Patch::Merge(Value::Object(fields)) = patch else { return false };
+    fields.keys().all(|field| matches!(field.as_str(), "metadata" | "kind" | "apiVersion"))
+}
+
+/// # Errors
+/// `Forbidden` for a write of a Secret's values by who does not see them; a dry run meets none.
+pub fn sighted<K: Object>(who: &Identity, key: &Key, dry_run: bool) -> Result<(), ApiError> {
+    if K::OBJECT_KIND != Kind::Secret || who.sees_secrets() || dry_run {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Reason::Forbidden,
+        format!(
+            "secrets \"{}\" is forbidden: {} does not see its values and changes its metadata only, by a merge patch",
+            key.name,
+            who.name()
+        ),
+    ))
 }
 
 #[cfg(test)]

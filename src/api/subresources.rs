@@ -12,14 +12,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use std::any::Any;
 
-use crate::api::access::Identity;
-use crate::api::admission::Admit;
+use crate::api::access::{Identity, Part};
 use crate::api::admission::patch as patches;
-use crate::api::query::Query;
+use crate::api::admission::{Admit, FieldValidation};
 use crate::api::reply::value_reply;
-use crate::api::routes::{document, method_not_allowed, patch};
+use crate::api::request_body::{PatchBody, applied_twice, change, document, write_options};
+use crate::api::routes::{method_not_allowed, warned};
 use crate::api::table_cells::selector_text;
 use crate::api::verbs::Api;
+use crate::api::write_options::WriteVerb;
+use crate::object::decode::decode;
 use crate::object::ports::LogQuery;
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::Store;
@@ -32,7 +34,6 @@ pub(crate) async fn scale<S: Store, K: Admit>(
     api: &Api<S>,
     who: &Identity,
     key: &Key,
-    query: &Query,
     parts: &Parts,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -40,11 +41,24 @@ pub(crate) async fn scale<S: Store, K: Admit>(
         let record = api.get(who, K::OBJECT_KIND, key)?;
         scale_of(&*api.typed::<K>(&record)?)
     };
-    let wanted = match parts.method {
+    let (wanted, options) = match parts.method {
         Method::GET | Method::HEAD => return Ok(value_reply(StatusCode::OK, &current()?)),
-        Method::PUT => document(&parts.headers, body).await?,
+        Method::PUT => {
+            let options = write_options(parts, WriteVerb::Update)?;
+            (document(&parts.headers, body).await?.value, options)
+        }
         Method::PATCH => {
-            let patch = patch(&parts.headers, body).await?;
+            let (change, options) = change(parts, body).await?;
+            let patch = match change {
+                PatchBody::Patch(patch, _) => patch,
+                PatchBody::Apply(scale) => {
+                    let told = applied_twice(&scale, options.validation)?;
+                    let config = scaled::<K>(key, &scale.value)?;
+                    let applied = api.apply::<K>(who, Part::Scale, key, &config, &options).await?;
+                    let reply = value_reply(StatusCode::OK, &scale_of(&*applied.object)?);
+                    return Ok(warned(reply, &told));
+                }
+            };
             let before = serde_json::to_value(current()?)
                 .map_err(|error| ApiError::internal(format!("the scale: {error}")))?;
             let mut after = patches::apply(K::OBJECT_KIND, &before, &patch)?;
@@ -52,16 +66,71 @@ pub(crate) async fn scale<S: Store, K: Admit>(
             if after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"] {
                 after["metadata"]["resourceVersion"] = Value::Null;
             }
-            after
+            (after, options)
         }
         _ => return Err(method_not_allowed()),
     };
-    let wanted: Scale = serde_json::from_value(wanted)
-        .map_err(|error| ApiError::bad_request(format!("the body is no Scale: {error}")))?;
+    let (wanted, told) = read_scale(&wanted, options.validation)?;
     let replicas = wanted.spec.and_then(|spec| spec.replicas).unwrap_or(0);
     let version = wanted.metadata.resource_version.as_deref();
-    let object = api.scale::<K>(who, key, replicas, version, query.dry_run).await?;
-    Ok(value_reply(StatusCode::OK, &scale_of(&*object)?))
+    let object = api.scale::<K>(who, key, replicas, version, &options).await?;
+    Ok(warned(value_reply(StatusCode::OK, &scale_of(&*object)?), &told))
+}
+
+/// A Scale, and what it has that a Scale has not, as warnings.
+///
+/// # Errors
+/// `BadRequest` for what is no Scale, and for unknown fields under `fieldValidation=Strict`.
+fn read_scale(
+    value: &Value,
+    validation: FieldValidation,
+) -> Result<(Scale, Vec<String>), ApiError> {
+    let decoded = decode::<Scale>(value).map_err(|faults| {
+        let first = faults.first().map(|fault| fault.path.clone()).unwrap_or_default();
+        ApiError::bad_request(format!("the body is no Scale: {first} cannot be decoded"))
+    })?;
+    let told: Vec<String> =
+        decoded.unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    match validation {
+        FieldValidation::Strict if !told.is_empty() => Err(ApiError::bad_request(format!(
+            "Scale in version \"v1\" cannot be handled as a Scale: strict decoding error: {}",
+            told.join(", ")
+        ))),
+        FieldValidation::Ignore => Ok((decoded.object, Vec::new())),
+        FieldValidation::Strict | FieldValidation::Warn => Ok((decoded.object, told)),
+    }
+}
+
+/// What an applied Scale says of the object that it scales.
+///
+/// # Errors
+/// `BadRequest` for what is no Scale or names another object.
+fn scaled<K: Admit>(key: &Key, scale: &Value) -> Result<Value, ApiError> {
+    let word = |field: &str| scale[field].as_str().unwrap_or_default();
+    if (word("apiVersion"), word("kind")) != ("autoscaling/v1", "Scale") {
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {}, Kind={}",
+            word("apiVersion"),
+            word("kind")
+        )));
+    }
+    // An apply has a schema, whatever the validation.
+    let (named, _) = read_scale(scale, FieldValidation::Strict)?;
+    if named.metadata.name.as_ref().is_some_and(|name| *name != key.name) {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            named.metadata.name.unwrap_or_default(),
+            key.name
+        )));
+    }
+    let replicas = named.spec.and_then(|spec| spec.replicas);
+    let spec = replicas.map_or_else(|| json!({}), |replicas| json!({"replicas": replicas}));
+    let mut metadata = json!({"name": key.name, "namespace": key.namespace});
+    if let Some(version) = named.metadata.resource_version {
+        metadata["resourceVersion"] = version.into();
+    }
+    Ok(json!({"apiVersion": K::OBJECT_KIND.api_version(), "kind": K::OBJECT_KIND.row().name,
+        "metadata": metadata, "spec": spec}))
 }
 
 /// An object's scale, as `autoscaling/v1` has it.

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde_json::Value;
@@ -16,16 +17,19 @@ use crate::api::admission::{
     Admit, CreateContext, FieldValidation, admit_create, admit_status_update, admit_update,
     decode_body,
 };
+use crate::api::apply::Writer;
+use crate::api::apply::tracking::{self, Entries};
 use crate::api::body::{draft_of, header_of};
-
+use crate::api::secret_view::{only_metadata, sighted};
 use crate::api::service_addresses::Taken;
 use crate::api::verbs::{Api, store_error};
+use crate::api::write_options::WriteOptions;
 use crate::object::{ApiError, DeleteOptions, Key, Kind, Object, Patch, Reason};
 use crate::store::{Draft, Expect, Record, Store, StoreError, Transaction, Write};
 
 /// Rounds of read, admit, store before a write gives up: each lost round means that another writer
 /// won one, so this is reached only where sixteen writers fight for one object.
-const ATTEMPTS: usize = 16;
+pub(crate) const ATTEMPTS: usize = 16;
 
 /// Namespaces that exist from the start, made when they are first needed, and never deleted.
 pub const SYSTEM_NAMESPACES: [&str; 4] =
@@ -37,6 +41,26 @@ pub(crate) enum Deletion<K> {
     Removed(Arc<K>),
     /// Going: a grace, finalizers or a namespace's content come first.
     Going(Arc<K>),
+}
+
+/// What a write asks the object to become.
+pub(crate) struct Asked<K> {
+    pub object: K,
+    pub owning: Owning,
+}
+
+/// Who owns which field afterwards.
+pub(crate) enum Owning {
+    /// The writer what it changes, where the object is tracked at all.
+    Written,
+    /// As an apply has decided.
+    Applied(Entries),
+}
+
+impl<K> Asked<K> {
+    fn written(object: K) -> Self {
+        Self { object, owning: Owning::Written }
+    }
 }
 
 /// What a change of a stored object comes to.
@@ -56,10 +80,21 @@ impl<S: Store> Api<S> {
         &self,
         who: &Identity,
         object: &K,
-        dry_run: bool,
+        options: &WriteOptions,
     ) -> Result<Arc<K>, ApiError> {
-        let kind = K::OBJECT_KIND;
-        who.may(Verb::Create, kind, Part::Whole, &object.key())?;
+        self.insert(who, object, &Owning::Written, options).await
+    }
+
+    /// As [`Api::create`], for what is created and for what is applied.
+    pub(crate) async fn insert<K: Admit>(
+        &self,
+        who: &Identity,
+        object: &K,
+        owning: &Owning,
+        options: &WriteOptions,
+    ) -> Result<Arc<K>, ApiError> {
+        let (kind, dry_run) = (K::OBJECT_KIND, options.dry_run);
+        self.permit(who, Verb::Create, kind, Part::Whole, &object.key(), dry_run)?;
         if object.metadata().resource_version.as_deref().is_some_and(|text| !text.is_empty()) {
             return Err(ApiError::bad_request(
                 "resourceVersion should not be set on objects to be created",
@@ -70,6 +105,16 @@ impl<S: Store> Api<S> {
             let namespace = self.living_namespace::<K>(&object.key(), dry_run).await?;
             let controller = self.living_controller(object, None)?;
             let mut new = self.admit_new(object.clone())?;
+            match owning {
+                Owning::Applied(entries) => new.metadata_mut().managed_fields.clone_from(entries),
+                Owning::Written if options.manager.is_some() => {
+                    let manager = manager_of(who, options);
+                    let writer = self.writer(&manager, Part::Whole);
+                    let said = object.metadata().managed_fields.clone();
+                    tracking::begin(&mut new, said, &writer)?;
+                }
+                Owning::Written => {}
+            }
             self.allocate(&mut new, &[], &mut Taken::default())?;
             let key = new.key();
             if dry_run {
@@ -77,6 +122,7 @@ impl<S: Store> Api<S> {
                     return Err(ApiError::already_exists(kind, &key.name));
                 }
                 new.metadata_mut().resource_version = None;
+                // The writer's own words, and nothing stored.
                 return Ok(Arc::new(new));
             }
             let header = header_of(&new);
@@ -85,7 +131,7 @@ impl<S: Store> Api<S> {
             let mut writes = vec![put];
             writes.extend(namespace.into_iter().chain(controller));
             match self.store().transact(Transaction { writes }).await {
-                Ok(records) => return Ok(stored(new, &records[0])),
+                Ok(records) => return Ok(self.redacted(who, stored(new, &records[0]))),
                 Err(StoreError::Exists { .. }) if !generated(object) => {
                     return Err(ApiError::already_exists(kind, &key.name));
                 }
@@ -110,15 +156,16 @@ impl<S: Store> Api<S> {
         who: &Identity,
         part: Part,
         object: &K,
-        dry_run: bool,
+        options: &WriteOptions,
     ) -> Result<Arc<K>, ApiError> {
-        who.may(Verb::Update, K::OBJECT_KIND, part, &object.key())?;
-        if K::OBJECT_KIND == Kind::Secret && !who.sees_secrets() {
-            return Err(hidden_values(who, &object.key()));
-        }
-        self.change(who, part, &object.key(), dry_run, |_, _| Ok(object.clone())).await
+        let key = object.key();
+        self.permit(who, Verb::Update, K::OBJECT_KIND, part, &key, options.dry_run)?;
+        sighted::<K>(who, &key, options.dry_run)?;
+        self.change(who, part, &key, options, |_, _| Ok(Asked::written(object.clone()))).await
     }
 
+    /// `twice` are the fields that the patch's text names twice.
+    ///
     /// # Errors
     /// As [`Api::update`]; `BadRequest` or `Invalid` for a patch that does not apply.
     pub(crate) async fn patch<K: Admit>(
@@ -127,26 +174,33 @@ impl<S: Store> Api<S> {
         part: Part,
         key: &Key,
         wanted: &Patch,
-        validation: FieldValidation,
-        dry_run: bool,
+        twice: &[String],
+        options: &WriteOptions,
     ) -> Result<(Arc<K>, Vec<String>), ApiError> {
-        who.may(Verb::Patch, K::OBJECT_KIND, part, key)?;
-        if K::OBJECT_KIND == Kind::Secret && !who.sees_secrets() && !only_metadata(wanted) {
-            return Err(hidden_values(who, key));
+        self.permit(who, Verb::Patch, K::OBJECT_KIND, part, key, options.dry_run)?;
+        if !only_metadata(wanted) {
+            sighted::<K>(who, key, options.dry_run)?;
         }
         let warnings = Mutex::new(Vec::new());
         let object = self
-            .change(who, part, key, dry_run, |record, _old: &Arc<K>| {
-                let before: Value = serde_json::from_slice(&record.body).map_err(|error| {
-                    ApiError::internal(format!("the stored object is no JSON: {error}"))
-                })?;
+            .change(who, part, key, options, |body, _old: &Arc<K>| {
+                let before = value_of(body)?;
                 let mut after = patch::apply(K::OBJECT_KIND, &before, wanted)?;
                 if part == Part::Status {
                     after = keep_all_but_status(&before, &after);
                 }
-                let body = decode_body::<K>(&after, validation)?;
-                *warnings.lock().unwrap_or_else(PoisonError::into_inner) = body.warnings;
-                Ok(body.object)
+                let read = decode_body::<K>(&after, FieldValidation::Warn)?;
+                let told: Vec<String> = twice.iter().cloned().chain(read.warnings).collect();
+                match options.validation {
+                    FieldValidation::Strict if !told.is_empty() => {
+                        return Err(patch::too_strict(&after, wanted, &told));
+                    }
+                    FieldValidation::Warn => {
+                        *warnings.lock().unwrap_or_else(PoisonError::into_inner) = told;
+                    }
+                    FieldValidation::Strict | FieldValidation::Ignore => {}
+                }
+                Ok(Asked::written(read.object))
             })
             .await?;
         Ok((object, warnings.into_inner().unwrap_or_else(PoisonError::into_inner)))
@@ -161,10 +215,10 @@ impl<S: Store> Api<S> {
         key: &Key,
         replicas: i32,
         version: Option<&str>,
-        dry_run: bool,
+        options: &WriteOptions,
     ) -> Result<Arc<K>, ApiError> {
-        who.may(Verb::Update, K::OBJECT_KIND, Part::Scale, key)?;
-        self.change(who, Part::Scale, key, dry_run, |_, old: &Arc<K>| {
+        self.permit(who, Verb::Update, K::OBJECT_KIND, Part::Scale, key, options.dry_run)?;
+        self.change(who, Part::Scale, key, options, |_, old: &Arc<K>| {
             let mut new = (**old).clone();
             if let Some(version) = version.filter(|version| !version.is_empty()) {
                 new.metadata_mut().resource_version = Some(version.to_owned());
@@ -180,7 +234,7 @@ impl<S: Store> Api<S> {
                     K::OBJECT_KIND.qualified_resource()
                 )));
             }
-            Ok(new)
+            Ok(Asked::written(new))
         })
         .await
     }
@@ -197,13 +251,14 @@ impl<S: Store> Api<S> {
         node: &str,
         dry_run: bool,
     ) -> Result<(), ApiError> {
-        who.may(Verb::Create, Kind::Pod, Part::Binding, key)?;
+        self.permit(who, Verb::Create, Kind::Pod, Part::Binding, key, dry_run)?;
         if node.is_empty() {
             return Err(ApiError::bad_request("the binding names no node (target.name)"));
         }
         let now = self.options().clock.now();
-        self.change(who, Part::Binding, key, dry_run, |_, old: &Arc<Pod>| {
-            lifecycle::bind(old, uid, node, now)
+        let options = WriteOptions { dry_run, ..WriteOptions::default() };
+        self.change(who, Part::Binding, key, &options, |_, old: &Arc<Pod>| {
+            lifecycle::bind(old, uid, node, now).map(Asked::written)
         })
         .await
         .map(drop)
@@ -219,7 +274,7 @@ impl<S: Store> Api<S> {
         dry_run: bool,
     ) -> Result<Deletion<K>, ApiError> {
         let kind = K::OBJECT_KIND;
-        who.may(Verb::Delete, kind, Part::Whole, key)?;
+        self.permit(who, Verb::Delete, kind, Part::Whole, key, dry_run)?;
         if kind == Kind::Namespace && SYSTEM_NAMESPACES.contains(&key.name.as_str()) {
             return Err(ApiError::new(
                 Reason::Forbidden,
@@ -237,7 +292,9 @@ impl<S: Store> Api<S> {
             lifecycle::check_preconditions(kind, key, old.metadata(), options)?;
             let expect = Expect::Revision(record.revision);
             let (write, after) = match lifecycle::plan_delete(&*old, options, self.now()) {
-                DeletePlan::Unchanged { .. } => return Ok(Deletion::Going(old)),
+                DeletePlan::Unchanged { .. } => {
+                    return Ok(Deletion::Going(self.redacted(who, old)));
+                }
                 DeletePlan::Remove { .. } => {
                     (Write::Delete { kind, key: key.clone(), expect }, None)
                 }
@@ -249,15 +306,18 @@ impl<S: Store> Api<S> {
             };
             if dry_run {
                 return Ok(match after {
-                    Some(object) => Deletion::Going(Arc::new(*object)),
-                    None => Deletion::Removed(old),
+                    Some(object) => Deletion::Going(self.redacted(who, Arc::new(*object))),
+                    None => Deletion::Removed(self.redacted(who, old)),
                 });
             }
             match self.store().transact(Transaction { writes: vec![write] }).await {
                 Ok(records) => {
                     return Ok(match after {
-                        Some(object) => Deletion::Going(stored(*object, &records[0])),
-                        None => Deletion::Removed(old),
+                        Some(object) => {
+                            let object = stored(*object, &records[0]);
+                            Deletion::Going(self.redacted(who, object))
+                        }
+                        None => Deletion::Removed(self.redacted(who, old)),
                     });
                 }
                 Err(StoreError::Stale { .. }) => {}
@@ -267,25 +327,39 @@ impl<S: Store> Api<S> {
         Err(ApiError::conflict(kind, &key.name))
     }
 
-    /// Read, decide, store; again when another writer was faster.
-    async fn change<K: Admit>(
+    /// Read, decide, store; again when another writer was faster. `next` gets the stored object as
+    /// JSON text and typed. Answers what `who` may see.
+    ///
+    /// Who may not see a Secret's values tries a write on the object with hashes in their place: no
+    /// patch, test or validation meets a value then, and the answer has none to hide. Hashing what the
+    /// request itself brought would be worse than showing it: whoever can have a guess hashed knows
+    /// when it is right.
+    pub(crate) async fn change<K: Admit>(
         &self,
         who: &Identity,
         part: Part,
         key: &Key,
-        dry_run: bool,
-        next: impl Fn(&Record, &Arc<K>) -> Result<K, ApiError> + Send,
+        options: &WriteOptions,
+        next: impl Fn(&Bytes, &Arc<K>) -> Result<Asked<K>, ApiError> + Send,
     ) -> Result<Arc<K>, ApiError> {
-        let kind = K::OBJECT_KIND;
+        let (kind, dry_run) = (K::OBJECT_KIND, options.dry_run);
+        let hidden = dry_run && kind == Kind::Secret && !who.sees_secrets();
         let mut lost = None;
         for _ in 0..ATTEMPTS {
             let record =
                 self.store().get(kind, key).ok_or_else(|| ApiError::not_found(kind, &key.name))?;
-            let old = self.typed::<K>(&record)?;
+            let mut old = self.typed::<K>(&record)?;
+            let mut body = record.body.clone();
+            if hidden {
+                old = self.redacted(who, old);
+                body = Bytes::from(serde_json::to_vec(&*old).map_err(|error| {
+                    ApiError::internal(format!("the object does not serialise: {error}"))
+                })?);
+            }
             owned(who, &*old)?;
-            let asked = next(&record, &old)?;
-            incarnation(&*old, &asked)?;
-            let mut new = self.admit_change(who, part, &*old, asked)?;
+            let asked = next(&body, &old)?;
+            incarnation(&*old, &asked.object)?;
+            let mut new = self.admit_asked(who, part, &*old, asked, options)?;
             if part == Part::Whole {
                 self.allocate(&mut new, &record.header.claims, &mut Taken::default())?;
             }
@@ -293,7 +367,7 @@ impl<S: Store> Api<S> {
                 if part == Part::Whole { self.living_controller(&new, Some(&*old))? } else { None };
             let expect = Expect::Revision(record.revision);
             let (write, after) = match outcome(&record, new)? {
-                Outcome::Same => return Ok(old),
+                Outcome::Same => return Ok(self.redacted(who, old)),
                 Outcome::Remove(last) => (Write::Delete { kind, key: key.clone(), expect }, last),
                 Outcome::Put(object, draft) => {
                     let header = header_of(&*object);
@@ -303,11 +377,12 @@ impl<S: Store> Api<S> {
             if dry_run {
                 let mut after = *after;
                 after.metadata_mut().resource_version = Some(record.revision.to_string());
-                return Ok(Arc::new(after));
+                let after = Arc::new(after);
+                return Ok(if hidden { after } else { self.redacted(who, after) });
             }
             let writes = [write].into_iter().chain(controller).collect();
             match self.store().transact(Transaction { writes }).await {
-                Ok(records) => return Ok(stored(*after, &records[0])),
+                Ok(records) => return Ok(self.redacted(who, stored(*after, &records[0]))),
                 Err(StoreError::Stale { .. } | StoreError::Missing { write: 1.., .. }) => {
                     lost = Some(ApiError::conflict(kind, &key.name));
                 }
@@ -326,7 +401,7 @@ impl<S: Store> Api<S> {
         admit_create(new, &CreateContext::new(&namespace, &uid, &suffix, self.now()))
     }
 
-    /// As [`Api::admit_new`], for what a stored object becomes.
+    /// As [`Api::admit_new`], for what a stored object becomes by a write of a room.
     pub(crate) fn admit_change<K: Admit>(
         &self,
         who: &Identity,
@@ -334,12 +409,25 @@ impl<S: Store> Api<S> {
         old: &K,
         asked: K,
     ) -> Result<K, ApiError> {
-        match part {
-            Part::Binding => Ok(asked),
+        self.admit_asked(who, part, old, Asked::written(asked), &WriteOptions::default())
+    }
+
+    fn admit_asked<K: Admit>(
+        &self,
+        who: &Identity,
+        part: Part,
+        old: &K,
+        asked: Asked<K>,
+        options: &WriteOptions,
+    ) -> Result<K, ApiError> {
+        let said = asked.object.metadata().managed_fields.clone();
+        let mut new = match part {
+            // The reference server's binding owns nothing either.
+            Part::Binding => return Ok(asked.object),
             Part::Status => {
-                let mut new = admit_status_update(asked, old)?;
+                let mut new = admit_status_update(asked.object, old)?;
                 new.metadata_mut().clone_from(old.metadata());
-                Ok(new)
+                new
             }
             // A stream and a log change nothing and never come here.
             Part::Whole
@@ -349,11 +437,45 @@ impl<S: Store> Api<S> {
             | Part::Exec
             | Part::Attach
             | Part::PortForward => {
-                let finalizers = namespace_finalizers(&asked);
-                let mut new = admit_update(asked, old)?;
+                let finalizers = namespace_finalizers(&asked.object);
+                let mut new = admit_update(asked.object, old)?;
                 keep_namespace_finalizers(who, part, old, &mut new, finalizers);
-                Ok(new)
+                new
             }
+        };
+        match asked.owning {
+            Owning::Applied(entries) => {
+                new.metadata_mut().managed_fields = entries;
+                tracking::settle(old, &mut new);
+            }
+            Owning::Written if said.is_some() || old.metadata().managed_fields.is_some() => {
+                let manager = manager_of(who, options);
+                tracking::follow(old, &mut new, said, &self.writer(&manager, part))?;
+            }
+            Owning::Written => {}
+        }
+        Ok(new)
+    }
+
+    pub(crate) fn writer<'m>(&self, manager: &'m str, part: Part) -> Writer<'m> {
+        Writer { manager, part, now: self.now() }
+    }
+
+    /// Whether the identity may write this, or only see what would come of it: who changes nothing
+    /// may try everything.
+    pub(crate) fn permit(
+        &self,
+        who: &Identity,
+        verb: Verb,
+        kind: Kind,
+        part: Part,
+        key: &Key,
+        dry_run: bool,
+    ) -> Result<(), ApiError> {
+        match (who.only_reads(), dry_run) {
+            (true, true) => Ok(()),
+            (true, false) => Err(self.through_git()),
+            (false, _) => who.may(verb, kind, part, key),
         }
     }
 
@@ -362,22 +484,18 @@ impl<S: Store> Api<S> {
     }
 }
 
-/// Who sees hashes would store them with an update, and could copy or test a value with a JSON
-/// patch: such an identity changes a Secret's metadata alone, by a merge.
-fn only_metadata(patch: &Patch) -> bool {
-    let Patch::Merge(Value::Object(fields)) = patch else { return false };
-    fields.keys().all(|field| matches!(field.as_str(), "metadata" | "kind" | "apiVersion"))
+/// Whose name the written fields get: the one that the client says, else its program's, else the
+/// room's (a node agent's without the node).
+pub(crate) fn manager_of(who: &Identity, options: &WriteOptions) -> String {
+    let agent = Some(options.agent.clone()).filter(|agent| !agent.is_empty());
+    let room = || who.name().split('/').next().unwrap_or_default().to_owned();
+    options.manager.clone().or(agent).unwrap_or_else(room)
 }
 
-fn hidden_values(who: &Identity, key: &Key) -> ApiError {
-    ApiError::new(
-        Reason::Forbidden,
-        format!(
-            "secrets \"{}\" is forbidden: {} does not see its values and changes its metadata only, by a merge patch",
-            key.name,
-            who.name()
-        ),
-    )
+/// The text of a stored object as a value.
+pub(crate) fn value_of(body: &Bytes) -> Result<Value, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::internal(format!("the stored object is no JSON: {error}")))
 }
 
 fn namespace_finalizers<K: Object>(object: &K) -> Option<Vec<String>> {

@@ -24,6 +24,8 @@ pub enum Reason {
     InternalError,
     ServiceUnavailable,
     Timeout,
+    /// A failure that the reference server gives no word: 500 without a reason on the wire.
+    Unknown,
 }
 
 impl Reason {
@@ -41,13 +43,13 @@ impl Reason {
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
-            Self::InternalError => 500,
+            Self::InternalError | Self::Unknown => 500,
             Self::ServiceUnavailable => 503,
             Self::Timeout => 504,
         }
     }
 
-    /// `NotFound`: the word on the wire.
+    /// `NotFound`: the word on the wire; empty where there is none.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "BadRequest",
@@ -66,6 +68,7 @@ impl Reason {
             Self::InternalError => "InternalError",
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::Timeout => "Timeout",
+            Self::Unknown => "",
         }
     }
 
@@ -219,7 +222,7 @@ impl ApiError {
     pub fn to_status(&self) -> Status {
         Status {
             code: Some(i32::from(self.reason.code())),
-            reason: Some(self.reason.as_str().to_owned()),
+            reason: Some(self.reason.as_str().to_owned()).filter(|word| !word.is_empty()),
             message: Some(self.message.clone()),
             status: Some("Failure".to_owned()),
             details: self.details.as_deref().cloned(),

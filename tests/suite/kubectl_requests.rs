@@ -116,7 +116,9 @@ async fn every_request_of_kubectl_is_answered_or_named() {
                 continue;
             }
             answered += 1;
-            if request.method != Method::GET {
+            if request.path.contains("dryRun=All") {
+                tried(&router, &request).await;
+            } else if request.method != Method::GET {
                 refused(&request, &plain(&router, &request).await);
             } else if request.path.contains("watch=true") {
                 watched(&fixture, &router, &request).await;
@@ -148,6 +150,19 @@ fn accept(request: &Recorded) -> &str {
 async fn plain(router: &Router, request: &Recorded) -> Answer {
     let headers = [("accept", accept(request))];
     ask(router, request.method.clone(), &request.path, &headers, Body::empty()).await
+}
+
+/// What `kubectl diff` and `apply --dry-run=server` send: anybody may see what would come of it.
+async fn tried(router: &Router, request: &Recorded) {
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "new"},
+        "data": {"a": "1"}});
+    let headers = [("accept", accept(request)), ("content-type", "application/json")];
+    let answer =
+        ask(router, request.method.clone(), &request.path, &headers, map.to_string()).await;
+    assert_eq!(answer.code, 201, "{request:?}");
+    let object = answer.json();
+    assert_eq!(object["metadata"]["managedFields"][0]["manager"], "kubectl-client-side-apply");
+    assert_eq!(object["metadata"].get("resourceVersion"), None, "it is stored nowhere");
 }
 
 /// People read: a write is refused with the way to do it.

@@ -5,6 +5,7 @@ mod admission;
 mod api;
 mod api_golden;
 mod api_http;
+mod apply;
 mod bad_inputs;
 mod bad_repositories;
 mod command_line;

@@ -46,7 +46,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         &["main.rs", "daemon.rs", "access_commands.rs", "host_commands.rs", "offline_commands.rs"],
     ),
     ("maud", &["web/"]),
-    ("serde_saphyr", &["sync/manifest.rs", "sync/document.rs"]),
+    ("serde_saphyr", &["sync/manifest.rs", "sync/document.rs", "api/document_text.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
 ];
 

@@ -47,6 +47,18 @@ pub fn decode_body<K: Admit>(
     value: &Value,
     validation: FieldValidation,
 ) -> Result<Body<K>, ApiError> {
+    decode_text(value, &[], validation)
+}
+
+/// As [`decode_body`], for a body whose text names these fields twice.
+///
+/// # Errors
+/// As [`decode_body`].
+pub fn decode_text<K: Admit>(
+    value: &Value,
+    twice: &[String],
+    validation: FieldValidation,
+) -> Result<Body<K>, ApiError> {
     let kind = K::OBJECT_KIND;
     let row = kind.row();
     let Value::Object(fields) = value else {
@@ -78,8 +90,8 @@ pub fn decode_body<K: Admit>(
         Err(faults) => return Err(bad(wrong_type(&value, &faults))),
     };
     quantities::check(&mut decoded.object).map_err(|sentence| bad(sentence.to_owned()))?;
-    let unknown: Vec<String> =
-        decoded.unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
+    let unknown: Vec<String> = twice.iter().cloned().chain(unknown).collect();
     if validation == FieldValidation::Strict && !unknown.is_empty() {
         return Err(bad(format!("strict decoding error: {}", unknown.join(", "))));
     }

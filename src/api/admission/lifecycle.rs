@@ -63,6 +63,7 @@ pub fn begin(meta: &mut ObjectMeta, kind: Kind, birth: &Birth<'_>) {
     meta.self_link = None;
     meta.resource_version = None;
     meta.generation = has_generation(kind).then_some(1);
+    meta.managed_fields = None;
     tidy(meta);
 }
 
@@ -88,12 +89,13 @@ pub fn carry_over(meta: &mut ObjectMeta, old: &ObjectMeta) {
     }
     meta.self_link = None;
     meta.generation = old.generation;
+    // Who owns which field is decided behind admission, by `api/apply/`.
+    meta.managed_fields.clone_from(&old.managed_fields);
     tidy(meta);
 }
 
-/// Empty is absent, and managed fields are not kept by this version.
+/// Empty is absent.
 fn tidy(meta: &mut ObjectMeta) {
-    meta.managed_fields = None;
     meta.labels.take_if(|map| map.is_empty());
     meta.annotations.take_if(|map| map.is_empty());
     meta.finalizers.take_if(|list| list.is_empty());

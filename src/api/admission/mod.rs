@@ -11,8 +11,8 @@
 //! Invariants: defaults are idempotent; an update that changes nothing equals the stored object; a
 //! fault's words are the reference server's wherever it has words.
 //!
-//! Deliberately absent: authorisation, resourceVersions (the store's), server-side apply's field
-//! managers, quotas and webhooks.
+//! Deliberately absent: authorisation, resourceVersions (the store's), field managers (`api/apply/`),
+//! quotas and webhooks.
 //!
 //! Reading order: [`sequence`] is the order of a write, [`body`] what comes before it, [`kinds`] who
 //! judges which kind, then the rules.
@@ -42,8 +42,8 @@ mod workload_validation;
 
 pub mod addresses;
 
+pub mod merge_keys;
 pub mod patch;
-mod patch_keys;
 mod strategic;
 
 pub mod supported;
@@ -51,5 +51,6 @@ mod supported_table;
 mod supported_values;
 
 pub use admit::{Admit, Fault, FaultType, Faults};
-pub use body::{Body, FieldValidation, decode_body};
+pub use body::{Body, FieldValidation, decode_body, decode_text};
+pub(crate) use field_path::quoted;
 pub use sequence::{CreateContext, admit_create, admit_status_update, admit_update, refuse};

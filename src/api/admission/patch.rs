@@ -1,16 +1,18 @@
 //! Pure: the three patches, applied to a stored object as JSON. What comes out is decoded and
 //! admitted like an update.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusDetails;
 use serde_json::{Map, Value};
 
+use super::field_path::{FieldPath, quoted};
 use super::strategic::{self, StrategicError};
 use crate::object::{ApiError, Kind, Patch, Reason};
 
 /// `maxJSONPatchOperations` of the reference server.
 const MOST_OPERATIONS: usize = 10_000;
-/// Copies can double a document with every operation; an object is at most 1.5 MB
-/// (`etcd`'s limit), and so is what a patch may make of it.
-const LARGEST_RESULT: usize = 3 * 1024 * 1024;
+/// Copies can double a document with every operation: this much in all is copied, in bytes of JSON,
+/// twice what an object may have (`etcd`'s limit of 1.5 MB).
+const LARGEST_COPIES: usize = 3 * 1024 * 1024;
 
 /// The patched object. Labels and other values that a merge sets to null are gone.
 ///
@@ -45,6 +47,37 @@ pub fn apply(kind: Kind, object: &Value, patch: &Patch) -> Result<Value, ApiErro
     }
 }
 
+/// The refusal of a patch that names fields twice or fields which the kind does not have, under
+/// `fieldValidation=Strict`.
+pub fn too_strict(patched: &Value, patch: &Patch, told: &[String]) -> ApiError {
+    let value = match patch {
+        Patch::Strategic(patch) => go_text(patch),
+        Patch::Merge(_) | Patch::Json(_) => patched.to_string(),
+    };
+    let sentence = format!("strict decoding error: {}", told.join(", "));
+    let cause = FieldPath::root("patch").invalid(quoted(&value), sentence).to_cause();
+    let message =
+        format!(" \"\" is invalid: patch: {}", cause.message.as_deref().unwrap_or_default());
+    let details = StatusDetails { causes: Some(vec![cause]), ..StatusDetails::default() };
+    ApiError { details: Some(Box::new(details)), ..ApiError::new(Reason::Invalid, message) }
+}
+
+/// As Go prints a map: `map[data:map[a:1]]`.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" "))
+        }
+        Value::Object(fields) => {
+            let pair = |(name, value): (&String, &Value)| format!("{name}:{}", go_text(value));
+            format!("map[{}]", fields.iter().map(pair).collect::<Vec<_>>().join(" "))
+        }
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
 /// A status subresource's patch changes the status only, whatever it says beside.
 pub fn keep_all_but_status(object: &Value, patched: &Value) -> Value {
     let mut kept = object.clone();
@@ -75,14 +108,19 @@ fn json(object: &Value, patch: &Value) -> Result<Value, ApiError> {
         return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
     }
     let mut patched = object.clone();
+    let mut copied = 0;
     for operation in operations.iter() {
-        let grows = matches!(operation, json_patch::PatchOperation::Copy(_));
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            // Of what is copied, not of the whole: ten thousand copies of nothing cost nothing.
+            copied +=
+                patched.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
+            if copied > LARGEST_COPIES {
+                let message = "the patched object is too large";
+                return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
+            }
+        }
         json_patch::patch(&mut patched, std::slice::from_ref(operation))
             .map_err(|_| unprocessable(String::new()))?;
-        if grows && patched.to_string().len() > LARGEST_RESULT {
-            let message = "the patched object is too large";
-            return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
-        }
     }
     Ok(patched)
 }
@@ -148,6 +186,19 @@ mod tests {
         let error =
             apply(Kind::ConfigMap, &map(), &Patch::Json(Value::Array(doubling))).unwrap_err();
         assert_eq!(error.reason.code(), 413);
+    }
+
+    #[test]
+    fn a_strict_refusal_quotes_as_the_reference_does() {
+        let told = ["unknown field \"dta\"".to_owned()];
+        let patch = json!({"dta": {"a": [1, "x", null]}});
+        let error = too_strict(&json!({"dta": {}}), &Patch::Merge(patch.clone()), &told);
+        assert_eq!(
+            error.message,
+            " \"\" is invalid: patch: Invalid value: \"{\\\"dta\\\":{}}\": strict decoding error: unknown field \"dta\""
+        );
+        let error = too_strict(&json!({}), &Patch::Strategic(patch), &told);
+        assert!(error.message.contains("Invalid value: \"map[dta:map[a:[1 x <nil>]]]\": strict"));
     }
 
     #[test]

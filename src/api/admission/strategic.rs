@@ -1,9 +1,11 @@
 //! Pure: Kubernetes' strategic merge patch, with its directives `$patch`, `$retainKeys`,
 //! `$setElementOrder/…` and `$deleteFromPrimitiveList/…` (`apimachinery/pkg/util/strategicpatch`).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value};
 
-use super::patch_keys::{ListStrategy, list_strategy};
+use super::merge_keys::{ListStrategy, list_strategy};
 use crate::object::Kind;
 
 const PATCH: &str = "$patch";
@@ -143,7 +145,8 @@ impl Merge {
         Ok(if ordered_later { merged } else { reorder(merged, &plain, &original, key) })
     }
 
-    /// Merges maps by their key; `None` when the patch says `$patch: replace`.
+    /// Merges maps by their key; `None` when the patch says `$patch: replace`. What the patch deletes
+    /// goes first, wherever in the patch it stands.
     fn keyed(
         &self,
         mut merged: Vec<Value>,
@@ -152,6 +155,8 @@ impl Merge {
         path: &str,
         depth: usize,
     ) -> Result<Option<Vec<Value>>, StrategicError> {
+        let mut deleted = BTreeSet::new();
+        let mut said = Vec::new();
         for item in patch {
             let Value::Object(fields) = item else {
                 return Err(match item {
@@ -162,28 +167,37 @@ impl Merge {
             match fields.get(PATCH).map(|directive| (directive.as_str(), directive)) {
                 Some((Some("replace"), _)) => return Ok(None),
                 Some((Some("delete"), _)) => {
-                    let wanted = key_of(fields, key)?;
-                    merged.retain(|old| old.get(key) != Some(wanted));
+                    deleted.insert(key_of(fields, key)?.to_string());
                 }
                 Some((Some("merge"), _)) | None => {
-                    let wanted = key_of(fields, key)?;
-                    let mut fields = fields.clone();
-                    fields.remove(PATCH);
-                    let old = merged.iter_mut().find(|old| old.get(key) == Some(wanted));
-                    match old {
-                        Some(Value::Object(old)) => {
-                            let before = std::mem::take(old);
-                            *old = self.maps(before, &fields, path, depth + 1)?;
-                        }
-                        _ => merged.push(Value::Object(self.maps(
-                            Fields::new(),
-                            &fields,
-                            path,
-                            depth + 1,
-                        )?)),
-                    }
+                    said.push((key_of(fields, key)?.to_string(), fields));
                 }
                 Some((_, other)) => return Err(StrategicError::UnknownDirective(word(other))),
+            }
+        }
+        let name = |item: &Value| item.get(key).map(Value::to_string);
+        merged.retain(|item| name(item).is_none_or(|name| !deleted.contains(&name)));
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for (place, item) in merged.iter().enumerate() {
+            if let Some(name) = name(item) {
+                places.entry(name).or_insert(place);
+            }
+        }
+        for (wanted, fields) in said {
+            let mut fields = fields.clone();
+            fields.remove(PATCH);
+            let place = *places.entry(wanted).or_insert(merged.len());
+            match merged.get_mut(place) {
+                Some(Value::Object(old)) => {
+                    let before = std::mem::take(old);
+                    *old = self.maps(before, &fields, path, depth + 1)?;
+                }
+                _ => merged.push(Value::Object(self.maps(
+                    Fields::new(),
+                    &fields,
+                    path,
+                    depth + 1,
+                )?)),
             }
         }
         Ok(Some(merged))
@@ -236,7 +250,8 @@ fn key_of<'f>(fields: &'f Fields, key: &'static str) -> Result<&'f Value, Strate
 fn retain_keys(original: &mut Fields, patch: &Fields) -> Result<(), StrategicError> {
     let Some(directive) = patch.get(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(keys) = directive else { return Err(StrategicError::BadRetainKeys) };
-    let named = |key: &str| keys.iter().any(|named| named.as_str() == Some(key));
+    let keys: BTreeSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let named = |key: &str| keys.contains(key);
     if patch.iter().any(|(key, value)| !key.starts_with('$') && !value.is_null() && !named(key)) {
         return Err(StrategicError::BadRetainKeys);
     }
@@ -247,17 +262,19 @@ fn retain_keys(original: &mut Fields, patch: &Fields) -> Result<(), StrategicErr
 fn delete_values(original: &mut Fields, name: &str, gone: &Value) -> Result<(), StrategicError> {
     let Value::Array(gone) = gone else { return Err(StrategicError::BadPrimitiveList) };
     if let Some(Value::Array(list)) = original.get_mut(name) {
-        list.retain(|item| !gone.contains(item));
+        let gone: BTreeSet<String> = gone.iter().map(Value::to_string).collect();
+        list.retain(|item| !gone.contains(&item.to_string()));
     }
     Ok(())
 }
 
 fn merge_values(mut merged: Vec<Value>, patch: &[Value]) -> Result<Vec<Value>, StrategicError> {
+    let mut there: BTreeSet<String> = merged.iter().map(Value::to_string).collect();
     for item in patch {
         if item.is_array() {
             return Err(StrategicError::ListOfLists);
         }
-        if !merged.contains(item) {
+        if there.insert(item.to_string()) {
             merged.push(item.clone());
         }
     }
@@ -267,21 +284,33 @@ fn merge_values(mut merged: Vec<Value>, patch: &[Value]) -> Result<Vec<Value>, S
 /// The patch's elements in the patch's order, the others in the stored order, and the two merged so
 /// that elements which both were stored keep their places (`normalizeElementOrder`).
 fn reorder(merged: Vec<Value>, order: &[Value], stored: &[Value], key: Option<&str>) -> Vec<Value> {
-    let same = |a: &Value, b: &Value| match key {
-        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
-        None => a == b,
+    let name = |item: &Value| match key {
+        Some(key) => item.get(key).map(Value::to_string),
+        None => Some(item.to_string()),
     };
-    let place = |list: &[Value], item: &Value| list.iter().position(|other| same(other, item));
+    let places = |list: &[Value]| {
+        let mut places = BTreeMap::new();
+        for (index, item) in list.iter().enumerate() {
+            if let Some(name) = name(item) {
+                places.entry(name).or_insert(index);
+            }
+        }
+        places
+    };
+    let (order, stored) = (places(order), places(stored));
+    let place = |list: &BTreeMap<String, usize>, item: &Value| {
+        name(item).and_then(|name| list.get(&name).copied())
+    };
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|item| place(order, item).is_some());
-    named.sort_by_key(|item| place(order, item));
-    others.sort_by_key(|item| place(stored, item).unwrap_or(usize::MAX));
+        merged.into_iter().partition(|item| place(&order, item).is_some());
+    named.sort_by_cached_key(|item| place(&order, item));
+    others.sort_by_cached_key(|item| place(&stored, item).unwrap_or(usize::MAX));
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     let mut sorted = Vec::new();
     loop {
         let first_named = match (named.peek(), others.peek()) {
             (Some(left), Some(right)) => {
-                matches!((place(stored, left), place(stored, right)), (Some(l), Some(r)) if l < r)
+                matches!((place(&stored, left), place(&stored, right)), (Some(l), Some(r)) if l < r)
             }
             (Some(_), None) => true,
             (None, Some(_)) => false,
