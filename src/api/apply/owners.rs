@@ -66,7 +66,14 @@ impl Writer<'_> {
         let subresource = match self.part {
             Part::Status => "status",
             Part::Scale => "scale",
-            Part::Whole | Part::Binding | Part::Log | Part::Finalize => "",
+            // A stream and a log write nothing.
+            Part::Whole
+            | Part::Binding
+            | Part::Finalize
+            | Part::Log
+            | Part::Exec
+            | Part::Attach
+            | Part::PortForward => "",
         };
         let manager = if self.manager.is_empty() { "unknown" } else { self.manager };
         Owner { manager: manager.to_owned(), operation, subresource: subresource.to_owned() }
