@@ -210,7 +210,9 @@ impl Connection {
         // Small answers and watch lines go out at once.
         let _ = stream.set_nodelay(true);
         let given_up = self.limits.metrics.given_up().clone();
-        let stream = Stalling::new(stream, self.limits.stall_time).counting(given_up);
+        let stream = Stalling::new(stream, self.limits.stall_time)
+            .counting(given_up)
+            .keeping(self.place.clone());
         let close = self.place.close.clone();
         let Some(tls) = self.gate.tls().cloned() else {
             return self.speak(stream, None).await;

@@ -7,12 +7,15 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::api::gate::connections::{Busy, Place};
 
 /// Whoever takes a byte now and then is as bad as one who takes none: 16 KiB in 30 s is slower than
 /// any line that a person would use.
@@ -27,22 +30,30 @@ pub(crate) struct Stalling<S> {
     waiting: Option<Waiting>,
     /// Counts the client, once, when it is given up.
     given_up: Option<Counter>,
+    place: Option<Arc<Place>>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     until: Pin<Box<Sleep>>,
     taken: usize,
+    /// An answer that is still being sent is no idleness, also when it was made long ago.
+    _busy: Option<Busy>,
 }
 
 impl<S> Stalling<S> {
     pub fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waiting: None, given_up: None }
+        Self { stream, patience, waiting: None, given_up: None, place: None }
     }
 
     /// Counts a client that is given up here.
     pub fn counting(self, given_up: Counter) -> Self {
         Self { given_up: Some(given_up), ..self }
+    }
+
+    /// The connection keeps its place while a write waits.
+    pub fn keeping(self, place: Arc<Place>) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     /// The client took some; `whole`: all that there was.
@@ -57,10 +68,13 @@ impl<S> Stalling<S> {
 
     /// The client takes nothing now.
     fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let until = Instant::now() + self.patience;
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Waiting { until: Box::pin(sleep_until(until)), taken: 0 });
+        let Self { waiting, place, patience, .. } = self;
+        let begin = || Waiting {
+            until: Box::pin(sleep_until(Instant::now() + *patience)),
+            taken: 0,
+            _busy: place.as_ref().map(Place::busy),
+        };
+        let waiting = waiting.get_or_insert_with(begin);
         ready!(waiting.until.as_mut().poll(context));
         if let Some(given_up) = self.given_up.take() {
             given_up.inc();

@@ -488,7 +488,11 @@ impl<S: Store> Api<S> {
 /// room's (a node agent's without the node).
 pub(crate) fn manager_of(who: &Identity, options: &WriteOptions) -> String {
     let agent = Some(options.agent.clone()).filter(|agent| !agent.is_empty());
-    let room = || who.name().split('/').next().unwrap_or_default().to_owned();
+    let room = || {
+        let name = who.name();
+        let name = name.strip_prefix("system:").unwrap_or(&name);
+        name.split(':').next().unwrap_or_default().to_owned()
+    };
     options.manager.clone().or(agent).unwrap_or_else(room)
 }
 

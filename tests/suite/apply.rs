@@ -368,7 +368,7 @@ async fn objects_of_the_rooms_are_not_tracked_until_somebody_applies() {
     let all = owners(&tracked);
     let of = |name: &str| all.iter().find(|(owner, _)| owner == name).map(|(_, fields)| fields);
     assert_eq!(of("controllers/Update"), Some(&json!({"f:metadata": {"f:labels": {"f:y": {}}}})));
-    assert_eq!(of("node-agent/Update/status"), Some(&json!({"f:status": {"f:phase": {}}})));
+    assert_eq!(of("node/Update/status"), Some(&json!({"f:status": {"f:phase": {}}})));
     assert_eq!(of("t1/Apply"), Some(&json!({"f:metadata": {"f:labels": {"f:x": {}}}})));
 }
 
