@@ -21,6 +21,7 @@ mod golden;
 mod kubectl_requests;
 mod listener;
 mod living;
+mod log;
 mod metrics;
 mod network_drift;
 mod network_loop;

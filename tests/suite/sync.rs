@@ -562,43 +562,10 @@ async fn a_source_shows_that_it_is_followed_however_seldom_it_is_polled() {
     }
 }
 
-/// What this test's thread logs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic inside").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// The first line with these words, as soon as it is there.
-    async fn line(&self, words: &str) -> String {
-        let begin = std::time::Instant::now();
-        loop {
-            let text =
-                String::from_utf8_lossy(&self.0.lock().expect("no panic inside")).into_owned();
-            if let Some(line) = text.lines().find(|line| line.contains(words)) {
-                return line.to_owned();
-            }
-            assert!(begin.elapsed() < Duration::from_secs(20), "never {words:?}: {text}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
 /// On one thread: the log is the thread's.
 #[tokio::test]
 async fn a_long_way_to_convergence_is_told_with_what_is_missing_and_its_end() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
-    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let log = crate::log::listen();
     let scene = Scene::with(&[("ns.yaml", NAMESPACE), ("web.yaml", DEPLOYMENT)]).await;
     let line = log.line("waiting for convergence").await;
     for part in ["pods_ready=0", "of=2", "open_drifts=0", "waits for its controller"] {
