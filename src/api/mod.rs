@@ -35,14 +35,22 @@ pub mod health;
 pub mod local;
 mod metrics;
 
+mod compression;
 mod drift_reply;
+mod endpoints_reply;
+mod openapi;
+mod openapi_protobuf;
+mod openapi_reply;
+mod protobuf;
 pub mod remote;
 mod reply;
 mod request;
+mod reviews;
 pub mod routes;
 pub mod server;
 mod stall;
 mod subresources;
+mod usage_reply;
 mod watch_reply;
 pub mod webhook;
 

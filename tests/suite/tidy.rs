@@ -40,6 +40,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rustls", &["sync/https.rs"]),
     ("tokio_rustls", &["sync/https.rs"]),
     // The binary's own files.
+    ("flate2", &["api/compression.rs"]),
     ("anyhow", &["main.rs", "daemon.rs", "host_commands.rs", "offline_commands.rs"]),
     ("maud", &["web/"]),
     ("serde_saphyr", &["sync/manifest.rs", "sync/document.rs"]),
@@ -57,6 +58,7 @@ const VALUE_CRATES: &[&str] = &[
     "serde_path_to_error",
     "serde_saphyr",
     "k8s_openapi",
+    "schemars",
     "jiff",
     "ipnet",
     "sha2",
