@@ -1,9 +1,11 @@
-//! The hermetic tests: parallel, without Docker, without root.
+//! The hermetic tests: parallel, without Docker, without root. They drive
+//! the kubectls of the machine, over loopback.
 
 mod admission;
 mod api;
 mod api_golden;
 mod api_http;
+mod api_negotiation;
 mod bad_inputs;
 mod bad_repositories;
 mod command_line;
@@ -16,7 +18,9 @@ mod fixture;
 mod garbage;
 mod git_server;
 mod golden;
+mod kubectl;
 mod kubectl_requests;
+mod kubectl_world;
 mod living;
 mod metrics;
 mod network_drift;
