@@ -1,32 +1,72 @@
 //! Pure: what a client is told there is: groups, versions, resources, in the legacy form and the
-//! aggregated one (`apidiscovery.k8s.io` v2 and v2beta1), and just enough OpenAPI for kubectl to
-//! find that the server validates.
+//! aggregated one (`apidiscovery.k8s.io` v2 and v2beta1).
 //!
 //! kubectl up to 1.29 understands v2beta1 only and breaks on v2; the form follows the Accept header.
 
 use serde_json::{Map, Value, json};
 
 use crate::object::Kind;
-use crate::object::kind::KindRow;
 
 const JSON: &str = "application/json";
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_V2BETA1: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 const WRITES_AND_READS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
+/// What `kubectl top` asks.
+pub const METRICS_GROUP: &str = "metrics.k8s.io";
+pub const METRICS_VERSION: &str = "v1beta1";
 const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
 /// The Kubernetes version whose semantics are followed, as `kubectl version` prints it.
 const KUBERNETES_MINOR: &str = "36";
 
 /// One resource or subresource.
-struct Resource {
+pub struct Resource {
     /// `pods`, `pods/log`
-    name: String,
-    row: &'static KindRow,
-    /// Group, version and kind of the body, where it is not the resource's own.
-    body: Option<(&'static str, &'static str, &'static str)>,
-    verbs: Vec<&'static str>,
+    pub name: String,
+    /// What it does, as the legacy form names the verbs.
+    pub verbs: Vec<&'static str>,
+    singular: &'static str,
+    kind: &'static str,
+    /// Group and version of the body, where they are not the resource's own.
+    body: Option<(&'static str, &'static str)>,
+    namespaced: bool,
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
 }
+
+/// A resource that is answered and never stored.
+#[derive(Debug)]
+pub struct Unstored {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub kind: &'static str,
+    pub namespaced: bool,
+    pub verbs: &'static [&'static str],
+}
+
+const fn review(group: &'static str, plural: &'static str, kind: &'static str) -> Unstored {
+    // The singular is the plural without its s.
+    let (singular, _) = plural.split_at(plural.len() - 1);
+    let verbs = &["create"];
+    Unstored { group, version: "v1", plural, singular, kind, namespaced: false, verbs }
+}
+
+/// Without a singular, as metrics-server has it: `node` stays the stored kind's.
+const fn measured(plural: &'static str, kind: &'static str, namespaced: bool) -> Unstored {
+    let (group, version, verbs) = (METRICS_GROUP, METRICS_VERSION, &["get", "list"]);
+    Unstored { group, version, plural, singular: "", kind, namespaced, verbs }
+}
+
+/// What is served beside the table of kinds.
+pub const UNSTORED: [Unstored; 5] = [
+    review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
+    review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+    review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+    measured("nodes", "NodeMetrics", false),
+    measured("pods", "PodMetrics", true),
+];
 
 /// The content type and body for a path; `None` where there is nothing of that name.
 pub fn answer(path: &str, accept: &str) -> Option<(&'static str, Value)> {
@@ -37,11 +77,6 @@ pub fn answer(path: &str, accept: &str) -> Option<(&'static str, Value)> {
         ["api", "v1"] => Some((JSON, resource_list("", "v1")?)),
         ["apis", group] => Some((JSON, group_document(group)?)),
         ["apis", group, version] => Some((JSON, resource_list(group, version)?)),
-        ["openapi", "v3"] => Some((JSON, openapi_index())),
-        ["openapi", "v3", "api", "v1"] => Some((JSON, openapi_document("", "v1")?)),
-        ["openapi", "v3", "apis", group, version] => {
-            Some((JSON, openapi_document(group, version)?))
-        }
         _ => None,
     }
 }
@@ -61,44 +96,77 @@ fn version() -> Value {
 
 /// Named groups with their versions, in table order.
 fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut groups = group_versions();
+    groups.retain(|(group, _)| !group.is_empty());
+    groups
+}
+
+/// Every group with its version, in table order; the core group's name is empty.
+pub fn group_versions() -> Vec<(&'static str, &'static str)> {
     let mut groups: Vec<(&str, &str)> = Vec::new();
-    for row in Kind::all().map(Kind::row).filter(|row| !row.group.is_empty()) {
-        if !groups.contains(&(row.group, row.version)) {
-            groups.push((row.group, row.version));
+    let stored = Kind::all().map(|kind| (kind.row().group, kind.row().version));
+    for group in stored.chain(UNSTORED.iter().map(|one| (one.group, one.version))) {
+        if !groups.contains(&group) {
+            groups.push(group);
         }
     }
     groups
 }
 
-fn resources(group: &str, version: &str) -> Vec<Resource> {
+/// What is served in one version of a group.
+pub fn resources(group: &str, version: &str) -> Vec<Resource> {
     let mut all = Vec::new();
     for kind in
         Kind::all().filter(|kind| kind.row().group == group && kind.row().version == version)
     {
         let row = kind.row();
-        let mut add = |part: &str, body, verbs: &[&'static str]| {
-            let name = if part.is_empty() {
-                row.plural.to_owned()
-            } else {
-                format!("{}/{part}", row.plural)
-            };
-            all.push(Resource { name, row, body, verbs: verbs.to_vec() });
+        let whole = Resource {
+            name: row.plural.to_owned(),
+            verbs: WRITES_AND_READS.to_vec(),
+            singular: row.singular,
+            kind: row.name,
+            body: None,
+            namespaced: row.namespaced,
+            short_names: row.short_names,
+            categories: row.categories,
         };
-        add("", None, &WRITES_AND_READS);
+        let part = |name: &str, kind, body, verbs: &[&'static str]| Resource {
+            name: format!("{}/{name}", row.plural),
+            verbs: verbs.to_vec(),
+            singular: "",
+            kind,
+            body,
+            namespaced: row.namespaced,
+            short_names: &[],
+            categories: &[],
+        };
+        all.push(whole);
         match kind {
             Kind::Pod => {
-                add("binding", Some(("", "", "Binding")), &["create"]);
-                add("log", None, &["get"]);
+                all.push(part("binding", "Binding", None, &["create"]));
+                all.push(part("log", row.name, None, &["get"]));
             }
-            Kind::Namespace => add("finalize", None, &["update"]),
+            Kind::Namespace => all.push(part("finalize", row.name, None, &["update"])),
             _ => {}
         }
         if row.has_scale {
-            add("scale", Some(("autoscaling", "v1", "Scale")), &PART_VERBS);
+            all.push(part("scale", "Scale", Some(("autoscaling", "v1")), &PART_VERBS));
         }
         if row.has_status {
-            add("status", None, &PART_VERBS);
+            all.push(part("status", row.name, None, &PART_VERBS));
         }
+    }
+    for one in UNSTORED.iter().filter(|one| one.group == group && one.version == version) {
+        all.push(Resource {
+            name: one.plural.to_owned(),
+            verbs: one.verbs.to_vec(),
+            singular: one.singular,
+            kind: one.kind,
+            body: None,
+            namespaced: one.namespaced,
+            short_names: &[],
+            categories: &[],
+        });
     }
     all
 }
@@ -147,25 +215,21 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
         return None;
     }
     let entry = |resource: Resource| {
-        let whole = !resource.name.contains('/');
         let mut body = Map::new();
         body.insert("name".into(), json!(resource.name));
-        body.insert("singularName".into(), json!(if whole { resource.row.singular } else { "" }));
-        body.insert("namespaced".into(), json!(resource.row.namespaced));
-        if let Some((group, version, _)) = resource.body.filter(|(group, ..)| !group.is_empty()) {
+        body.insert("singularName".into(), json!(resource.singular));
+        body.insert("namespaced".into(), json!(resource.namespaced));
+        if let Some((group, version)) = resource.body {
             body.insert("group".into(), json!(group));
             body.insert("version".into(), json!(version));
         }
-        body.insert(
-            "kind".into(),
-            json!(resource.body.map_or(resource.row.name, |(_, _, kind)| kind)),
-        );
+        body.insert("kind".into(), json!(resource.kind));
         body.insert("verbs".into(), json!(resource.verbs));
-        if whole && !resource.row.short_names.is_empty() {
-            body.insert("shortNames".into(), json!(resource.row.short_names));
+        if !resource.short_names.is_empty() {
+            body.insert("shortNames".into(), json!(resource.short_names));
         }
-        if whole && !resource.row.categories.is_empty() {
-            body.insert("categories".into(), json!(resource.row.categories));
+        if !resource.categories.is_empty() {
+            body.insert("categories".into(), json!(resource.categories));
         }
         Value::Object(body)
     };
@@ -188,8 +252,8 @@ fn aggregated(core: bool, form: &str) -> Value {
 fn aggregated_resources(group: &str, version: &str) -> Vec<Value> {
     let response_kind = |resource: &Resource| {
         // Empty group and version mean those of the list, as the reference server writes them.
-        let (group, version, kind) = resource.body.unwrap_or(("", "", resource.row.name));
-        json!({ "group": group, "version": version, "kind": kind })
+        let (group, version) = resource.body.unwrap_or(("", ""));
+        json!({ "group": group, "version": version, "kind": resource.kind })
     };
     let all = resources(group, version);
     let (whole, parts): (Vec<Resource>, Vec<Resource>) =
@@ -200,10 +264,10 @@ fn aggregated_resources(group: &str, version: &str) -> Vec<Value> {
             (plural == resource.name).then(|| json!({ "subresource": name, "responseKind": response_kind(part), "verbs": part.verbs }))
         }).collect();
         let mut body = json!({
-            "resource": resource.name, "responseKind": response_kind(resource), "scope": if resource.row.namespaced { "Namespaced" } else { "Cluster" },
-            "singularResource": resource.row.singular, "verbs": resource.verbs,
+            "resource": resource.name, "responseKind": response_kind(resource), "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": resource.singular, "verbs": resource.verbs,
         });
-        for (field, words) in [("shortNames", resource.row.short_names), ("categories", resource.row.categories)] {
+        for (field, words) in [("shortNames", resource.short_names), ("categories", resource.categories)] {
             if !words.is_empty() {
                 body[field] = json!(words);
             }
@@ -213,47 +277,6 @@ fn aggregated_resources(group: &str, version: &str) -> Vec<Value> {
         }
         body
     }).collect()
-}
-
-fn openapi_index() -> Value {
-    let mut paths = Map::new();
-    paths.insert("api/v1".into(), json!({ "serverRelativeURL": "/openapi/v3/api/v1" }));
-    for (group, version) in groups() {
-        paths.insert(
-            format!("apis/{group}/{version}"),
-            json!({ "serverRelativeURL": format!("/openapi/v3/apis/{group}/{version}") }),
-        );
-    }
-    json!({ "paths": paths })
-}
-
-/// One PATCH a kind with a `fieldValidation` parameter: kubectl reads it as "the server validates".
-fn openapi_document(group: &str, version: &str) -> Option<Value> {
-    let mut paths = Map::new();
-    for row in Kind::all().map(Kind::row).filter(|row| row.group == group && row.version == version)
-    {
-        let prefix = if group.is_empty() {
-            format!("/api/{version}")
-        } else {
-            format!("/apis/{group}/{version}")
-        };
-        let path = if row.namespaced {
-            format!("{prefix}/namespaces/{{namespace}}/{}/{{name}}", row.plural)
-        } else {
-            format!("{prefix}/{}/{{name}}", row.plural)
-        };
-        let gvk = json!({ "group": group, "version": version, "kind": row.name });
-        paths.insert(path, json!({ "patch": {
-            "x-kubernetes-group-version-kind": gvk,
-            "parameters": [{ "name": "fieldValidation", "in": "query", "schema": { "type": "string" } }],
-        } }));
-    }
-    if paths.is_empty() {
-        return None;
-    }
-    Some(
-        json!({ "openapi": "3.0.0", "info": { "title": "Ballast", "version": env!("CARGO_PKG_VERSION") }, "paths": paths, "components": { "schemas": {} } }),
-    )
 }
 
 #[cfg(test)]

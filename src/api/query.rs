@@ -1,6 +1,8 @@
 //! Pure: the query of a request, with the reference server's errors: which objects, read at which
 //! revision, how much of them, and the manner of a delete. The other writes' is `write_options.rs`.
 
+use std::time::Duration;
+
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +24,8 @@ pub struct Query {
     pub not_older: bool,
     pub timeout_seconds: Option<u64>,
     pub bookmarks: bool,
-    pub initial_events: bool,
+    /// `sendInitialEvents`: whether a watch begins with the state, where the request says.
+    pub initial_events: Option<bool>,
     pub include: Include,
     pub propagation: Option<Propagation>,
     pub grace_seconds: Option<i64>,
@@ -126,7 +129,7 @@ impl Query {
             selection: Selection::parse(kind, some("labelSelector"), some("fieldSelector"))?,
             watch: flag(get("watch")),
             bookmarks: flag(get("allowWatchBookmarks")),
-            initial_events: flag(get("sendInitialEvents")),
+            initial_events: some("sendInitialEvents").map(|text| flag(Some(text))),
             ..Self::default()
         };
         query.limit = usize::try_from(integer(some("limit"))?.unwrap_or(0).max(0)).unwrap_or(0);
@@ -151,17 +154,18 @@ impl Query {
             ))
         };
         let field = "resourceVersionMatch";
-        if self.initial_events && !self.watch {
+        let initial = self.initial_events.is_some();
+        if initial && !self.watch {
             return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
         }
-        if self.initial_events && how != Some("NotOlderThan") {
+        if initial && how != Some("NotOlderThan") {
             return forbidden(
                 field,
                 "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
             );
         }
         if let Some(how) = how {
-            if self.watch && !self.initial_events {
+            if self.watch && !initial {
                 return forbidden(
                     field,
                     "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
@@ -276,6 +280,52 @@ pub fn continued(raw: &str) -> Option<Continue> {
     Continue::decode(&token.1).ok()
 }
 
+/// What a request may take (`RequestTimeout` of the reference server).
+const LONGEST_REQUEST: Duration = Duration::from_secs(60);
+
+/// The time that a request gives itself with `timeout=32s`, at most a minute. It ends no watch: that
+/// has `timeoutSeconds`.
+///
+/// # Errors
+/// `BadRequest` for what is no duration of Go's.
+pub fn request_time(raw: &str) -> Result<Duration, ApiError> {
+    let pairs = pairs(raw);
+    let asked = pairs.iter().find(|(key, value)| key == "timeout" && !value.is_empty());
+    let Some((_, text)) = asked else { return Ok(LONGEST_REQUEST) };
+    let asked = go_duration(text).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+        ))
+    })?;
+    Ok(if asked.is_zero() { LONGEST_REQUEST } else { asked.min(LONGEST_REQUEST) })
+}
+
+/// `1h2m3.5s`, `300ms`, `0`; none that is negative.
+fn go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut seconds) = (text.strip_prefix('+').unwrap_or(text), 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = match &rest[..letters] {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += number * unit;
+        rest = &rest[letters..];
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
+}
+
 /// The pairs of a raw query string, percent-decoded; `+` is a space.
 pub fn pairs(raw: &str) -> Vec<(String, String)> {
     raw.split('&')
@@ -348,9 +398,28 @@ mod tests {
             parse("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan")
                 .expect("valid")
                 .initial_events
+                .expect("said")
         );
+        let later = "watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan";
+        assert_eq!(parse(later).expect("valid").initial_events, Some(false));
+        assert!(parse("sendInitialEvents=false").is_err(), "a list has no initial events");
         assert!(!parse("watch=false").expect("valid").watch);
         assert!(parse("watch").expect("valid").watch);
+    }
+
+    #[test]
+    fn a_request_gives_itself_a_time() {
+        let seconds = |raw: &str| request_time(raw).map(|time| time.as_secs_f64());
+        assert_eq!(seconds("limit=1"), Ok(60.0));
+        assert_eq!(seconds("timeout=32s"), Ok(32.0));
+        assert_eq!(seconds("timeout=1m0.5s"), Ok(60.0), "at most a minute");
+        assert_eq!(seconds("timeout=300ms"), Ok(0.3));
+        assert_eq!(seconds("timeout=0"), Ok(60.0));
+        for bad in ["5", "s", "-1s", "1x", "1.2.3s", "."] {
+            let error = seconds(&format!("timeout={bad}")).expect_err(bad);
+            let words = "invalid timeout specified in the request URL - time: invalid duration";
+            assert!(error.message.starts_with(words), "{}", error.message);
+        }
     }
 
     #[test]

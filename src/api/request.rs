@@ -70,7 +70,8 @@ fn found(rest: &[&str], kind_of: impl Fn(&str) -> Option<Kind>) -> Option<Target
     Some(Target::Object { kind, key, part })
 }
 
-fn part(kind: Kind, name: &str) -> Option<Part> {
+/// The part of an object that a path names behind it.
+pub fn part(kind: Kind, name: &str) -> Option<Part> {
     let row = kind.row();
     match name {
         "status" if row.has_status => Some(Part::Status),

@@ -19,6 +19,7 @@ use crate::object::{ApiError, DeleteOptions, Patch, Reason};
 
 /// `MaxRequestBodyBytes` of the reference server: 3 MiB.
 const LARGEST_BODY: usize = 3 * 1024 * 1024;
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// For a whole body, however slowly it comes.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
@@ -49,8 +50,15 @@ pub(crate) async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
 /// # Errors
 /// `UnsupportedMediaType` for another content type, `BadRequest` for what is no JSON.
 pub(crate) async fn document(headers: &HeaderMap, body: Body) -> Result<Document, ApiError> {
-    if !matches!(media_type(headers), "" | "application/json") {
-        return Err(unsupported_media());
+    match media_type(headers) {
+        "" | "application/json" => {}
+        PROTOBUF => {
+            return Err(plain(
+                Reason::UnsupportedMediaType,
+                "protobuf is read in the bodies of kubectl auth only: send application/json",
+            ));
+        }
+        _ => return Err(unsupported_media()),
     }
     let bytes = whole(body).await?;
     document_text::json(&bytes)
@@ -130,6 +138,10 @@ fn media_type(headers: &HeaderMap) -> &str {
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.split(';').next())
         .map_or("", str::trim)
+}
+
+pub(crate) fn is_protobuf(headers: &HeaderMap) -> bool {
+    media_type(headers) == PROTOBUF
 }
 
 fn unsupported_media() -> ApiError {

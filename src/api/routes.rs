@@ -8,13 +8,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderValue, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde_json::{Value, json};
 
 use crate::api::access::{Decision, Identity, Part, Verb, decide};
 use crate::api::admission::{Admit, decode_text};
+use crate::api::compression::compressed;
 use crate::api::document_text::Document;
 use crate::api::gate::Session;
 use crate::api::metrics::Asked;
@@ -25,13 +26,17 @@ use crate::api::reply::{
 };
 use crate::api::request::{Target, named, place, target};
 use crate::api::request_body::{
-    PatchBody, applied_twice, change, delete_options, document, write_options,
+    PatchBody, applied_twice, change, delete_options, document, is_protobuf, whole, write_options,
 };
+use crate::api::reviews::{self, Review};
 use crate::api::table_cells::Tabular;
+use crate::api::usage_reply::{self, Wanted};
 use crate::api::verbs::Api;
 use crate::api::write::Deletion;
 use crate::api::write_options::{WriteOptions, WriteVerb, says_dry_run};
-use crate::api::{discovery, drift_reply, subresources, watch_reply, webhook};
+use crate::api::{
+    discovery, drift_reply, endpoints_reply, openapi_reply, subresources, watch_reply, webhook,
+};
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::Store;
 use crate::with_kind;
@@ -153,9 +158,43 @@ async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Re
     let found = target(parts.uri.path());
     let asked = Asked::of(&parts.method, found.as_ref(), parts.uri.query());
     let begun = Instant::now();
-    let response = answer(&door, found, &parts, body).await;
+    let response = in_time(&door, found, &parts, body).await;
+    let response = response.unwrap_or_else(|error| error_reply(&error));
     door.api.metrics().answered(asked, response.status(), begun.elapsed());
-    response
+    match parts.method {
+        Method::GET => compressed(&parts.headers, response).await,
+        _ => response,
+    }
+}
+
+/// The answer, within the time that the request gives itself. A watch or a log has begun by then, and
+/// goes on.
+async fn in_time<S: Store>(
+    door: &Door<S>,
+    found: Option<Target>,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
+    refuse_impersonation(&parts.headers, &door.who)?;
+    let time = query::request_time(parts.uri.query().unwrap_or_default())?;
+    let answer = tokio::time::timeout(time, answer(door, found, parts, body));
+    answer.await.map_err(|_| {
+        let words = "Timeout: request did not complete within the allotted timeout";
+        ApiError::new(Reason::Timeout, words)
+    })
+}
+
+/// Who asks as somebody else would be answered for himself: `kubectl auth can-i --as` would lie.
+fn refuse_impersonation(headers: &HeaderMap, who: &Identity) -> Result<(), ApiError> {
+    let Some(user) = headers.get("impersonate-user") else { return Ok(()) };
+    Err(ApiError::new(
+        Reason::Forbidden,
+        format!(
+            "users {:?} is forbidden: User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
+            user.to_str().unwrap_or_default(),
+            who.name()
+        ),
+    ))
 }
 
 async fn answer<S: Store>(
@@ -166,8 +205,21 @@ async fn answer<S: Store>(
 ) -> Response {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
     match found {
-        None => documents(parts),
-        Some(Target::Unknown) => error_reply(&no_such_resource()),
+        None => match reviews::at(parts.uri.path()) {
+            Some((review, version)) => reviewed(door, review, version, parts, body)
+                .await
+                .unwrap_or_else(|error| error_reply(&error)),
+            None => match usage_reply::wanted(parts.uri.path()) {
+                Some(wanted) => measured(door, wanted, parts).await,
+                None => documents(parts),
+            },
+        },
+        Some(Target::Unknown) => match endpoints_reply::wanted(parts.uri.path()) {
+            Some(service) if reads => endpoints_reply::answer(&door.api, &door.who, &service)
+                .unwrap_or_else(|error| error_reply(&error)),
+            Some(_) => error_reply(&refuse_method(door)),
+            None => error_reply(&no_such_resource()),
+        },
         Some(Target::Object { kind, key, part }) if part.is_stream() => {
             stream(door, kind, &key, part)
         }
@@ -245,6 +297,38 @@ fn may_be_a_try(parts: &Parts) -> bool {
         || says_dry_run(&query::pairs(parts.uri.query().unwrap_or_default()))
 }
 
+async fn measured<S: Store>(door: &Door<S>, wanted: Wanted, parts: &Parts) -> Response {
+    if !matches!(parts.method, Method::GET | Method::HEAD) {
+        return error_reply(&refuse_method(door));
+    }
+    let answer = usage_reply::answer(&door.api, &door.who, wanted, parts).await;
+    answer.unwrap_or_else(|error| error_reply(&error))
+}
+
+/// A review changes nothing, so that everybody may ask; it is the one POST whose body may be protobuf,
+/// which kubectl sends from 1.32 on.
+async fn reviewed<S: Store>(
+    door: &Door<S>,
+    review: Review,
+    version: &str,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
+    if parts.method != Method::POST {
+        return Err(method_not_allowed());
+    }
+    let spec = if is_protobuf(&parts.headers) {
+        let read = review.spec_of_protobuf(&whole(body).await?);
+        read.map_err(|problem| ApiError::bad_request(problem.to_string()))?
+    } else {
+        let mut asked = document(&parts.headers, body).await?.value;
+        asked.get_mut("spec").map(Value::take).unwrap_or_default()
+    };
+    let refusal = door.api.through_git().message;
+    let answer = review.answer(version, &spec, &door.who, &refusal)?;
+    Ok(value_reply(StatusCode::CREATED, &answer))
+}
+
 /// Discovery, version, OpenAPI; everything else is not there, in the reference server's plain text.
 fn documents(parts: &Parts) -> Response {
     let accept: Vec<&str> = parts
@@ -253,7 +337,12 @@ fn documents(parts: &Parts) -> Response {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .collect();
-    match discovery::answer(parts.uri.path(), &accept.join(",")) {
+    let (path, accept) = (parts.uri.path(), accept.join(","));
+    let query = parts.uri.query().unwrap_or_default();
+    if let Some(response) = openapi_reply::answer(path, query, &accept) {
+        return response;
+    }
+    match discovery::answer(path, &accept) {
         Some((kind, value)) => {
             let mut response = value_reply(StatusCode::OK, &value);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

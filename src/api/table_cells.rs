@@ -366,6 +366,7 @@ impl Tabular for Source {
             }
             () if status.held.is_some() => "held: would remove too much".to_owned(),
             () if status.fetch_error.is_some() => "not fetched".to_owned(),
+            () if status.delayed.is_some() => "delayed".to_owned(),
             () => NONE.to_owned(),
         };
         vec![

@@ -238,7 +238,7 @@ const SOURCE: &[Column] = &[
         "Converged",
         "Whether the world matches the applied commit: True, False, or Unknown when the verdict is old.",
     ),
-    text("Problem", "Why the newest commit is not applied: refused, held, or not fetched."),
+    text("Problem", "Why the newest commit is not applied: refused, held, not fetched or delayed."),
     AGE,
     wide("URL", "The repository."),
     wide("Branch", "The branch that is followed."),

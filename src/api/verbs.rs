@@ -24,7 +24,7 @@ use crate::api::secret_names::names_secret;
 use crate::api::secret_view;
 use crate::api::selector_text::Selection;
 use crate::clock::Clock;
-use crate::object::ports::{Logs, WakeSync};
+use crate::object::ports::{Logs, Usages, WakeSync};
 use crate::object::source::Source;
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::{ListPage, ListRequest, Record, Store, StoreError, WatchItem};
@@ -56,6 +56,7 @@ struct Inner<S> {
     tasks: Tasks,
     recent: Recent,
     logs: RwLock<Option<Arc<dyn Logs>>>,
+    usages: RwLock<Option<Arc<dyn Usages>>>,
     wake: RwLock<Option<Arc<dyn WakeSync>>>,
     webhook_secrets: RwLock<BTreeMap<String, Vec<u8>>>,
     registry: RwLock<Option<Arc<Registry>>>,
@@ -95,6 +96,7 @@ impl<S: Store> Api<S> {
                 tasks: tasks.clone(),
                 recent: Recent::default(),
                 logs: RwLock::default(),
+                usages: RwLock::default(),
                 wake: RwLock::default(),
                 webhook_secrets: RwLock::default(),
                 registry: RwLock::default(),
@@ -110,6 +112,11 @@ impl<S: Store> Api<S> {
     /// Who reads containers' logs.
     pub fn set_logs(&self, logs: Arc<dyn Logs>) {
         *self.inner.logs.write().unwrap_or_else(PoisonError::into_inner) = Some(logs);
+    }
+
+    /// Who measures what runs.
+    pub fn set_usages(&self, usages: Arc<dyn Usages>) {
+        *self.inner.usages.write().unwrap_or_else(PoisonError::into_inner) = Some(usages);
     }
 
     /// Who is woken by a webhook.
@@ -166,6 +173,10 @@ impl<S: Store> Api<S> {
 
     pub(crate) fn logs(&self) -> Option<Arc<dyn Logs>> {
         self.inner.logs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn usages(&self) -> Option<Arc<dyn Usages>> {
+        self.inner.usages.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn wake(&self) -> Option<Arc<dyn WakeSync>> {

@@ -52,7 +52,9 @@ pub(crate) fn watch<S: Store>(
     if let Some(asked) = query.revision.filter(|asked| *asked > current) {
         return Err(too_large(asked, current));
     }
-    let resume = query.revision.filter(|revision| *revision > 0 && !query.initial_events);
+    let named = query.revision.filter(|revision| *revision > 0);
+    let from_state = query.initial_events.unwrap_or(named.is_none());
+    let resume = (!from_state).then(|| named.unwrap_or(current));
     let seconds = query
         .timeout_seconds
         .unwrap_or_else(|| SHORTEST + u64::from(api.options().ids.below(1800)));
@@ -125,7 +127,7 @@ impl<S: Store> Watching<S> {
         self.events = Some(self.api.changes(&self.who, self.kind, Some(page.revision))?);
         self.reached = page.revision;
         self.initial = page.items.into();
-        if self.query.initial_events && self.query.bookmarks {
+        if self.query.initial_events == Some(true) && self.query.bookmarks {
             let line = self.bookmark(true);
             self.lines.push_back(line);
         }

@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use bollard::models::{ContainerSummary, ExecConfig, Network};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, EventsOptions, ImportImageOptions,
     InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
-    LogsOptions, RemoveContainerOptions, RemoveImageOptions, StartContainerOptions,
+    LogsOptions, RemoveContainerOptions, RemoveImageOptions, StartContainerOptions, StatsOptions,
     StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
@@ -32,14 +33,14 @@ use tracing::warn;
 use crate::node::capacity::{Engine, Limits};
 use crate::node::container_spec::ContainerSpec;
 use crate::node::docker_translation::{
-    body, filters, gateway_of, instance, network_request, runtime_event, vague,
+    body, filters, gateway_of, instance, network_request, runtime_event, usage_sample, vague,
 };
 use crate::node::instance::{INSTALLATION, Instance, Listed};
 use crate::node::pull_progress::PullProgress;
 use crate::node::runtime::{
     CREATE_TIME, ExecOutcome, INSPECT_TIME, ImageFacts, LIST_TIME, LogOptions, NetworkSpec,
     PING_TIME, PULL_TIME, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent, START_TIME,
-    STOP_MARGIN,
+    STOP_MARGIN, UsageSample,
 };
 use crate::node::turns::Turns;
 use crate::telemetry::chain;
@@ -377,6 +378,16 @@ impl Runtime for Docker {
         };
         let stream = client.logs(id, Some(options));
         Ok(stream.map(|part| part.map(LogOutput::into_bytes).map_err(refusal)).boxed())
+    }
+
+    async fn usage(&self, id: &str) -> Result<UsageSample, RuntimeError> {
+        let client = self.client().await?;
+        // One look: the second one, which makes a rate, is at all containers at once.
+        let options = StatsOptions { stream: false, one_shot: true };
+        let mut answers = pin!(client.stats(id, Some(options)));
+        let answer = timed("stats", INSPECT_TIME, answers.try_next()).await?;
+        let sample = answer.as_ref().and_then(usage_sample);
+        sample.ok_or_else(|| RuntimeError::Other(format!("no usage is known of {id}")))
     }
 
     async fn exec(

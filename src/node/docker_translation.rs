@@ -5,18 +5,34 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryStateEnum, EndpointSettings, EventMessage, EventMessageTypeEnum, HostConfig,
-    HostConfigLogConfig, Ipam, IpamConfig, Mount, MountBindOptions, MountType,
-    NetworkCreateRequest, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
+    ContainerStatsResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
+    EventMessage, EventMessageTypeEnum, HostConfig, HostConfigLogConfig, Ipam, IpamConfig, Mount,
+    MountBindOptions, MountType, NetworkCreateRequest, PortBinding, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use jiff::Timestamp;
 
 use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode};
 use crate::node::instance::{INSTALLATION, Identity, Instance, Life, SETTINGS, Settings};
-use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent};
+use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent, UsageSample};
 
+/// What the kernel may take back from a container at any time, in the words of both versions of control
+/// groups; the rest of its memory is the working set (cAdvisor's arithmetic).
+const RECLAIMABLE: [&str; 2] = ["total_inactive_file", "inactive_file"];
 const POD_UID: &str = "ballast.dev/pod-uid";
+
+/// `None` of a container that does not run: the engine answers zeros without a time.
+pub fn usage_sample(stats: &ContainerStatsResponse) -> Option<UsageSample> {
+    let memory = stats.memory_stats.as_ref()?;
+    let parts = memory.stats.as_ref();
+    let reclaimable = RECLAIMABLE.iter().find_map(|name| parts?.get(*name)).copied();
+    Some(UsageSample {
+        at: stats.read.as_ref()?.parse().ok()?,
+        cpu_nanos: stats.cpu_stats.as_ref()?.cpu_usage.as_ref()?.total_usage?,
+        memory_bytes: memory.usage?.saturating_sub(reclaimable.unwrap_or(0)),
+    })
+}
 
 /// What a list or the event stream is narrowed by.
 pub fn filters(pairs: &[(&str, &str)]) -> Option<HashMap<String, Vec<String>>> {

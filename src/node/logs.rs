@@ -1,6 +1,6 @@
 //! `kubectl logs`: finds the instance that is meant and passes the engine's stream on.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -12,17 +12,24 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::node::agent::{Agent, lock};
 use crate::node::instance::{Instance, Role};
 use crate::node::runtime::{LogOptions, Runtime, RuntimeError};
-use crate::object::ports::{BoxFuture, LogQuery, Logs};
+use crate::object::ports::{BoxFuture, LogQuery, Logs, UsageReport, Usages};
 use crate::object::{ApiError, Cluster, Key, Kind, Reason};
 
 /// What the daemon holds of a running node agent.
 pub struct NodeHandle {
     logs: Box<dyn Logs>,
+    usages: Box<dyn Usages>,
 }
 
 impl NodeHandle {
-    pub(crate) fn new(logs: impl Logs) -> Self {
-        Self { logs: Box::new(logs) }
+    pub(crate) fn new(logs: impl Logs, usages: impl Usages) -> Self {
+        Self { logs: Box::new(logs), usages: Box::new(usages) }
+    }
+}
+
+impl Usages for NodeHandle {
+    fn usage(&self) -> BoxFuture<Result<Arc<UsageReport>, ApiError>> {
+        self.usages.usage()
     }
 }
 

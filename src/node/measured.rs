@@ -16,6 +16,7 @@ use crate::node::instance::{Instance, Listed, Role};
 use crate::node::metrics::Metrics;
 use crate::node::runtime::{
     ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
+    UsageSample,
 };
 
 /// An engine and what is counted of it.
@@ -113,6 +114,10 @@ impl<R: Runtime> Runtime for Measured<R> {
         options: &LogOptions,
     ) -> Answer<BoxStream<'static, Answer<Bytes>>> {
         self.call("logs", self.engine.logs(id, options)).await.0
+    }
+
+    async fn usage(&self, id: &str) -> Answer<UsageSample> {
+        self.call("stats", self.engine.usage(id)).await.0
     }
 
     async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Answer<ExecOutcome> {

@@ -34,6 +34,7 @@ pub mod restart;
 pub mod capacity;
 pub mod drift;
 pub mod leftovers;
+pub mod usage_report;
 
 mod turns;
 
@@ -55,6 +56,7 @@ mod prober;
 mod pull_progress;
 pub mod reset;
 mod run;
+mod usage;
 mod volume;
 
 pub use agent::{Beat, HostAddress, NodeOptions};

@@ -28,6 +28,7 @@ use crate::node::logs::{AgentLogs, NodeHandle};
 use crate::node::measured::Measured;
 use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{EventAction, NetworkSpec, Runtime, RuntimeError, RuntimeEvent};
+use crate::node::usage::AgentUsage;
 use crate::node::{drift, heartbeat, pause_image, pod_worker, volume};
 use crate::object::drift::{Drift, Layer};
 use crate::object::ledger::{Ledger, LedgerWrite};
@@ -61,7 +62,8 @@ pub fn run<C: Cluster, R: Runtime>(
     if agent.options.hold {
         tasks.spawn_short("node hold", let_go(agent.clone()));
     }
-    Arc::new(NodeHandle::new(AgentLogs(Arc::downgrade(&agent))))
+    let weak = Arc::downgrade(&agent);
+    Arc::new(NodeHandle::new(AgentLogs(weak.clone()), AgentUsage::new(weak)))
 }
 
 /// Ends the hold with the first commit.

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use crate::node::capacity::Engine;
 use crate::node::container_spec::ContainerSpec;
 use crate::node::instance::{Instance, Listed};
+pub use crate::node::usage_report::UsageSample;
 
 /// Creating a container; the engine unpacks nothing, but its disk may be slow.
 pub const CREATE_TIME: Duration = Duration::from_secs(30);
@@ -178,6 +179,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         id: &str,
         options: &LogOptions,
     ) -> impl Future<Output = Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError>> + Send;
+
+    /// What a running container has used since it started, and holds now.
+    fn usage(&self, id: &str) -> impl Future<Output = Result<UsageSample, RuntimeError>> + Send;
 
     /// Runs a command to its end, or for `limit`: counted from when the engine took it on, so that a
     /// slow engine is `Unreachable` and never a late command.

@@ -3,13 +3,14 @@
 //! of the one [`ledger`](crate::object::ledger) that decides when a difference is worth a Drift.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::object::{DriftWord, Kind, OwnVersion};
 
 /// `ballast.dev/v1alpha1 Drift`, in the namespace of the object it is about (`default` for a
 /// cluster-scoped one).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Drift {
     #[serde(default)]
@@ -18,17 +19,22 @@ pub struct Drift {
     pub kind: DriftWord,
     #[serde(default)]
     pub metadata: ObjectMeta,
+    /// What differs.
     pub spec: DriftSpec,
+    /// How it stands with the difference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<DriftStatus>,
 }
 
 /// What differs. One Drift an (object, layer, field).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DriftSpec {
+    /// The object that differs.
     pub object: DriftObject,
+    /// Where the difference was seen.
     pub layer: Layer,
+    /// How it differs.
     pub class: Class,
     /// `spec.replicas`, `containers[web].image`, `nat/BALLAST-SVC-…`; `.` is the whole object.
     pub field: String,
@@ -66,7 +72,9 @@ impl Default for DriftSpec {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub struct DriftObject {
     pub kind: Kind,
@@ -78,7 +86,7 @@ pub struct DriftObject {
 }
 
 /// `file:line@commit`
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Origin {
     pub source: String,
@@ -89,7 +97,9 @@ pub struct Origin {
 }
 
 /// Where the difference was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Layer {
     /// The stored object against the commit.
@@ -100,7 +110,7 @@ pub enum Layer {
     Network,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Class {
     /// Wanted, not there.
     Missing,
@@ -115,7 +125,7 @@ pub enum Class {
     NotReady,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DriftStatus {
     pub phase: Phase,
@@ -136,14 +146,14 @@ pub struct DriftStatus {
     pub closed_at: Option<Time>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
     Open,
     Closed,
 }
 
 /// What Ballast does about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Action {
     /// Being put right.
     Healing,

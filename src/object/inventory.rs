@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::object::{InventoryWord, Key, Kind, OwnVersion};
 
 /// `ballast.dev/v1alpha1 Inventory`, cluster-scoped.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Inventory {
     #[serde(default)]
@@ -25,11 +26,12 @@ pub struct Inventory {
     /// The full id of the commit that is applied.
     #[serde(default)]
     pub commit: String,
+    /// What it put into the store, in the order of the commit.
     #[serde(default)]
     pub objects: Vec<InventoryEntry>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InventoryEntry {
     pub kind: Kind,

@@ -3,9 +3,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 
 use crate::object::{ApiError, Key};
 
@@ -36,6 +38,41 @@ pub trait Logs: Send + Sync + 'static {
         pod: Key,
         query: LogQuery,
     ) -> BoxFuture<Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError>>;
+}
+
+/// What a container or a host uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Billionths of a core, as a mean over the report's window.
+    pub cpu_nanocores: u64,
+    /// Bytes that could not be taken back under pressure: the working set.
+    pub memory_bytes: u64,
+}
+
+/// What the containers of a pod use, by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodUsage {
+    pub pod: Key,
+    pub containers: Vec<(String, Usage)>,
+}
+
+/// What one node and its pods use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsageReport {
+    /// When it was measured.
+    pub at: Timestamp,
+    /// The time over which rates are means.
+    pub window_seconds: f64,
+    pub node: String,
+    /// `None` where the host does not tell.
+    pub node_usage: Option<Usage>,
+    pub pods: Vec<PodUsage>,
+}
+
+/// Measures what runs; implemented by `node`, asked by `kubectl top`. The answer takes about a second:
+/// a rate needs two looks.
+pub trait Usages: Send + Sync + 'static {
+    fn usage(&self) -> BoxFuture<Result<Arc<UsageReport>, ApiError>>;
 }
 
 /// Wakes a source's sync; implemented by `sync`, called by the webhook. It carries no payload on

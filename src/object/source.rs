@@ -5,12 +5,13 @@ use std::future::ready;
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::object::{Change, Cluster, OwnVersion, Scope, SourceWord};
 
 /// `ballast.dev/v1alpha1 Source`, cluster-scoped.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     #[serde(default)]
@@ -19,8 +20,10 @@ pub struct Source {
     pub kind: SourceWord,
     #[serde(default)]
     pub metadata: ObjectMeta,
+    /// What is followed.
     #[serde(default)]
     pub spec: SourceSpec,
+    /// How far the cluster follows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<SourceStatus>,
 }
@@ -48,7 +51,7 @@ pub fn first_commit<C: Cluster>(cluster: &C) -> impl Future<Output = ()> + Send 
         .for_each(|_| ready(()))
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceSpec {
     /// A local path, `file://`, `https://` or `ssh://`, without credentials.
@@ -61,7 +64,7 @@ pub struct SourceSpec {
 }
 
 /// Three facts, never one word: Fetched, Applied, Converged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     /// The branch's head at the last fetch that worked.
@@ -98,7 +101,7 @@ pub struct SourceStatus {
     pub converged: Option<Convergence>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Commit {
     /// The full hex id.
@@ -113,7 +116,7 @@ pub struct Commit {
 }
 
 /// One thing wrong with a commit, at a place a person can open.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// Inside the repository; empty for a problem of the whole commit.
@@ -136,7 +139,7 @@ pub struct Problem {
     pub hint: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
     pub commit: Commit,
@@ -146,7 +149,7 @@ pub struct Held {
     pub removes: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Convergence {
     /// Does the world match the applied commit.

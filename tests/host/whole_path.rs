@@ -271,6 +271,9 @@ fn shop(bridge_netfilter: &str) {
         "describe shows events"
     );
     assert!(daemon.kubectl(&["logs", "-n", "shop", pod]).contains("listening"));
+    let name = pod.trim_start_matches("pod/");
+    assert!(daemon.kubectl(&["top", "pods", "-n", "shop"]).contains(name));
+    assert!(daemon.kubectl(&["top", "nodes"]).contains("Mi"));
     let denied = daemon.try_kubectl(&["delete", "-n", "shop", pod, "--wait=false"]);
     assert!(
         String::from_utf8_lossy(&denied.stderr).contains("this cluster changes through Git"),

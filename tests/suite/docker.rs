@@ -199,3 +199,24 @@ async fn an_engine_that_stalls_says_nothing_about_a_command() {
         assert!(matches!(stalled, Err(RuntimeError::Unreachable(_))), "{stalled:?}");
     }
 }
+
+#[tokio::test]
+async fn usage_is_the_working_set_and_the_time_of_all_cores() {
+    let (docker, _) = engine(|call| match call {
+        "GET /containers/web/stats" => Reply::Json(json!({"id": "web",
+            "read": "2026-11-21T11:40:00.5Z",
+            "cpu_stats": {"cpu_usage": {"total_usage": 1_500_000_000}},
+            "memory_stats": {"usage": 5_000_000, "stats": {"inactive_file": 1_000_000}}})),
+        // What the engine answers of a container that does not run.
+        "GET /containers/ended/stats" => Reply::Json(json!({"id": "ended",
+            "read": "0001-01-01T00:00:00Z", "cpu_stats": {"cpu_usage": {"total_usage": 0}},
+            "memory_stats": {}})),
+        _ => Reply::Refuse(404, "No such container"),
+    })
+    .await;
+    let sample = docker.usage("web").await.expect("it runs");
+    assert_eq!((sample.cpu_nanos, sample.memory_bytes), (1_500_000_000, 4_000_000));
+    assert_eq!(sample.at.to_string(), "2026-11-21T11:40:00.5Z");
+    assert!(matches!(docker.usage("ended").await, Err(RuntimeError::Other(_))));
+    assert!(matches!(docker.usage("gone").await, Err(RuntimeError::NotFound(_))));
+}

@@ -1,10 +1,12 @@
-//! The hermetic tests: parallel, without Docker, without root.
+//! The hermetic tests: parallel, without Docker, without root. They drive
+//! the kubectls of the machine, over loopback.
 
 mod access;
 mod admission;
 mod api;
 mod api_golden;
 mod api_http;
+mod api_negotiation;
 mod apply;
 mod bad_inputs;
 mod bad_repositories;
@@ -18,7 +20,9 @@ mod fixture;
 mod garbage;
 mod git_server;
 mod golden;
+mod kubectl;
 mod kubectl_requests;
+mod kubectl_world;
 mod listener;
 mod living;
 mod log;

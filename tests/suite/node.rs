@@ -88,7 +88,9 @@ impl World {
         });
         let (tasks, done) = Tasks::new();
         let agent = fixture.local(Identity::NodeAgent { node: "n1".to_owned() });
-        ballast::node::run(agent, engine.clone(), options, network, Clock::wall(), &tasks);
+        let handle =
+            ballast::node::run(agent, engine.clone(), options, network, Clock::wall(), &tasks);
+        fixture.api.set_usages(handle);
         (tasks, done)
     }
 
@@ -180,6 +182,32 @@ async fn a_pod_runs_restarts_and_goes() {
     }
     let started = world.engine.started();
     assert_eq!(started.len(), 3, "{started:?}");
+    world.end().await;
+}
+
+/// `kubectl top`, from the engine's counters to the API's answer.
+#[tokio::test]
+async fn usage_is_measured_when_it_is_asked_for() {
+    let world = World::new().await;
+    let key = world.pod("p", json!({"image": "app:v1"})).await;
+    world.until(&key, "ready", is_ready).await;
+    let router = world.fixture.api.router();
+    let path = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/p";
+    let answer = crate::api_http::get(&router, path).await.json();
+    assert_eq!(answer["containers"].as_array().map(Vec::len), Some(1), "{answer}");
+    let container = &answer["containers"][0];
+    assert_eq!(
+        (&container["name"], &container["usage"]["memory"]),
+        (&json!("web"), &json!("1024Ki"))
+    );
+    let cpu = container["usage"]["cpu"].as_str().expect("text").trim_end_matches('n');
+    let cpu: f64 = cpu.parse().expect("a number");
+    assert!((cpu / 1e9 - 0.25).abs() < 0.01, "a quarter of a core: {cpu}");
+    let again = crate::api_http::get(&router, path).await.json();
+    assert_eq!(again, answer, "one measurement answers for a while");
+    let nodes = crate::api_http::get(&router, "/apis/metrics.k8s.io/v1beta1/nodes").await.json();
+    assert_eq!(nodes["items"][0]["metadata"]["name"], "n1");
+    drop(router);
     world.end().await;
 }
 

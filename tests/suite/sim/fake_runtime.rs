@@ -14,7 +14,7 @@ use ballast::node::container_spec::{ContainerSpec, NetworkMode};
 use ballast::node::instance::{Instance, Life, Listed, Role, Settings};
 use ballast::node::runtime::{
     EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError,
-    RuntimeEvent,
+    RuntimeEvent, UsageSample,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -403,6 +403,15 @@ impl Runtime for FakeRuntime {
         let instance = self.inspect(id).await?;
         let line = Bytes::from(format!("{} says nothing\n", instance.name));
         Ok(futures::stream::iter([Ok(line)]).boxed())
+    }
+
+    async fn usage(&self, id: &str) -> Result<UsageSample, RuntimeError> {
+        let instance = self.inspect(id).await?;
+        let at = self.now();
+        let started = instance.started_at.ok_or_else(|| no_such(id))?;
+        // A quarter of a core, always.
+        let nanos = u64::try_from(at.duration_since(started).as_nanos()).unwrap_or(0);
+        Ok(UsageSample { at, cpu_nanos: nanos / 4, memory_bytes: 1 << 20 })
     }
 
     async fn exec(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ballast::node::instance::{Instance, Listed};
 use ballast::node::runtime::{
     ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
+    UsageSample,
 };
 use ballast::node::{capacity::Engine, container_spec::ContainerSpec};
 use bytes::Bytes;
@@ -120,6 +121,10 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError> {
         self.read("logs", self.runtime.logs(id, options)).await
+    }
+
+    async fn usage(&self, id: &str) -> Result<UsageSample, RuntimeError> {
+        self.read("usage", self.runtime.usage(id)).await
     }
 
     async fn exec(
