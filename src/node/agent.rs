@@ -219,9 +219,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             tasks,
             engine: watch::Sender::new(EngineState::Unknown),
             engine_lost: Notify::new(),
-            making: Turns::of(
-                std::env::var("BALLAST_MAKING").map_or(MAKING, |n| n.parse().unwrap()),
-            ),
+            making: Turns::of(MAKING),
             sandbox_image: Mutex::default(),
             started: Instant::now(),
             instances: Mutex::default(),
