@@ -104,7 +104,7 @@ impl Metrics {
         let verb = label("verb", asked.verb);
         let resource = label("resource", asked.resource);
         let code = ("code", code.as_str().to_owned().into());
-        self.seconds.get_or_create(std::slice::from_ref(&verb)).observe(took.as_secs_f64());
+        self.seconds.get_or_create(std::array::from_ref(&verb)).observe(took.as_secs_f64());
         self.requests.get_or_create(&[verb, resource, code]).inc();
     }
 

@@ -122,7 +122,10 @@ impl Review {
                 ("SelfSubjectAccessReview", status)
             }
             Self::Rules => ("SelfSubjectRulesReview", rules(spec, who)),
-            Self::Subject => ("SelfSubjectReview", json!({"userInfo": {"username": who.name()}})),
+            Self::Subject => (
+                "SelfSubjectReview",
+                json!({"userInfo": {"username": who.name(), "groups": who.groups()}}),
+            ),
         };
         let mut body =
             json!({"kind": kind, "apiVersion": api_version, "metadata": {}, "status": status});

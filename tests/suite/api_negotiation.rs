@@ -60,7 +60,11 @@ async fn reviews_answer_in_both_forms() {
     let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let body = enveloped("authentication.k8s.io", "SelfSubjectReview", b"");
     let answer = ask(&router, Method::POST, path, &headers, body).await;
-    assert_eq!(answer.json()["status"]["userInfo"]["username"], "reader");
+    let groups = ["ballast:viewers", "system:unauthenticated"];
+    assert_eq!(
+        answer.json()["status"]["userInfo"],
+        json!({"username": "system:anonymous", "groups": groups})
+    );
     for bad in [&b"k8s"[..], b"{}", b"k8s\0\x0b"] {
         assert_eq!(ask(&router, Method::POST, path, &headers, bad).await.code, 400, "{bad:?}");
     }

@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ballast::api::{Api, ApiOptions, IdSource, Identity, Local};
