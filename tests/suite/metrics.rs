@@ -77,6 +77,9 @@ fn config_map(name: &str) -> String {
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: shop}}\n")
 }
 
+/// A series' name, its labels, and by how much it must grow.
+type Growth<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
+
 impl Daemon {
     /// As `daemon.rs` composes it. The source `nowhere` follows a branch that is not there.
     fn start() -> Self {
@@ -161,7 +164,7 @@ impl Daemon {
     }
 
     /// Waits until every series has grown by so much since `before`; one that is not there is 0.
-    async fn moved(&self, before: &Exposition, series: &[(&str, &[(&str, &str)], f64)]) {
+    async fn moved(&self, before: &Exposition, series: &[Growth<'_>]) {
         let begin = Instant::now();
         loop {
             let now = self.scrape().await;
