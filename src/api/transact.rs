@@ -30,8 +30,9 @@ use crate::store::{Expect, Record, Store, StoreError, Transaction, Write};
 use crate::with_kind;
 
 /// Rounds of admitting again what lost a race. One round redoes one write, so a set may need as
-/// many as it has objects that controllers write at the same time.
-const ROUNDS: usize = 500;
+/// many as it has objects that controllers write at the same time. A round takes about a millisecond:
+/// nobody writes the objects of one commit for two seconds on end.
+const ROUNDS: usize = 2000;
 
 impl<S: Store> Transact for Local<S> {
     async fn apply_set(

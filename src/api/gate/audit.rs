@@ -218,12 +218,22 @@ impl Log {
     }
 
     async fn append(&mut self, lines: &[AuditLine]) {
-        let mut text = Vec::new();
-        for line in lines {
-            serde_json::to_writer(&mut text, line).expect("a line has string keys only");
-            text.push(b'\n');
+        let (mut text, mut begin) = (Vec::new(), 0);
+        for (index, line) in lines.iter().enumerate() {
+            let mut one = serde_json::to_vec(line).expect("a line has string keys only");
+            one.push(b'\n');
+            // However many come at once: no file grows beyond its size, but for a line that is longer.
+            if !text.is_empty() && (text.len() + one.len()) as u64 > self.kept.file_bytes {
+                self.put_or_tell(&text, &lines[begin..index]).await;
+                (text, begin) = (Vec::new(), index);
+            }
+            text.append(&mut one);
         }
-        if let Err(failure) = self.put(&text).await {
+        self.put_or_tell(&text, &lines[begin..]).await;
+    }
+
+    async fn put_or_tell(&mut self, text: &[u8], lines: &[AuditLine]) {
+        if let Err(failure) = self.put(text).await {
             let why = failure.to_string();
             lines.iter().for_each(|line| told(line, &why));
         }
