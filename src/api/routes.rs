@@ -177,7 +177,8 @@ async fn in_time<S: Store>(
 ) -> Result<Response, ApiError> {
     refuse_impersonation(&parts.headers, &door.who)?;
     let time = query::request_time(parts.uri.query().unwrap_or_default())?;
-    let answer = tokio::time::timeout(time, answer(door, found, parts, body));
+    // Boxed: it holds the ways of all kinds and verbs at once.
+    let answer = tokio::time::timeout(time, Box::pin(answer(door, found, parts, body)));
     answer.await.map_err(|_| {
         let words = "Timeout: request did not complete within the allotted timeout";
         ApiError::new(Reason::Timeout, words)

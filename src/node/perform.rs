@@ -80,11 +80,12 @@ pub async fn perform<C: Cluster, R: Runtime>(
     if sandbox.is_none() && members.is_empty() {
         return Performed::Changed;
     }
-    let making = async {
+    // Boxed: it holds every way of making containers at once, and would be moved about by value.
+    let making = Box::pin(async {
         // Whoever was deleted while it waited for its turn needs none of it any more.
         let wanted = cell.pod().metadata.deletion_timestamp.is_none();
         if wanted { doer.make(sandbox, &members).await } else { Ok(()) }
-    };
+    });
     match agent.making.take(making).await {
         Err(RuntimeError::Unreachable(_)) => Performed::EngineAway,
         _ => Performed::Changed,

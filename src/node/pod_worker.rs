@@ -245,9 +245,8 @@ async fn pass<C: Cluster, R: Runtime>(
         }
         return Passed::Rest(plan.look_again);
     }
-    let performing = perform::perform(agent, cell, &observed, &plan.actions);
-    let mut performing = std::pin::pin!(performing);
-    // Cancel safe: the future is pinned outside and polled again below.
+    let mut performing = Box::pin(perform::perform(agent, cell, &observed, &plan.actions));
+    // Cancel safe: the future is kept outside and polled again below.
     let performed = tokio::select! {
         biased;
         performed = &mut performing => performed,
