@@ -368,6 +368,7 @@ fn an_unreachable_engine_is_said_and_waited_for() {
     let engine = Engine::with_images();
     let repo = Repo::of_example(&engine.dir.join("repo"));
     let daemon = Daemon::start(&engine, &[&repo.dir.to_string_lossy()]);
+    daemon.rolled_out("shop", "api");
     daemon.rolled_out("shop", "web");
     let before = members(&engine);
     let pid = std::fs::read_to_string(engine.dir.join("dockerd.pid")).expect("dockerd runs");
