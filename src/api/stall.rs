@@ -31,19 +31,20 @@ pub(crate) struct Stalling<S> {
     /// Counts the client, once, when it is given up.
     given_up: Option<Counter>,
     place: Option<Arc<Place>>,
+    /// From a write until all that was written has gone out: an answer that is still being sent is no
+    /// idleness, also when it was made long ago.
+    sending: Option<Busy>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     until: Pin<Box<Sleep>>,
     taken: usize,
-    /// An answer that is still being sent is no idleness, also when it was made long ago.
-    _busy: Option<Busy>,
 }
 
 impl<S> Stalling<S> {
     pub fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waiting: None, given_up: None, place: None }
+        Self { stream, patience, waiting: None, given_up: None, place: None, sending: None }
     }
 
     /// Counts a client that is given up here.
@@ -51,9 +52,15 @@ impl<S> Stalling<S> {
         Self { given_up: Some(given_up), ..self }
     }
 
-    /// The connection keeps its place while a write waits.
+    /// The connection keeps its place until what it writes has gone out.
     pub fn keeping(self, place: Arc<Place>) -> Self {
         Self { place: Some(place), ..self }
+    }
+
+    fn sends(&mut self) {
+        if self.sending.is_none() {
+            self.sending = self.place.as_ref().map(Place::busy);
+        }
     }
 
     /// The client took some; `whole`: all that there was.
@@ -68,13 +75,10 @@ impl<S> Stalling<S> {
 
     /// The client takes nothing now.
     fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let Self { waiting, place, patience, .. } = self;
-        let begin = || Waiting {
-            until: Box::pin(sleep_until(Instant::now() + *patience)),
-            taken: 0,
-            _busy: place.as_ref().map(Place::busy),
-        };
-        let waiting = waiting.get_or_insert_with(begin);
+        let until = Instant::now() + self.patience;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Waiting { until: Box::pin(sleep_until(until)), taken: 0 });
         ready!(waiting.until.as_mut().poll(context));
         if let Some(given_up) = self.given_up.take() {
             given_up.inc();
@@ -89,6 +93,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.sends();
         match Pin::new(&mut self.stream).poll_write(context, bytes) {
             Poll::Ready(Ok(count)) => {
                 self.took(count, count == bytes.len());
@@ -104,6 +109,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.sends();
         let length: usize = parts.iter().map(|part| part.len()).sum();
         match Pin::new(&mut self.stream).poll_write_vectored(context, parts) {
             Poll::Ready(Ok(count)) => {
@@ -122,7 +128,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_flush(context) {
             Poll::Pending => self.wait(context),
-            done => done,
+            done => {
+                self.sending = None;
+                done
+            }
         }
     }
 
