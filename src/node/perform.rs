@@ -32,8 +32,8 @@ use crate::object::{Cluster, DeleteOptions, Note};
 
 /// How long SIGTERM waits for the network (ARCHITECTURE.md, section 5).
 const WITHDRAWAL: Duration = Duration::from_secs(2);
-/// What ended takes nothing but disk: who is waited for comes first. A removal costs the engine half as
-/// much as making a container, and a rolling update needs one for each.
+/// What ended takes nothing but disk: who is waited for comes first. A removal is work for the engine
+/// too, and a rolling update needs one for each that it makes.
 const GIVE_WAY: Duration = Duration::from_secs(5);
 /// Before a failed stop or removal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
