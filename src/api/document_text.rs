@@ -7,6 +7,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;
 
+use crate::object::yaml;
+
 /// A document as it was sent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Document {
@@ -18,8 +20,6 @@ pub struct Document {
 
 /// More of them say nothing new.
 const MOST_TWICE: usize = 32;
-/// The deepest field Kubernetes knows is at 20.
-const MAX_DEPTH: usize = 64;
 
 /// # Errors
 /// What is no JSON document.
@@ -38,27 +38,7 @@ pub fn json(bytes: &[u8]) -> Result<Document, serde_json::Error> {
 /// What is no YAML, more than one document, and more than the budget.
 pub fn yaml(bytes: &[u8]) -> Result<Document, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    let options = serde_saphyr::options! {
-        legacy_octal_numbers: true,
-        duplicate_keys: DuplicateKeyPolicy::PassThrough,
-        reject_unsupported_tags: true,
-        with_snippet: false,
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: 100_000,
-            max_replay_stack_depth: 16,
-            max_alias_expansions_per_anchor: 1_000,
-        },
-        budget: serde_saphyr::budget! {
-            max_nodes: 200_000,
-            max_events: 800_000,
-            max_depth: MAX_DEPTH,
-            flow_nesting_limit: MAX_DEPTH,
-            max_aliases: 5_000,
-            max_anchors: 5_000,
-            max_merge_keys: 1_000,
-            max_total_scalar_bytes: 8 * 1024 * 1024,
-        },
-    };
+    let options = yaml::reading(DuplicateKeyPolicy::PassThrough);
     let mut seen = Seen::default();
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
         Reading(&mut seen).deserialize(reader)

@@ -31,6 +31,7 @@ pub mod selector;
 pub mod source;
 pub mod taint;
 pub mod template_hash;
+pub mod yaml;
 
 pub use cluster::{
     ApplySet, Change, Cluster, DeleteOptions, Listing, Patch, Propagation, Scope, SetAction,

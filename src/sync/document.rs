@@ -13,6 +13,7 @@ use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
+use crate::object::yaml::{self, MAX_DEPTH, MAX_NODES};
 use crate::sync::position::{Place, Positions};
 use crate::sync::source::printable;
 
@@ -38,10 +39,6 @@ pub struct Documents {
     pub faults: Vec<TextFault>,
 }
 
-/// 4 MiB a file, 200,000 nodes: 1,000 Deployments of a usual size are 1.5 MB and 60,000 nodes.
-const MAX_NODES: usize = 200_000;
-/// The deepest field Kubernetes knows is at 20.
-const MAX_DEPTH: usize = 48;
 /// Faults told for one file; more of them say nothing new.
 const MAX_FAULTS: usize = 20;
 
@@ -85,27 +82,7 @@ fn number(count: usize) -> u32 {
 }
 
 fn read_yaml(text: &str) -> Documents {
-    let options = serde_saphyr::options! {
-        legacy_octal_numbers: true,
-        duplicate_keys: DuplicateKeyPolicy::Error,
-        reject_unsupported_tags: true,
-        with_snippet: false,
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: 100_000,
-            max_replay_stack_depth: 16,
-            max_alias_expansions_per_anchor: 1_000,
-        },
-        budget: serde_saphyr::budget! {
-            max_nodes: MAX_NODES,
-            max_events: 4 * MAX_NODES,
-            max_depth: MAX_DEPTH,
-            flow_nesting_limit: MAX_DEPTH,
-            max_aliases: 5_000,
-            max_anchors: 5_000,
-            max_merge_keys: 1_000,
-            max_total_scalar_bytes: 8 * 1024 * 1024,
-        },
-    };
+    let options = yaml::reading(DuplicateKeyPolicy::Error);
     let mut out = Documents::default();
     let mut reader = text.as_bytes();
     for item in serde_saphyr::read_with_options::<_, Spanned<Node>>(&mut reader, options) {

@@ -47,7 +47,10 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ),
     ("flate2", &["api/compression.rs"]),
     ("maud", &["web/"]),
-    ("serde_saphyr", &["sync/manifest.rs", "sync/document.rs", "api/document_text.rs"]),
+    (
+        "serde_saphyr",
+        &["object/yaml.rs", "sync/manifest.rs", "sync/document.rs", "api/document_text.rs"],
+    ),
     ("clap", &["cli.rs", "main.rs"]),
 ];
 
