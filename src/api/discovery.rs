@@ -11,7 +11,10 @@ const JSON: &str = "application/json";
 const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const AGGREGATED_V2BETA1: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
-const WRITES_AND_READS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
+const WRITES_AND_READS: [&str; 8] =
+    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Namespaces go one by one, as in the reference server.
+pub const NOT_AT_ONCE: Kind = Kind::Namespace;
 /// What `kubectl top` asks.
 pub const METRICS_GROUP: &str = "metrics.k8s.io";
 pub const METRICS_VERSION: &str = "v1beta1";
@@ -122,7 +125,10 @@ pub fn resources(group: &str, version: &str) -> Vec<Resource> {
         let row = kind.row();
         let whole = Resource {
             name: row.plural.to_owned(),
-            verbs: WRITES_AND_READS.to_vec(),
+            verbs: WRITES_AND_READS
+                .into_iter()
+                .filter(|verb| kind != NOT_AT_ONCE || *verb != "deletecollection")
+                .collect(),
             singular: row.singular,
             kind: row.name,
             body: None,

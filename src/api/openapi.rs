@@ -8,6 +8,7 @@
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
+use crate::api::discovery::NOT_AT_ONCE;
 use crate::object::Kind;
 use crate::object::kind::KindRow;
 use crate::with_kind;
@@ -234,8 +235,8 @@ fn lower(schema: &mut Value) {
     within(map, lower);
 }
 
-/// A collection and an object a kind: where `explain` finds a kind by its resource, and where
-/// kubectl reads that the server validates fields and knows dry runs.
+/// A collection and an object a kind, with every verb of discovery: where `explain` finds a kind by its
+/// resource, and where clients read that the server validates fields and knows dry runs.
 fn paths(kinds: &[Kind], definitions: &[Definition], form: Form) -> Map<String, Value> {
     let mut paths = Map::new();
     for kind in kinds {
@@ -245,26 +246,43 @@ fn paths(kinds: &[Kind], definitions: &[Definition], form: Form) -> Map<String, 
         let collection = format!("{}/{}", prefix(row), row.plural);
         let of_namespace = format!("{}/namespaces/{{namespace}}/{}", prefix(row), row.plural);
         let own = if row.namespaced { &of_namespace } else { &collection };
-        let list = operation(row, "list", name, form);
+        let verbs = |verbs: &[(&str, &str)]| -> Value {
+            let made = verbs.iter().map(|(method, action)| {
+                ((*method).to_owned(), operation(row, action, name, form))
+            });
+            Value::Object(made.collect())
+        };
         if row.namespaced {
-            paths.insert(of_namespace.clone(), json!({"get": list}));
+            paths.insert(collection.clone(), verbs(&[("get", "list")]));
         }
-        paths.insert(
-            format!("{own}/{{name}}"),
-            json!({
-                "get": operation(row, "get", name, form),
-                "patch": operation(row, "patch", name, form),
-            }),
-        );
-        paths.insert(collection, json!({"get": list}));
+        let mut of_all = vec![("get", "list"), ("post", "post")];
+        if *kind != NOT_AT_ONCE {
+            of_all.push(("delete", "deletecollection"));
+        }
+        paths.insert(own.clone(), verbs(&of_all));
+        let of_one = [("get", "get"), ("put", "put"), ("patch", "patch"), ("delete", "delete")];
+        paths.insert(format!("{own}/{{name}}"), verbs(&of_one));
     }
     paths
 }
 
+/// The parameters of each write, as the reference server tells them.
+fn parameters(action: &str) -> &'static [&'static str] {
+    match action {
+        "post" | "put" => &["dryRun", "fieldManager", "fieldValidation"],
+        "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
+        "delete" | "deletecollection" => {
+            &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"]
+        }
+        _ => &[],
+    }
+}
+
 fn operation(row: &KindRow, action: &str, name: &str, form: Form) -> Value {
     let response = match (action, form) {
-        // The list's own schema would say no more than that it is a list.
-        ("list", _) => json!({"description": "OK"}),
+        // The list's own schema would say no more than that it is a list; a delete answers a Status
+        // or the object.
+        ("list" | "delete" | "deletecollection", _) => json!({"description": "OK"}),
         (_, Form::Three) => {
             let schema = json!({"$ref": format!("{REFERENCE}{name}")});
             json!({"description": "OK", "content": {"application/json": {"schema": schema}}})
@@ -273,17 +291,29 @@ fn operation(row: &KindRow, action: &str, name: &str, form: Form) -> Value {
             json!({"description": "OK", "schema": {"$ref": format!("{REFERENCE_V2}{name}")}})
         }
     };
+    let mut responses = json!({"200": response});
+    if action == "post" {
+        responses["201"] = response;
+    }
     let mut operation = json!({
         "x-kubernetes-action": action,
         GROUP_VERSION_KIND: group_version_kind(row),
-        "responses": {"200": response},
+        "responses": responses,
     });
-    if action == "patch" {
-        let parameter = |name: &str| match form {
-            Form::Three => json!({"name": name, "in": "query", "schema": {"type": "string"}}),
-            Form::Two => json!({"name": name, "in": "query", "type": "string"}),
+    let parameter = |name: &&str| {
+        let kind = match *name {
+            "force" | "orphanDependents" => "boolean",
+            "gracePeriodSeconds" => "integer",
+            _ => "string",
         };
-        operation["parameters"] = json!([parameter("dryRun"), parameter("fieldValidation")]);
+        match form {
+            Form::Three => json!({"name": name, "in": "query", "schema": {"type": kind}}),
+            Form::Two => json!({"name": name, "in": "query", "type": kind}),
+        }
+    };
+    let parameters: Vec<Value> = parameters(action).iter().map(parameter).collect();
+    if !parameters.is_empty() {
+        operation["parameters"] = Value::Array(parameters);
     }
     operation
 }
@@ -343,6 +373,30 @@ mod tests {
         let served: Vec<Value> = Kind::all().map(|kind| group_version_kind(kind.row())).collect();
         assert_eq!(explained.len(), served.len());
         assert!(served.iter().all(|kind| explained.contains(kind)), "{explained:?}");
+    }
+
+    #[test]
+    fn every_write_tells_that_fields_are_validated_and_dry_runs_known() {
+        let document = version_3("apis/apps/v1");
+        let object = "/apis/apps/v1/namespaces/{namespace}/deployments";
+        let named = |path: &str, method: &str| -> Vec<String> {
+            let operation = &document["paths"][path][method];
+            let all = operation["parameters"].as_array().into_iter().flatten();
+            all.map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+        };
+        let each = format!("{object}/{{name}}");
+        for (path, method) in [(object, "post"), (&each, "put"), (&each, "patch")] {
+            let told = named(path, method);
+            for wanted in ["dryRun", "fieldManager", "fieldValidation"] {
+                assert!(told.iter().any(|name| name == wanted), "{method} {path}: {wanted}");
+            }
+        }
+        assert!(named(&each, "delete").contains(&"propagationPolicy".to_owned()));
+        assert!(named(object, "delete").contains(&"dryRun".to_owned()));
+        let all = &document["paths"]["/apis/apps/v1/deployments"];
+        assert_eq!(all.as_object().expect("one").keys().collect::<Vec<_>>(), ["get"]);
+        let one_by_one = &version_3("api/v1")["paths"]["/api/v1/namespaces"];
+        assert_eq!(one_by_one["delete"], Value::Null);
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn extensions(message: &mut Message, number: u64, value: &Value) {
 
 fn path_item(item: &Value) -> Message {
     let mut message = Message::default();
-    for (number, method) in [(2, "get"), (8, "patch")] {
+    for (number, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
         if item[method].is_object() {
             message.message(number, &operation(&item[method]));
         }

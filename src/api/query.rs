@@ -6,9 +6,11 @@ use std::time::Duration;
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
+use crate::api::admission::{Fault, FaultType, quoted};
 use crate::api::selector_text::Selection;
 use crate::api::table::Include;
-use crate::object::{ApiError, Key, Kind, Propagation, Reason};
+use crate::api::write_options::{fault, refuse_options};
+use crate::object::{ApiError, Key, Kind, Propagation};
 
 /// The query parameters of any request; each verb reads what is its own.
 #[derive(Clone, Debug, Default)]
@@ -140,68 +142,26 @@ impl Query {
         query.read_match(some("resourceVersionMatch"), some("continue"))?;
         query.delete_manner(&get)?;
         query.include = Include::of_query(get("includeObject")).ok_or_else(|| {
-            ApiError::bad_request("unrecognized includeObject value: use None, Metadata or Object")
+            ApiError::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                quoted(get("includeObject").unwrap_or_default())
+            ))
         })?;
         Ok(query)
     }
 
-    /// The rules of `ValidateListOptions`: which of the three parameters goes with which.
+    /// Which of the parameters go together, and the place that a list goes on from. A watch has no
+    /// such place: it lets the token be, as the reference server does.
     fn read_match(&mut self, how: Option<&str>, continued: Option<&str>) -> Result<(), ApiError> {
-        let forbidden = |field: &str, why: &str| {
-            Err(ApiError::new(
-                Reason::Invalid,
-                format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}"),
-            ))
+        let faults = if self.watch {
+            self.watch_faults(how, continued.is_some())
+        } else {
+            self.list_faults(how, continued.is_some())
         };
-        let field = "resourceVersionMatch";
-        let initial = self.initial_events.is_some();
-        if initial && !self.watch {
-            return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
-        }
-        if initial && how != Some("NotOlderThan") {
-            return forbidden(
-                field,
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            );
-        }
-        if let Some(how) = how {
-            if self.watch && !initial {
-                return forbidden(
-                    field,
-                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                );
-            }
-            if self.revision.is_none() && !self.watch {
-                return forbidden(
-                    field,
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                );
-            }
-            if continued.is_some() {
-                return forbidden(
-                    field,
-                    "resourceVersionMatch is forbidden when continue is provided",
-                );
-            }
-            match how {
-                "Exact" if self.revision == Some(0) => {
-                    return forbidden(
-                        field,
-                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-                    );
-                }
-                "Exact" => self.exact = true,
-                "NotOlderThan" => self.not_older = true,
-                other => {
-                    return Err(ApiError::new(
-                        Reason::Invalid,
-                        format!(
-                            "ListOptions.meta.k8s.io \"\" is invalid: {field}: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
-                        ),
-                    ));
-                }
-            }
-        }
+        refuse_options("ListOptions", &faults)?;
+        self.exact = how == Some("Exact");
+        self.not_older = how == Some("NotOlderThan");
+        let continued = continued.filter(|_| !self.watch);
         self.continued = continued.map(Continue::decode).transpose().map_err(|problem| {
             ApiError::bad_request(format!(
                 "invalid continue token: continue key is not valid: {problem}"
@@ -213,6 +173,54 @@ impl Query {
             ));
         }
         Ok(())
+    }
+
+    /// The rules of `ValidateListOptions` for a list.
+    fn list_faults(&self, how: Option<&str>, continues: bool) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Some(how) = how {
+            if self.revision.is_none() {
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                faults.push(forbidden(MATCH, why));
+            }
+            if continues {
+                faults.push(forbidden(MATCH, CONTINUES));
+            }
+            if !matches!(how, "Exact" | "NotOlderThan") {
+                faults.push(unsupported(MATCH, how, "\"Exact\", \"NotOlderThan\", \"\""));
+            }
+            if how == "Exact" && self.revision == Some(0) {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                faults.push(forbidden(MATCH, why));
+            }
+        }
+        if self.initial_events.is_some() {
+            faults.push(forbidden(INITIAL_EVENTS, "sendInitialEvents is forbidden for list"));
+        }
+        faults
+    }
+
+    /// The same for a watch.
+    fn watch_faults(&self, how: Option<&str>, continues: bool) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let initial = self.initial_events.is_some();
+        if initial && how != Some("NotOlderThan") {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            faults.push(forbidden(MATCH, why));
+        }
+        if let Some(how) = how {
+            if !initial {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                faults.push(forbidden(MATCH, why));
+            }
+            if how != "NotOlderThan" {
+                faults.push(unsupported(MATCH, how, "\"NotOlderThan\""));
+            }
+            if continues {
+                faults.push(forbidden(MATCH, CONTINUES));
+            }
+        }
+        faults
     }
 
     fn delete_manner<'a>(
@@ -236,13 +244,25 @@ pub fn propagation(text: Option<&str>) -> Result<Option<Propagation>, ApiError> 
         Some("Background") => Ok(Some(Propagation::Background)),
         Some("Foreground") => Ok(Some(Propagation::Foreground)),
         Some("Orphan") => Ok(Some(Propagation::Orphan)),
-        Some(other) => Err(ApiError::new(
-            Reason::Invalid,
-            format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\", \"nil\""
-            ),
-        )),
+        Some(other) => {
+            let known = "\"Background\", \"Foreground\", \"Orphan\", \"nil\"";
+            let faults = [unsupported("propagationPolicy", other, known)];
+            refuse_options("DeleteOptions", &faults).map(|()| None)
+        }
     }
+}
+
+const MATCH: &str = "resourceVersionMatch";
+const INITIAL_EVENTS: &str = "sendInitialEvents";
+const CONTINUES: &str = "resourceVersionMatch is forbidden when continue is provided";
+
+fn forbidden(field: &str, why: &str) -> Fault {
+    fault(field, FaultType::Forbidden, "", why)
+}
+
+fn unsupported(field: &str, value: &str, known: &str) -> Fault {
+    let detail = format!("supported values: {known}");
+    fault(field, FaultType::NotSupported, &quoted(value), &detail)
 }
 
 /// Go's reading of a boolean query parameter: present and neither `false` nor `0`.
@@ -405,6 +425,23 @@ mod tests {
         assert!(parse("sendInitialEvents=false").is_err(), "a list has no initial events");
         assert!(!parse("watch=false").expect("valid").watch);
         assert!(parse("watch").expect("valid").watch);
+    }
+
+    #[test]
+    fn every_fault_of_the_options_is_told() {
+        let error = parse("resourceVersionMatch=Most&continue=x&sendInitialEvents=1").expect_err("no");
+        let begins = "ListOptions.meta.k8s.io \"\" is invalid: [resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided, resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided, resourceVersionMatch: Unsupported value: \"Most\": supported values: \"Exact\", \"NotOlderThan\", \"\", sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list]";
+        assert_eq!(error.message, begins);
+        let details = error.details.expect("details");
+        assert_eq!(details.kind.as_deref(), Some("ListOptions"));
+        assert_eq!(details.group.as_deref(), Some("meta.k8s.io"));
+        let reasons: Vec<String> =
+            details.causes.into_iter().flatten().filter_map(|cause| cause.reason).collect();
+        let (forbidden, other) = ("FieldValueForbidden", "FieldValueNotSupported");
+        assert_eq!(reasons, [forbidden, forbidden, other, forbidden]);
+        let error = parse("watch=1&sendInitialEvents=1&resourceVersionMatch=Exact").expect_err("no");
+        assert!(error.message.ends_with("supported values: \"NotOlderThan\"]"), "{}", error.message);
+        assert_eq!(parse("watch=1&continue=zzz").expect("no matter").continued, None);
     }
 
     #[test]

@@ -52,12 +52,7 @@ pub(crate) async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
 pub(crate) async fn document(headers: &HeaderMap, body: Body) -> Result<Document, ApiError> {
     match media_type(headers) {
         "" | "application/json" => {}
-        PROTOBUF => {
-            return Err(plain(
-                Reason::UnsupportedMediaType,
-                "protobuf is read in the bodies of kubectl auth only: send application/json",
-            ));
-        }
+        PROTOBUF => return Err(unread_protobuf()),
         _ => return Err(unsupported_media()),
     }
     let bytes = whole(body).await?;
@@ -144,6 +139,15 @@ pub(crate) fn is_protobuf(headers: &HeaderMap) -> bool {
     media_type(headers) == PROTOBUF
 }
 
+/// `kubectl create configmap` and its like send protobuf and have no flag against it; `apply -f` and
+/// `create -f` send what they were given.
+fn unread_protobuf() -> ApiError {
+    plain(
+        Reason::UnsupportedMediaType,
+        "protobuf is read in the bodies of kubectl auth only: send application/json, as kubectl apply -f and create -f do",
+    )
+}
+
 fn unsupported_media() -> ApiError {
     plain(Reason::UnsupportedMediaType, "415: Unsupported Media Type")
 }
@@ -160,6 +164,9 @@ pub(crate) async fn delete_options(
 ) -> Result<(DeleteOptions, bool), ApiError> {
     let manner = write_options(parts, WriteVerb::Delete)?;
     let bytes = whole(body).await?;
+    if is_protobuf(&parts.headers) && !bytes.is_empty() {
+        return Err(unread_protobuf());
+    }
     let document: Value = if bytes.iter().all(u8::is_ascii_whitespace) {
         Value::Null
     } else {

@@ -2,6 +2,7 @@
 //! be done is refused here, before a body is looked at.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -403,7 +404,7 @@ async fn collection<S: Store>(
                 create::<S, K>(door, namespace, &options, form, &document).await
             })
         }
-        Method::DELETE => {
+        Method::DELETE if kind != discovery::NOT_AT_ONCE => {
             let options = delete_options(&query, parts, body).await?;
             if door.who.only_reads() && !options.1 {
                 return Err(api.through_git());
@@ -438,8 +439,9 @@ async fn create<S: Store, K: Admit + Tabular>(
         place(&mut object, &namespace)?;
     }
     let object = door.api.create(&door.who, &object, options).await?;
+    let told = [decoded.warnings, object.warnings(None)].concat();
     let reply = written_reply(&door.api, StatusCode::CREATED, object, form)?;
-    Ok(warned(reply, &decoded.warnings))
+    Ok(warned(reply, &told))
 }
 
 async fn one<S: Store, K: Admit + Tabular>(
@@ -471,12 +473,15 @@ async fn one<S: Store, K: Admit + Tabular>(
             let document = document(&parts.headers, body).await?;
             let decoded = decode_text::<K>(&document.value, &document.twice, options.validation)?;
             let object = named(decoded.object, &key)?;
+            let old = stored::<S, K>(api, part, &key);
             let object = api.update(who, part, &object, &options).await?;
+            let told = [decoded.warnings, told(part, &*object, old.as_deref())].concat();
             let reply = written_reply(api, StatusCode::OK, object, form)?;
-            Ok(warned(reply, &decoded.warnings))
+            Ok(warned(reply, &told))
         }
         (&Method::PATCH, Part::Whole | Part::Status) => {
             let (change, options) = change(parts, body).await?;
+            let old = stored::<S, K>(api, part, &key);
             let written = match &change {
                 PatchBody::Patch(patch, twice) => {
                     let written = api.patch::<K>(who, part, &key, patch, twice, &options).await;
@@ -497,6 +502,7 @@ async fn one<S: Store, K: Admit + Tabular>(
                 true => error,
                 false => api.scrubbed(who, kind, error),
             })?;
+            let warnings = [warnings, told(part, &*object, old.as_deref())].concat();
             Ok(warned(written_reply(api, code, object, form)?, &warnings))
         }
         (&Method::DELETE, Part::Whole) => {
@@ -513,6 +519,18 @@ async fn one<S: Store, K: Admit + Tabular>(
         }
         _ => Err(method_not_allowed()),
     }
+}
+
+/// What a change replaces, to tell its warnings by. Read apart from the change: where somebody else
+/// comes in between, a warning may be told twice or not at all.
+fn stored<S: Store, K: Admit>(api: &Api<S>, part: Part, key: &Key) -> Option<Arc<K>> {
+    let record = api.store().get(K::OBJECT_KIND, key).filter(|_| part == Part::Whole)?;
+    api.typed(&record).ok()
+}
+
+/// What admission warns of; the status of an object is nobody's by hand.
+fn told<K: Admit>(part: Part, object: &K, old: Option<&K>) -> Vec<String> {
+    if part == Part::Whole { object.warnings(old) } else { Vec::new() }
 }
 
 fn removed<K: Object>(object: &K) -> Value {

@@ -68,6 +68,8 @@ struct Inner<S> {
 
 const EXPIRED_TOKEN: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
 
+const EXPIRED_LIST: &str = "The resourceVersion for the provided list is too old.";
+
 impl<S: Store> Clone for Api<S> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
@@ -269,6 +271,7 @@ impl<S: Store> Api<S> {
             StoreError::Compacted { .. } if query.continued.is_some() => {
                 ApiError::new(Reason::Expired, EXPIRED_TOKEN)
             }
+            StoreError::Compacted { .. } => ApiError::new(Reason::Expired, EXPIRED_LIST),
             other => store_error(other),
         })
     }

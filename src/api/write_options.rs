@@ -151,11 +151,20 @@ fn program(agent: &str) -> String {
     name
 }
 
-fn fault(field: &str, fault: FaultType, value: &str, detail: &str) -> Fault {
+/// One parameter at fault.
+pub fn fault(field: &str, fault: FaultType, value: &str, detail: &str) -> Fault {
     Fault { field: field.to_owned(), fault, detail: detail.to_owned(), value: value.to_owned() }
 }
 
 fn refuse(verb: WriteVerb, faults: &[Fault]) -> Result<(), ApiError> {
+    refuse_options(verb.options(), faults)
+}
+
+/// Options of `meta.k8s.io` with all of their faults: `ListOptions.meta.k8s.io "" is invalid: …`.
+///
+/// # Errors
+/// Invalid, where there is a fault.
+pub fn refuse_options(options: &str, faults: &[Fault]) -> Result<(), ApiError> {
     if faults.is_empty() {
         return Ok(());
     }
@@ -168,10 +177,10 @@ fn refuse(verb: WriteVerb, faults: &[Fault]) -> Result<(), ApiError> {
         [only] => sentence(only),
         many => format!("[{}]", many.iter().map(sentence).collect::<Vec<_>>().join(", ")),
     };
-    let message = format!("{}.meta.k8s.io \"\" is invalid: {told}", verb.options());
+    let message = format!("{options}.meta.k8s.io \"\" is invalid: {told}");
     let details = StatusDetails {
         group: Some("meta.k8s.io".to_owned()),
-        kind: Some(verb.options().to_owned()),
+        kind: Some(options.to_owned()),
         causes: Some(causes),
         ..StatusDetails::default()
     };

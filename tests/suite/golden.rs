@@ -101,14 +101,10 @@ const SUBRESOURCES_LEFT_OUT: [&str; 8] = [
     "token",
 ];
 
-/// What the reference has beyond ours: deletion of whole collections, the hash of its storage, and
-/// what is left out by name.
+/// What the reference has beyond ours: the hash of its storage, and what is left out by name.
 fn comparable(mut resource: Value) -> Value {
     if let Some(body) = resource.as_object_mut() {
         body.remove("storageVersionHash");
-        if let Some(verbs) = body.get_mut("verbs").and_then(Value::as_array_mut) {
-            verbs.retain(|verb| verb != "deletecollection");
-        }
         if let Some(parts) = body.get_mut("subresources").and_then(Value::as_array_mut) {
             parts.retain(|part| {
                 !SUBRESOURCES_LEFT_OUT.iter().any(|left_out| part["subresource"] == *left_out)

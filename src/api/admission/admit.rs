@@ -106,6 +106,12 @@ pub trait Admit: Parts {
         self.keep_all_but_status(old);
     }
 
+    /// What the writer is told of an object that is taken all the same, as `Warning` headers; `old` is
+    /// what it replaces.
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether the part that `metadata.generation` counts differs; asked of kinds that have one.
     fn generation_differs(&self, old: &Self) -> bool {
         self.spec_differs(old)

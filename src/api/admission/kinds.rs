@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, Namespace, Node, Pod, PodStatus, Secret, Service,
+    ConfigMap, Event, Namespace, Node, Pod, PodStatus, PodTemplateSpec, Secret, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::admit::{Admit, Faults, Parts};
 use super::{
     cluster_validation as cluster, config_map_validation as data, defaults, pod_defaults,
-    pod_validation, service_validation, workload_validation as workload,
+    pod_validation, service_validation, warnings, workload_validation as workload,
 };
 use crate::object::drift::Drift;
 use crate::object::inventory::Inventory;
@@ -57,6 +57,22 @@ fn kept_metadata(new: &ObjectMeta, old: &ObjectMeta) -> ObjectMeta {
     ObjectMeta { resource_version: new.resource_version.clone(), ..old.clone() }
 }
 
+/// Of a new workload, and of a change that its generation counts.
+fn of_workload(
+    meta: &ObjectMeta,
+    template: Option<&PodTemplateSpec>,
+    old: Option<&ObjectMeta>,
+) -> Vec<String> {
+    if old.is_some_and(|old| old.generation == meta.generation) {
+        return Vec::new();
+    }
+    let name = match old {
+        None => warnings::of_name(meta, "Pod names and hostnames"),
+        Some(_) => None,
+    };
+    name.into_iter().chain(template.into_iter().flat_map(warnings::of_template)).collect()
+}
+
 impl Admit for Pod {
     fn fill_defaults(&mut self) {
         pod_defaults::fill_pod(self);
@@ -85,6 +101,12 @@ impl Admit for Pod {
             *node = bound;
         }
     }
+    /// People make pods by hand and change them seldom: a change is told nothing of.
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let (None, Some(spec)) = (old, &self.spec) else { return Vec::new() };
+        let name = warnings::of_name(&self.metadata, "the Pod's hostname");
+        name.into_iter().chain(warnings::of_pod(&self.metadata, spec)).collect()
+    }
     /// The quality class follows the spec for ever: a status without it keeps it.
     fn prepare_status_update(&mut self, old: &Self) {
         self.keep_all_but_status(old);
@@ -106,6 +128,10 @@ impl Admit for Deployment {
     }
     fn prepare_create(&mut self) {
         defaults::begin_deployment(self);
+    }
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let template = self.spec.as_ref().map(|spec| &spec.template);
+        of_workload(&self.metadata, template, old.map(|old| &old.metadata))
     }
     /// Annotations count too: they are copied to the ReplicaSets. The controller's own do not: a
     /// rollout is one generation.
@@ -131,6 +157,10 @@ impl Admit for ReplicaSet {
     fn prepare_create(&mut self) {
         defaults::begin_replica_set(self);
     }
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let template = self.spec.as_ref().and_then(|spec| spec.template.as_ref());
+        of_workload(&self.metadata, template, old.map(|old| &old.metadata))
+    }
 }
 
 impl Admit for Service {
@@ -148,6 +178,9 @@ impl Admit for Service {
     }
     fn prepare_update(&mut self, old: &Self) {
         defaults::carry_over_service(self, old);
+    }
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        warnings::of_service(self)
     }
 }
 

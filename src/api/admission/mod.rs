@@ -40,6 +40,8 @@ mod service_validation;
 mod volume_validation;
 mod workload_validation;
 
+mod warnings;
+
 pub mod addresses;
 
 pub mod merge_keys;
