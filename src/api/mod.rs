@@ -44,6 +44,7 @@ mod compression;
 mod drift_reply;
 mod endpoints_reply;
 pub mod gate;
+mod negotiation;
 mod openapi;
 mod openapi_protobuf;
 mod openapi_reply;
@@ -59,6 +60,7 @@ mod stall;
 mod subresources;
 mod usage_reply;
 mod uses;
+mod warning_headers;
 mod watch_reply;
 pub mod webhook;
 

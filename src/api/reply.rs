@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
@@ -17,7 +17,7 @@ use crate::api::access::Identity;
 use crate::api::table::{Include, table};
 use crate::api::table_cells::Tabular;
 use crate::api::verbs::{Api, RecordPage};
-use crate::object::{ApiError, Kind, Object, Reason};
+use crate::object::{ApiError, Kind, Object};
 use crate::store::{Record, Store};
 use crate::with_kind;
 
@@ -29,43 +29,8 @@ pub enum Form {
     Metadata,
 }
 
-const META_VERSION: &str = "meta.k8s.io/v1";
-
-/// The first form offered that we have. A client that takes protobuf only gets JSON: all of them
-/// read the content type. What can be neither is 406.
-///
-/// # Errors
-/// `NotAcceptable`.
-pub fn form(headers: &HeaderMap) -> Result<Form, ApiError> {
-    let mut offered = headers.get_all(header::ACCEPT).iter().peekable();
-    if offered.peek().is_none() {
-        return Ok(Form::Json);
-    }
-    let text: Vec<&str> = offered.filter_map(|value| value.to_str().ok()).collect();
-    let mut understood = false;
-    for media in text.iter().flat_map(|text| text.split(',')).map(str::trim) {
-        let mut parts = media.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default();
-        let parameters: Vec<&str> = parts.collect();
-        let wanted = parameters.iter().find_map(|parameter| parameter.strip_prefix("as="));
-        match (name, wanted) {
-            ("application/json" | "*/*" | "application/*", None) => return Ok(Form::Json),
-            ("application/json", Some("Table")) => return Ok(Form::Table),
-            ("application/json", Some("PartialObjectMetadata" | "PartialObjectMetadataList")) => {
-                return Ok(Form::Metadata);
-            }
-            ("application/vnd.kubernetes.protobuf" | "" | "text/plain", _) => understood = true,
-            _ => {}
-        }
-    }
-    if understood {
-        return Ok(Form::Json);
-    }
-    Err(ApiError::new(
-        Reason::NotAcceptable,
-        "only the following media types are accepted: application/json",
-    ))
-}
+/// Of objects that are cut to their metadata.
+pub(crate) const META_VERSION: &str = "meta.k8s.io/v1";
 
 /// A JSON reply.
 pub fn json_reply(code: StatusCode, body: impl Into<Body>) -> Response {
@@ -290,31 +255,4 @@ pub(crate) fn written_reply<S: Store, K: Tabular>(
         }
     };
     Ok(json_reply(code, body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asked(accept: &str) -> Result<Form, ApiError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_str(accept).expect("a header"));
-        form(&headers)
-    }
-
-    #[test]
-    fn what_kubectl_and_others_ask_for() {
-        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(asked(table), Ok(Form::Table));
-        assert_eq!(asked("application/json"), Ok(Form::Json));
-        assert_eq!(asked("application/vnd.kubernetes.protobuf,application/json"), Ok(Form::Json));
-        assert_eq!(asked("application/vnd.kubernetes.protobuf"), Ok(Form::Json));
-        assert_eq!(asked("text/html, */*;q=0.8"), Ok(Form::Json));
-        assert_eq!(
-            asked("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
-            Ok(Form::Metadata)
-        );
-        assert!(asked("image/png").is_err());
-        assert_eq!(form(&HeaderMap::new()), Ok(Form::Json));
-    }
 }

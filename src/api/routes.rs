@@ -1,8 +1,6 @@
 //! The outer skin: HTTP onto the verbs. One dispatcher reads the path and the method; what may not
 //! be done is refused here, before a body is looked at.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -20,9 +18,10 @@ use crate::api::compression::compressed;
 use crate::api::document_text::Document;
 use crate::api::gate::Session;
 use crate::api::metrics::Asked;
+use crate::api::negotiation::{fits, form, in_version};
 use crate::api::query::{self, Query};
 use crate::api::reply::{
-    Form, error_reply, error_reply_continued, form, list_reply, record_reply, value_reply,
+    Form, error_reply, error_reply_continued, list_reply, record_reply, value_reply,
     written_reply,
 };
 use crate::api::request::{Target, named, place, target};
@@ -33,6 +32,7 @@ use crate::api::reviews::{self, Review};
 use crate::api::table_cells::Tabular;
 use crate::api::usage_reply::{self, Wanted};
 use crate::api::verbs::Api;
+use crate::api::warning_headers::{stored, told, warned};
 use crate::api::write::Deletion;
 use crate::api::write_options::{WriteOptions, WriteVerb, says_dry_run};
 use crate::api::{
@@ -162,6 +162,7 @@ async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Re
     let response = in_time(&door, found, &parts, body).await;
     let response = response.unwrap_or_else(|error| error_reply(&error));
     door.api.metrics().answered(asked, response.status(), begun.elapsed());
+    let response = in_version(&parts.headers, response).await;
     match parts.method {
         Method::GET => compressed(&parts.headers, response).await,
         _ => response,
@@ -394,6 +395,7 @@ async fn collection<S: Store>(
             watch_reply::watch(api, who, kind, namespace.as_deref(), query, form)
         }
         Method::GET | Method::HEAD => {
+            fits(&parts.headers, kind, true)?;
             let page = api.list(who, kind, namespace.as_deref(), &query)?;
             list_reply(api, who, kind, &page, form, query.include)
         }
@@ -465,6 +467,7 @@ async fn one<S: Store, K: Admit + Tabular>(
             watch_reply::watch(api, who, kind, namespace, query, form)
         }
         (&Method::GET | &Method::HEAD, Part::Whole | Part::Status) => {
+            fits(&parts.headers, kind, false)?;
             let record = api.get(who, kind, &key)?;
             record_reply(api, who, &record, form, query.include)
         }
@@ -521,18 +524,6 @@ async fn one<S: Store, K: Admit + Tabular>(
     }
 }
 
-/// What a change replaces, to tell its warnings by. Read apart from the change: where somebody else
-/// comes in between, a warning may be told twice or not at all.
-fn stored<S: Store, K: Admit>(api: &Api<S>, part: Part, key: &Key) -> Option<Arc<K>> {
-    let record = api.store().get(K::OBJECT_KIND, key).filter(|_| part == Part::Whole)?;
-    api.typed(&record).ok()
-}
-
-/// What admission warns of; the status of an object is nobody's by hand.
-fn told<K: Admit>(part: Part, object: &K, old: Option<&K>) -> Vec<String> {
-    if part == Part::Whole { object.warnings(old) } else { Vec::new() }
-}
-
 fn removed<K: Object>(object: &K) -> Value {
     let row = K::OBJECT_KIND.row();
     let mut details = json!({
@@ -563,24 +554,4 @@ pub(crate) fn plain(reason: Reason, message: &str) -> ApiError {
     let mut error = ApiError::new(reason, message);
     error.details = Some(Box::default());
     error
-}
-
-/// `Warning: 299 - "unknown field \"dta\""`, one header a warning: once each, and no more in all than
-/// a client takes as headers (the reference server's bounds, in characters).
-pub(crate) fn warned(mut response: Response, warnings: &[String]) -> Response {
-    const MOST: usize = 4096;
-    const MOST_OF_ONE: usize = 256;
-    let all: usize = warnings.iter().map(|warning| warning.chars().count()).sum();
-    let (mut left, mut said) = (MOST, BTreeSet::new());
-    for warning in warnings.iter().filter(|warning| said.insert(warning.as_str())) {
-        let shown = if all > MOST { MOST_OF_ONE } else { MOST };
-        let text: String = warning.chars().take(shown).collect();
-        let Some(rest) = left.checked_sub(text.chars().count()) else { break };
-        left = rest;
-        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
-            response.headers_mut().append(header::WARNING, value);
-        }
-    }
-    response
 }

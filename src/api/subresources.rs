@@ -8,18 +8,23 @@ use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
 use k8s_openapi::api::core::v1::{Binding, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use serde_json::{Value, json};
 use std::any::Any;
 
 use crate::api::access::{Identity, Part};
 use crate::api::admission::patch as patches;
 use crate::api::admission::{Admit, FieldValidation};
-use crate::api::reply::value_reply;
+use crate::api::negotiation::form;
+use crate::api::query::{self, Query};
+use crate::api::reply::{Form, json_reply, partial, value_reply};
 use crate::api::request_body::{PatchBody, applied_twice, change, document, write_options};
-use crate::api::routes::{method_not_allowed, warned};
-use crate::api::table_cells::selector_text;
+use crate::api::routes::method_not_allowed;
+use crate::api::table::{of_rows, row};
+use crate::api::table_cells::{age, name, selector_text};
+use crate::api::table_columns::SCALE;
 use crate::api::verbs::Api;
+use crate::api::warning_headers::warned;
 use crate::api::write_options::WriteVerb;
 use crate::object::decode::decode;
 use crate::object::ports::LogQuery;
@@ -42,7 +47,7 @@ pub(crate) async fn scale<S: Store, K: Admit>(
         scale_of(&*api.typed::<K>(&record)?)
     };
     let (wanted, options) = match parts.method {
-        Method::GET | Method::HEAD => return Ok(value_reply(StatusCode::OK, &current()?)),
+        Method::GET | Method::HEAD => return scale_reply(api, parts, &current()?),
         Method::PUT => {
             let options = write_options(parts, WriteVerb::Update)?;
             (document(&parts.headers, body).await?.value, options)
@@ -55,7 +60,7 @@ pub(crate) async fn scale<S: Store, K: Admit>(
                     let told = applied_twice(&scale, options.validation)?;
                     let config = scaled::<K>(key, &scale.value)?;
                     let applied = api.apply::<K>(who, Part::Scale, key, &config, &options).await?;
-                    let reply = value_reply(StatusCode::OK, &scale_of(&*applied.object)?);
+                    let reply = scale_reply(api, parts, &scale_of(&*applied.object)?)?;
                     return Ok(warned(reply, &told));
                 }
             };
@@ -74,7 +79,7 @@ pub(crate) async fn scale<S: Store, K: Admit>(
     let replicas = wanted.spec.and_then(|spec| spec.replicas).unwrap_or(0);
     let version = wanted.metadata.resource_version.as_deref();
     let object = api.scale::<K>(who, key, replicas, version, &options).await?;
-    Ok(warned(value_reply(StatusCode::OK, &scale_of(&*object)?), &told))
+    Ok(warned(scale_reply(api, parts, &scale_of(&*object)?)?, &told))
 }
 
 /// A Scale, and what it has that a Scale has not, as warnings.
@@ -166,6 +171,41 @@ fn scale_of<K: Object>(object: &K) -> Result<Scale, ApiError> {
         spec: Some(ScaleSpec { replicas }),
         status: Some(ScaleStatus { replicas: current.unwrap_or(0), selector }),
     })
+}
+
+/// A Scale in the form asked for.
+fn scale_reply<S: Store>(
+    api: &Api<S>,
+    parts: &Parts,
+    scale: &Scale,
+) -> Result<Response, ApiError> {
+    let table = |meta: &ListMeta, include| {
+        let replicas = |count: Option<i32>| json!(count.unwrap_or(0));
+        let cells = vec![
+            name(&scale.metadata),
+            replicas(scale.spec.as_ref().and_then(|spec| spec.replicas)),
+            replicas(scale.status.as_ref().map(|status| status.replicas)),
+            age(&scale.metadata, api.now()),
+        ];
+        of_rows(meta, SCALE, &[row(cells, scale, include)], true)
+    };
+    match form(&parts.headers)? {
+        Form::Json => Ok(value_reply(StatusCode::OK, scale)),
+        Form::Metadata => {
+            let bytes = serde_json::to_vec(scale)
+                .map_err(|error| ApiError::internal(format!("the scale: {error}")))?;
+            Ok(json_reply(StatusCode::OK, partial(&bytes)?))
+        }
+        Form::Table => {
+            let pairs = query::pairs(parts.uri.query().unwrap_or_default());
+            let meta = ListMeta {
+                resource_version: scale.metadata.resource_version.clone(),
+                ..ListMeta::default()
+            };
+            let include = Query::parse(Kind::Deployment, &pairs)?.include;
+            Ok(value_reply(StatusCode::OK, &table(&meta, include)))
+        }
+    }
 }
 
 /// POST of `/binding`.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::table_cells::Tabular;
-use super::table_columns::columns;
+use super::table_columns::{Column, columns};
 
 /// What each row carries beside its cells (`includeObject`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,13 +42,31 @@ pub fn table<K: Tabular>(
     with_columns: bool,
     now: Timestamp,
 ) -> Value {
-    let definitions: Vec<Value> = columns(K::OBJECT_KIND).iter().map(|column| {
+    let rows: Vec<Value> =
+        objects.iter().map(|object| row(object.cells(now), &**object, include)).collect();
+    of_rows(list, columns(K::OBJECT_KIND), &rows, with_columns)
+}
+
+/// A row, and what it carries of its object.
+pub fn row<K>(cells: Vec<Value>, object: &K, include: Include) -> Value
+where
+    K: Metadata<Ty = ObjectMeta> + Serialize,
+{
+    let object = match include {
+        Include::None => Value::Null,
+        Include::Object => serde_json::to_value(object).unwrap_or_default(),
+        Include::Metadata => {
+            json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata() })
+        }
+    };
+    json!({ "cells": cells, "object": object })
+}
+
+/// A Table of rows that are made already.
+pub fn of_rows(list: &ListMeta, columns: &[Column], rows: &[Value], with_columns: bool) -> Value {
+    let definitions: Vec<Value> = columns.iter().map(|column| {
         json!({ "name": column.name, "type": column.kind, "format": column.format, "description": column.description, "priority": column.priority })
     }).collect();
-    let rows: Vec<Value> = objects
-        .iter()
-        .map(|object| json!({ "cells": object.cells(now), "object": carried(&**object, include) }))
-        .collect();
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -54,16 +74,6 @@ pub fn table<K: Tabular>(
         "columnDefinitions": if with_columns { Value::Array(definitions) } else { Value::Null },
         "rows": rows,
     })
-}
-
-fn carried<K: Tabular>(object: &K, include: Include) -> Value {
-    match include {
-        Include::None => Value::Null,
-        Include::Object => serde_json::to_value(object).unwrap_or_default(),
-        Include::Metadata => {
-            json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata() })
-        }
-    }
 }
 
 #[cfg(test)]

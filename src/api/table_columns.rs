@@ -267,6 +267,22 @@ const INVENTORY: &[Column] = &[
     AGE,
 ];
 
+/// Of the subresource, whatever it is one of.
+pub const SCALE: &[Column] = &[
+    NAME,
+    number("Desired", "replicas is the desired number of instances for the scaled object."),
+    number("Available", "replicas is the actual number of observed instances of the scaled object."),
+    AGE,
+];
+
+/// Of what is measured, as metrics-server has them.
+pub const MEASURED: &[Column] = &[
+    Column { format: "name", ..text("Name", "Name of the resource") },
+    Column { format: "quantity", ..text("cpu", "") },
+    Column { format: "quantity", ..text("memory", "") },
+    Column { format: "duration", ..text("Window", "") },
+];
+
 /// The columns of a kind, in order.
 pub fn columns(kind: Kind) -> &'static [Column] {
     match kind {

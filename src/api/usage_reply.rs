@@ -4,14 +4,21 @@
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde_json::{Value, json};
 
 use crate::api::access::Identity;
 use crate::api::discovery::{METRICS_GROUP as GROUP, METRICS_VERSION as VERSION};
+use crate::api::negotiation::{fits, form};
 use crate::api::query::{self, Query};
-use crate::api::reply::value_reply;
+use crate::api::reply::{Form, META_VERSION, value_reply};
+use crate::api::routes::method_not_allowed;
+use crate::api::table::{Include, of_rows};
+use crate::api::table_columns::MEASURED;
 use crate::api::verbs::Api;
+use crate::api::watch_reply::partial_meta;
 use crate::object::ports::{Usage, UsageReport};
+use crate::object::quantity::Quantity;
 use crate::object::{ApiError, Key, Kind, Reason};
 use crate::store::{Record, Store};
 
@@ -49,14 +56,21 @@ pub(crate) async fn answer<S: Store>(
     parts: &Parts,
 ) -> Result<Response, ApiError> {
     let Wanted { kind, namespace, name } = wanted;
+    let form = form(&parts.headers)?;
+    let pairs = query::pairs(parts.uri.query().unwrap_or_default());
+    let mut query = Query::parse(kind, &pairs)?;
+    // Whole, as metrics-server answers: of a measurement there is no next page.
+    (query.limit, query.continued) = (0, None);
+    if query.watch {
+        return Err(method_not_allowed());
+    }
     let records = match &name {
         Some(name) => {
             let key = Key::new(namespace.clone().unwrap_or_default(), name.clone());
             vec![api.get(who, kind, &key)?]
         }
         None => {
-            let pairs = query::pairs(parts.uri.query().unwrap_or_default());
-            let query = Query::parse(kind, &pairs)?;
+            fits(&parts.headers, kind, true)?;
             api.list(who, kind, namespace.as_deref(), &query)?.items
         }
     };
@@ -66,19 +80,54 @@ pub(crate) async fn answer<S: Store>(
     let report = usages.usage().await?;
     let mut items: Vec<Value> =
         records.iter().filter_map(|record| metrics(record, &report)).collect();
-    let Some(name) = name else {
-        let list = if kind == Kind::Node { "NodeMetricsList" } else { "PodMetricsList" };
-        let body = json!({"kind": list, "apiVersion": format!("{GROUP}/{VERSION}"),
-            "metadata": {}, "items": items});
-        return Ok(value_reply(StatusCode::OK, &body));
-    };
-    match items.pop() {
-        Some(one) => Ok(value_reply(StatusCode::OK, &one)),
-        None => Err(ApiError::new(
+    if let (Some(name), true) = (&name, items.is_empty()) {
+        return Err(ApiError::new(
             Reason::NotFound,
             format!("{}.{GROUP} \"{name}\" is not measured: it does not run", kind.row().plural),
-        )),
+        ));
     }
+    let body = match form {
+        Form::Table => {
+            let rows: Vec<Value> = items.iter().map(|item| row(item, query.include)).collect();
+            of_rows(&ListMeta::default(), MEASURED, &rows, true)
+        }
+        Form::Json if name.is_some() => items.remove(0),
+        Form::Metadata if name.is_some() => partial_meta(&items[0]["metadata"]),
+        Form::Json => {
+            let list = if kind == Kind::Node { "NodeMetricsList" } else { "PodMetricsList" };
+            json!({"kind": list, "apiVersion": format!("{GROUP}/{VERSION}"),
+                "metadata": {}, "items": items})
+        }
+        Form::Metadata => {
+            let items: Vec<Value> =
+                items.iter().map(|item| partial_meta(&item["metadata"])).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": META_VERSION,
+                "metadata": {}, "items": items})
+        }
+    };
+    Ok(value_reply(StatusCode::OK, &body))
+}
+
+/// A measurement's row: a pod uses what its containers use.
+fn row(item: &Value, include: Include) -> Value {
+    let each = match item["containers"].as_array() {
+        Some(containers) => containers.iter().map(|container| &container["usage"]).collect(),
+        None => vec![&item["usage"]],
+    };
+    let amount = |name: &str| {
+        let amounts = each.iter().filter_map(|usage| usage[name].as_str());
+        let amounts = amounts.filter_map(|text| Quantity::parse(text).ok());
+        // In the format of the first, as quantities are added.
+        amounts.reduce(|sum, one| sum + one).unwrap_or(Quantity::ZERO).to_string()
+    };
+    let object = match include {
+        Include::None => Value::Null,
+        Include::Object => item.clone(),
+        Include::Metadata => partial_meta(&item["metadata"]),
+    };
+    let window = item["window"].as_str().unwrap_or_default();
+    json!({"cells": [item["metadata"]["name"], amount("cpu"), amount("memory"), window],
+        "object": object})
 }
 
 fn metrics(record: &Record, report: &UsageReport) -> Option<Value> {

@@ -282,7 +282,8 @@ impl<S: Store> Watching<S> {
     }
 }
 
-fn partial_meta(meta: &Value) -> Value {
+/// A `PartialObjectMetadata` of this metadata.
+pub(crate) fn partial_meta(meta: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta})
 }
 

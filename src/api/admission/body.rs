@@ -113,7 +113,7 @@ fn wrong_kind(wanted: Kind, said_kind: &str, said_version: &str) -> String {
 }
 
 /// The Go package of the reference server's internal types.
-fn go_package(kind: Kind) -> &'static str {
+pub fn go_package(kind: Kind) -> &'static str {
     match kind.row().group {
         "" => "core",
         group => group.split('.').next().unwrap_or(group),

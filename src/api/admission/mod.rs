@@ -53,6 +53,7 @@ mod supported_table;
 mod supported_values;
 
 pub use admit::{Admit, Fault, FaultType, Faults};
+pub(crate) use body::go_package;
 pub use body::{Body, FieldValidation, decode_body, decode_text};
 pub(crate) use field_path::quoted;
 pub use sequence::{CreateContext, admit_create, admit_status_update, admit_update, refuse};
