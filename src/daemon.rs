@@ -113,7 +113,8 @@ pub async fn run(config: Config) -> Result<()> {
     let agent_identity = Identity::NodeAgent { node: node_name };
     let agent = node::run(api.local(agent_identity), docker, node_options, rules, clock, &tasks);
     api.set_logs(agent.clone());
-    api.set_usages(agent);
+    api.set_usages(agent.clone());
+    api.set_streams(agent);
 
     let controllers = reconcile::Options {
         beat: beat.clone(),

@@ -57,6 +57,7 @@ mod reviews;
 pub mod routes;
 pub mod server;
 mod stall;
+mod stream;
 mod subresources;
 mod usage_reply;
 mod uses;

@@ -29,6 +29,7 @@ use crate::api::request_body::{
     PatchBody, applied_twice, change, delete_options, document, is_protobuf, whole, write_options,
 };
 use crate::api::reviews::{self, Review};
+use crate::api::stream::opening;
 use crate::api::table_cells::Tabular;
 use crate::api::usage_reply::{self, Wanted};
 use crate::api::verbs::Api;
@@ -223,8 +224,10 @@ async fn answer<S: Store>(
             Some(_) => error_reply(&refuse_method(door)),
             None => error_reply(&no_such_resource()),
         },
-        Some(Target::Object { kind, key, part }) if part.is_stream() => {
-            stream(door, kind, &key, part)
+        // Only pods have these parts.
+        Some(Target::Object { key, part, .. }) if part.is_stream() => {
+            let opened = opening::open(&door.api, &door.who, &key, part, parts).await;
+            opened.unwrap_or_else(|error| error_reply(&error))
         }
         // Before the body: what is not read cannot change anything.
         Some(_) if !reads && door.who.only_reads() && !may_be_a_try(parts) => {
@@ -250,14 +253,6 @@ async fn answer<S: Store>(
                 Err(error) => error_reply(&error),
             }
         }
-    }
-}
-
-/// Streams into containers are an operator's, and this version serves none.
-fn stream<S: Store>(door: &Door<S>, kind: Kind, key: &Key, part: Part) -> Response {
-    match decide(&door.who, Verb::Create, kind, part, key) {
-        Decision::Allow => error_reply(&no_such_resource()),
-        Decision::Deny(error) => error_reply(&error),
     }
 }
 
@@ -545,7 +540,7 @@ pub(crate) fn method_not_allowed() -> ApiError {
     )
 }
 
-fn no_such_resource() -> ApiError {
+pub(crate) fn no_such_resource() -> ApiError {
     plain(Reason::NotFound, "the server could not find the requested resource")
 }
 

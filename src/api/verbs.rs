@@ -26,6 +26,7 @@ use crate::api::selector_text::Selection;
 use crate::clock::Clock;
 use crate::object::ports::{Logs, Usages, WakeSync};
 use crate::object::source::Source;
+use crate::object::streams::Streams;
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::{ListPage, ListRequest, Record, Store, StoreError, WatchItem};
 use crate::task::Tasks;
@@ -57,6 +58,7 @@ struct Inner<S> {
     recent: Recent,
     logs: RwLock<Option<Arc<dyn Logs>>>,
     usages: RwLock<Option<Arc<dyn Usages>>>,
+    streams: RwLock<Option<Arc<dyn Streams>>>,
     wake: RwLock<Option<Arc<dyn WakeSync>>>,
     webhook_secrets: RwLock<BTreeMap<String, Vec<u8>>>,
     registry: RwLock<Option<Arc<Registry>>>,
@@ -99,6 +101,7 @@ impl<S: Store> Api<S> {
                 recent: Recent::default(),
                 logs: RwLock::default(),
                 usages: RwLock::default(),
+                streams: RwLock::default(),
                 wake: RwLock::default(),
                 webhook_secrets: RwLock::default(),
                 registry: RwLock::default(),
@@ -119,6 +122,11 @@ impl<S: Store> Api<S> {
     /// Who measures what runs.
     pub fn set_usages(&self, usages: Arc<dyn Usages>) {
         *self.inner.usages.write().unwrap_or_else(PoisonError::into_inner) = Some(usages);
+    }
+
+    /// Who enters what runs.
+    pub fn set_streams(&self, streams: Arc<dyn Streams>) {
+        *self.inner.streams.write().unwrap_or_else(PoisonError::into_inner) = Some(streams);
     }
 
     /// Who is woken by a webhook.
@@ -179,6 +187,10 @@ impl<S: Store> Api<S> {
 
     pub(crate) fn usages(&self) -> Option<Arc<dyn Usages>> {
         self.inner.usages.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn streams(&self) -> Option<Arc<dyn Streams>> {
+        self.inner.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn wake(&self) -> Option<Arc<dyn WakeSync>> {

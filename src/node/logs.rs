@@ -13,17 +13,41 @@ use crate::node::agent::{Agent, lock};
 use crate::node::instance::{Instance, Role};
 use crate::node::runtime::{LogOptions, Runtime, RuntimeError};
 use crate::object::ports::{BoxFuture, LogQuery, Logs, UsageReport, Usages};
+use crate::object::streams::{AttachQuery, ExecQuery, PortConnection, Process, Streams};
 use crate::object::{ApiError, Cluster, Key, Kind, Reason};
 
 /// What the daemon holds of a running node agent.
 pub struct NodeHandle {
     logs: Box<dyn Logs>,
     usages: Box<dyn Usages>,
+    streams: Box<dyn Streams>,
 }
 
 impl NodeHandle {
-    pub(crate) fn new(logs: impl Logs, usages: impl Usages) -> Self {
-        Self { logs: Box::new(logs), usages: Box::new(usages) }
+    pub(crate) fn new(logs: impl Logs, usages: impl Usages, streams: impl Streams) -> Self {
+        Self { logs: Box::new(logs), usages: Box::new(usages), streams: Box::new(streams) }
+    }
+}
+
+impl Streams for NodeHandle {
+    fn exec(&self, pod: Key, query: ExecQuery) -> BoxFuture<Result<Process<ApiError>, ApiError>> {
+        self.streams.exec(pod, query)
+    }
+
+    fn attach(
+        &self,
+        pod: Key,
+        query: AttachQuery,
+    ) -> BoxFuture<Result<Process<ApiError>, ApiError>> {
+        self.streams.attach(pod, query)
+    }
+
+    fn connect(
+        &self,
+        pod: Key,
+        port: u16,
+    ) -> BoxFuture<Result<PortConnection<ApiError>, ApiError>> {
+        self.streams.connect(pod, port)
     }
 }
 

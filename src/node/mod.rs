@@ -56,6 +56,7 @@ mod prober;
 mod pull_progress;
 pub mod reset;
 mod run;
+mod streams;
 mod usage;
 mod volume;
 

@@ -28,6 +28,7 @@ use crate::node::logs::{AgentLogs, NodeHandle};
 use crate::node::measured::Measured;
 use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{EventAction, NetworkSpec, Runtime, RuntimeError, RuntimeEvent};
+use crate::node::streams::AgentStreams;
 use crate::node::usage::AgentUsage;
 use crate::node::{drift, heartbeat, pause_image, pod_worker, volume};
 use crate::object::drift::{Drift, Layer};
@@ -63,7 +64,11 @@ pub fn run<C: Cluster, R: Runtime>(
         tasks.spawn_short("node hold", let_go(agent.clone()));
     }
     let weak = Arc::downgrade(&agent);
-    Arc::new(NodeHandle::new(AgentLogs(weak.clone()), AgentUsage::new(weak)))
+    Arc::new(NodeHandle::new(
+        AgentLogs(weak.clone()),
+        AgentUsage::new(weak.clone()),
+        AgentStreams(weak),
+    ))
 }
 
 /// Ends the hold with the first commit.

@@ -2,7 +2,7 @@
 //!
 //! Comes in: nothing. Goes out: the kind table, keys, selectors, quantities, conditions, our own
 //! kinds Source, Inventory and Drift, the error every request may answer, and the traits through which the
-//! rooms speak ([`Cluster`], [`Transact`], the [`ports`]). Every file here is pure: no client, no
+//! rooms speak ([`Cluster`], [`Transact`], the [`ports`], [`streams::Streams`]). Every file here is pure: no client, no
 //! clock, no log, no lock. What does IO with these words lives in the room that owns the IO.
 //!
 //! Reading order: [`kind`] says what exists, [`cluster`] what can be done with it.
@@ -29,6 +29,7 @@ pub mod ports;
 pub mod quantity;
 pub mod selector;
 pub mod source;
+pub mod streams;
 pub mod taint;
 pub mod template_hash;
 pub mod yaml;
