@@ -297,7 +297,7 @@ fn log_query(pairs: &[(String, String)]) -> Result<LogQuery, ApiError> {
 }
 
 /// The container that is meant, in the reference server's words where none is.
-fn container(pod: &Pod, asked: Option<String>) -> Result<String, ApiError> {
+pub(crate) fn container(pod: &Pod, asked: Option<String>) -> Result<String, ApiError> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let spec = pod.spec.as_ref();
     let members = || spec.into_iter().flat_map(|spec| spec.containers.iter());

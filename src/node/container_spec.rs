@@ -85,6 +85,8 @@ pub struct ContainerSpec {
     /// `name:address` of the hosts file, which members share with their sandbox.
     pub extra_hosts: Vec<String>,
     pub stdin: bool,
+    /// The first who attached takes it along: the process reads its end then.
+    pub stdin_once: bool,
     pub tty: bool,
 }
 
@@ -299,6 +301,7 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         capabilities_dropped: Vec::new(),
         extra_hosts: aliases.collect(),
         stdin: false,
+        stdin_once: false,
         tty: false,
     }
 }
@@ -360,6 +363,7 @@ pub fn member(
         capabilities_dropped: capabilities.drop.unwrap_or_default(),
         extra_hosts: Vec::new(),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
     }
 }
@@ -452,7 +456,7 @@ mod tests {
     fn a_member_is_confined_as_its_manifest_says() {
         let pod = pod(
             json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [
-            {"name": "c", "image": "x:1", "workingDir": "/srv", "stdin": true, "tty": true, "securityContext": {
+            {"name": "c", "image": "x:1", "workingDir": "/srv", "stdin": true, "stdinOnce": true, "tty": true, "securityContext": {
                 "runAsUser": 2000, "readOnlyRootFilesystem": true, "privileged": true,
                 "allowPrivilegeEscalation": false,
                 "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}}},
@@ -466,7 +470,7 @@ mod tests {
         assert_eq!(strict.user.as_deref(), Some("2000:1001"));
         assert_eq!(strict.working_dir.as_deref(), Some("/srv"));
         assert!(strict.read_only_root && strict.privileged && strict.no_new_privileges);
-        assert!(strict.stdin && strict.tty);
+        assert!(strict.stdin && strict.stdin_once && strict.tty);
         assert_eq!(strict.capabilities_added, ["NET_ADMIN"]);
         assert_eq!(strict.capabilities_dropped, ["ALL"]);
         assert_eq!(plain.user.as_deref(), Some("1000:1001"));

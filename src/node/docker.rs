@@ -19,22 +19,25 @@ use bollard::models::{ContainerSummary, ExecConfig, Network};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, EventsOptions, ImportImageOptions,
     InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
-    LogsOptions, RemoveContainerOptions, RemoveImageOptions, StartContainerOptions, StatsOptions,
-    StopContainerOptions,
+    LogsOptions, RemoveContainerOptions, RemoveImageOptions, ResizeContainerTTYOptions,
+    ResizeExecOptions, StartContainerOptions, StatsOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::warn;
 
 use crate::node::capacity::{Engine, Limits};
 use crate::node::container_spec::ContainerSpec;
+use crate::node::docker_frames::{Frames, Reading};
 use crate::node::docker_translation::{
     body, filters, gateway_of, instance, network_request, runtime_event, usage_sample, vague,
 };
+use crate::node::hijack::{EngineAddress, Hijacked, hijack};
 use crate::node::instance::{INSTALLATION, Instance, Listed};
 use crate::node::pull_progress::PullProgress;
 use crate::node::runtime::{
@@ -43,12 +46,22 @@ use crate::node::runtime::{
     STOP_MARGIN, UsageSample,
 };
 use crate::node::turns::Turns;
+use crate::object::streams::{Channels, Process};
 use crate::telemetry::chain;
 
 /// Changing calls at a time: 2 to 4 times the cores of a small host.
 const CONCURRENCY: usize = 8;
 /// bollard's own limit of a call; ours are shorter and tell which call it was.
 const CLIENT_SECONDS: u64 = 7200;
+/// The engine would keep ctrl-p for itself, to see whether ctrl-q follows and the caller means to go.
+/// It wants some such sequence: this one nobody types, and of its first key nobody sees that it waits
+/// for the next one.
+const DETACH_KEYS: &str = "ctrl-@,ctrl-_,ctrl-@,ctrl-_,ctrl-@,ctrl-_,ctrl-@,ctrl-_";
+/// Between two looks whether a command has ended whose output has: at first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// For the engine to know an exit code, of a command that is not running.
+const EXIT_CODE_TIME: Duration = Duration::from_secs(10);
 /// Bytes kept of a command's output.
 const EXEC_OUTPUT: usize = 10 * 1024;
 
@@ -131,6 +144,24 @@ impl Docker {
             Some((network.id?, network.name?, network.labels?.remove(INSTALLATION)?))
         };
         Ok(all.filter_map(facts).collect())
+    }
+
+    /// A call that the engine answers with a connection.
+    async fn hijack(
+        &self,
+        path: &str,
+        asked: &serde_json::Value,
+    ) -> Result<Hijacked, RuntimeError> {
+        let address = EngineAddress::of(&self.host).ok_or_else(|| {
+            let host = &self.host;
+            RuntimeError::Other(format!(
+                "streams into containers go over unix:// and tcp:// alone, not over {host}"
+            ))
+        })?;
+        let version = self.client().await?.client_version();
+        let path = format!("/v{version}{path}");
+        let called = timeout(START_TIME, hijack(&address, &path, asked)).await;
+        called.unwrap_or_else(|_| Err(self.unreachable("no stream within its time")))
     }
 
     /// Fine where it is gone, and where a container still needs it: then it stays.
@@ -433,6 +464,71 @@ impl Runtime for Docker {
         }
     }
 
+    async fn enter(
+        &self,
+        id: &str,
+        command: &[String],
+        channels: Channels,
+    ) -> Result<Process<RuntimeError>, RuntimeError> {
+        let client = self.client().await?;
+        let config = ExecConfig {
+            attach_stdin: Some(channels.stdin),
+            attach_stdout: Some(channels.stdout),
+            attach_stderr: Some(channels.stderr),
+            tty: Some(channels.tty),
+            detach_keys: Some(DETACH_KEYS.to_owned()),
+            cmd: Some(command.to_vec()),
+            ..ExecConfig::default()
+        };
+        let exec = timed("exec create", INSPECT_TIME, client.create_exec(id, config)).await?.id;
+        let asked = json!({"Detach": false, "Tty": channels.tty});
+        let hijacked = self.hijack(&format!("/exec/{exec}/start"), &asked).await?;
+        let (input, output) = hijacked.split(reading(channels.tty));
+        let (resizing, terminal) = (client.clone(), exec.clone());
+        Ok(Process {
+            input,
+            output,
+            resize: Box::new(move |size| {
+                let (client, exec) = (resizing.clone(), terminal.clone());
+                let options = ResizeExecOptions { h: size.height.into(), w: size.width.into() };
+                Box::pin(async move {
+                    timed("exec resize", INSPECT_TIME, client.resize_exec(&exec, options)).await
+                })
+            }),
+            ended: Box::pin(async move { exit_code(&client, &exec).await.map(Some) }),
+        })
+    }
+
+    async fn attach(
+        &self,
+        id: &str,
+        channels: Channels,
+    ) -> Result<Process<RuntimeError>, RuntimeError> {
+        let client = self.client().await?;
+        let Channels { stdin, stdout, stderr, tty } = channels;
+        // Both where there is a terminal: the engine sends nothing else otherwise.
+        let stderr = stderr && !tty;
+        let path = format!(
+            "/containers/{id}/attach?stream=true&stdin={stdin}&stdout={stdout}&stderr={stderr}&detachKeys={DETACH_KEYS}"
+        );
+        let hijacked = self.hijack(&path, &json!({})).await?;
+        let (input, output) = hijacked.split(reading(tty));
+        let id = id.to_owned();
+        Ok(Process {
+            input,
+            output,
+            resize: Box::new(move |size| {
+                let (client, id) = (client.clone(), id.clone());
+                let (h, w) = (size.height.into(), size.width.into());
+                let options = ResizeContainerTTYOptions { h, w };
+                Box::pin(async move {
+                    timed("resize", INSPECT_TIME, client.resize_container_tty(&id, options)).await
+                })
+            }),
+            ended: Box::pin(futures::future::ok(None)),
+        })
+    }
+
     async fn events(
         &self,
         installation: &str,
@@ -455,6 +551,28 @@ impl Runtime for Docker {
             }
         });
         Ok(translated.boxed())
+    }
+}
+
+fn reading(tty: bool) -> Reading {
+    if tty { Reading::Raw } else { Reading::Framed(Frames::default()) }
+}
+
+/// How a command ended, as soon as it has: its output may have been closed long before.
+async fn exit_code(client: &Client, exec: &str) -> Result<i64, RuntimeError> {
+    let (mut pause, mut untold) = (FIRST_LOOK, Duration::ZERO);
+    loop {
+        let seen = timed("exec inspect", INSPECT_TIME, client.inspect_exec(exec)).await?;
+        match (seen.running, seen.exit_code) {
+            (Some(true), _) => untold = Duration::ZERO,
+            (_, Some(code)) => return Ok(code),
+            _ if untold > EXIT_CODE_TIME => {
+                return Err(RuntimeError::Other("the engine lost the exit code".to_owned()));
+            }
+            _ => untold += pause,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
     }
 }
 

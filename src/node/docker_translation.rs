@@ -72,6 +72,7 @@ pub fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         exposed_ports: (!spec.ports.is_empty()).then(|| spec.ports.iter().map(key).collect()),
         tty: Some(spec.tty),
         open_stdin: Some(spec.stdin),
+        stdin_once: Some(spec.stdin_once),
         env: some_list(&spec.env),
         cmd: spec.arguments.clone(),
         image: Some(spec.image.clone()),

@@ -18,6 +18,7 @@ use crate::node::runtime::{
     ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
     UsageSample,
 };
+use crate::object::streams::{Channels, Process};
 
 /// An engine and what is counted of it.
 #[derive(Clone)]
@@ -122,6 +123,19 @@ impl<R: Runtime> Runtime for Measured<R> {
 
     async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Answer<ExecOutcome> {
         self.call("exec", self.engine.exec(id, command, limit)).await.0
+    }
+
+    async fn enter(
+        &self,
+        id: &str,
+        command: &[String],
+        channels: Channels,
+    ) -> Answer<Process<RuntimeError>> {
+        self.call("enter", self.engine.enter(id, command, channels)).await.0
+    }
+
+    async fn attach(&self, id: &str, channels: Channels) -> Answer<Process<RuntimeError>> {
+        self.call("attach", self.engine.attach(id, channels)).await.0
     }
 
     async fn events(

@@ -2,7 +2,7 @@
 //!
 //! Comes in: the pods bound to this node, the ConfigMaps, Secrets and Services they use, and what
 //! the container engine tells (events, and a relist on a timer). Goes out: containers, PodStatus,
-//! Events, the Node with its Lease, Drifts of the container layer, logs.
+//! Events, the Node with its Lease, Drifts of the container layer, logs, streams into containers.
 //!
 //! Every pod has a worker of its own: it observes, plans ([`pod_plan`], pure), performs, reports
 //! ([`pod_status`], pure). What is known of containers is rebuilt from their labels: a restart of
@@ -39,7 +39,9 @@ pub mod usage_report;
 mod turns;
 
 pub mod docker;
+mod docker_frames;
 mod docker_translation;
+mod hijack;
 pub mod pause_image;
 pub mod runtime;
 

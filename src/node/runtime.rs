@@ -17,6 +17,7 @@ use crate::node::capacity::Engine;
 use crate::node::container_spec::ContainerSpec;
 use crate::node::instance::{Instance, Listed};
 pub use crate::node::usage_report::UsageSample;
+use crate::object::streams::{Channels, Process};
 
 /// Creating a container; the engine unpacks nothing, but its disk may be slow.
 pub const CREATE_TIME: Duration = Duration::from_secs(30);
@@ -191,6 +192,22 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         command: &[String],
         limit: Duration,
     ) -> impl Future<Output = Result<ExecOutcome, RuntimeError>> + Send;
+
+    /// Starts a command with the caller at its channels.
+    fn enter(
+        &self,
+        id: &str,
+        command: &[String],
+        channels: Channels,
+    ) -> impl Future<Output = Result<Process<RuntimeError>, RuntimeError>> + Send;
+
+    /// Joins a container's main process, from now on. `channels.tty` says whether it was made with a
+    /// terminal.
+    fn attach(
+        &self,
+        id: &str,
+        channels: Channels,
+    ) -> impl Future<Output = Result<Process<RuntimeError>, RuntimeError>> + Send;
 
     /// What happened to this installation's containers since then, and what happens from now on: a
     /// list made after `since` and this stream together miss nothing. It ends when the engine is gone.

@@ -3,11 +3,14 @@
 
 use std::sync::{Arc, Weak};
 
+use k8s_openapi::api::core::v1::Pod;
+use tracing::debug;
+
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::instance::{Instance, Role};
-use crate::node::runtime::Runtime;
+use crate::node::runtime::{Runtime, RuntimeError};
 use crate::object::ports::BoxFuture;
-use crate::object::streams::{AttachQuery, ExecQuery, PortConnection, Process, Streams};
+use crate::object::streams::{AttachQuery, Channels, ExecQuery, PortConnection, Process, Streams};
 use crate::object::{ApiError, Cluster, Key, Kind, Reason};
 
 /// Weak: what the API holds must not keep the agent's tasks from being done when the daemon stops.
@@ -40,9 +43,34 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
     }
 }
 
-/// Until it can.
-fn not_yet() -> ApiError {
-    ApiError::new(Reason::ServiceUnavailable, "this version enters no containers")
+fn has_terminal(pod: &Pod, container: &str) -> bool {
+    let spec = pod.spec.as_ref();
+    let members = spec.into_iter().flat_map(|spec| &spec.containers);
+    let init = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    members.chain(init).any(|member| member.name == container && member.tty == Some(true))
+}
+
+/// In the kubelet's words, where it ended between the look and the call.
+fn refused(error: &RuntimeError, container: &str) -> ApiError {
+    match error {
+        RuntimeError::NotFound(_) | RuntimeError::NameConflict(_) => not_found(container, error),
+        other => told(other),
+    }
+}
+
+fn not_found(container: &str, error: &RuntimeError) -> ApiError {
+    debug!(container, %error, "not entered");
+    ApiError::internal(format!("container not found ({container:?})"))
+}
+
+/// What the engine says in the middle of a stream.
+fn told(error: &RuntimeError) -> ApiError {
+    match error {
+        RuntimeError::Unreachable(_) => {
+            ApiError::new(Reason::ServiceUnavailable, error.to_string())
+        }
+        other => ApiError::internal(other.to_string()),
+    }
 }
 
 impl<C: Cluster, R: Runtime> Streams for AgentStreams<C, R> {
@@ -50,8 +78,11 @@ impl<C: Cluster, R: Runtime> Streams for AgentStreams<C, R> {
         let agent = self.agent();
         Box::pin(async move {
             let agent = agent?;
-            agent.running(&*agent.cell_of(&pod)?, &query.container)?;
-            Err(not_yet())
+            let instance = agent.running(&*agent.cell_of(&pod)?, &query.container)?;
+            let ExecQuery { container, command, channels } = query;
+            let process = agent.runtime.enter(&instance.id, &command, channels).await;
+            let process = process.map_err(|error| refused(&error, &container))?;
+            Ok(process.map_err(|error| told(&error)))
         })
     }
 
@@ -63,8 +94,14 @@ impl<C: Cluster, R: Runtime> Streams for AgentStreams<C, R> {
         let agent = self.agent();
         Box::pin(async move {
             let agent = agent?;
-            agent.running(&*agent.cell_of(&pod)?, &query.container)?;
-            Err(not_yet())
+            let cell = agent.cell_of(&pod)?;
+            let AttachQuery { container, channels } = query;
+            let instance = agent.running(&cell, &container)?;
+            // A process has the terminal that it was made with, or none.
+            let channels = Channels { tty: has_terminal(&cell.pod(), &container), ..channels };
+            let process = agent.runtime.attach(&instance.id, channels).await;
+            let process = process.map_err(|error| refused(&error, &container))?;
+            Ok(process.map_err(|error| told(&error)))
         })
     }
 
@@ -76,7 +113,8 @@ impl<C: Cluster, R: Runtime> Streams for AgentStreams<C, R> {
         let agent = self.agent();
         Box::pin(async move {
             agent?.cell_of(&pod)?;
-            Err(not_yet())
+            let words = "this version forwards no ports";
+            Err(ApiError::new(Reason::ServiceUnavailable, words))
         })
     }
 }

@@ -11,7 +11,7 @@ use futures::{Sink, SinkExt, StreamExt, TryFutureExt};
 use crate::object::ports::BoxFuture;
 use crate::object::{ApiError, Key};
 
-/// Bytes on their way in. Closing it ends what the other side reads; dropping it does too.
+/// Bytes on their way in. Closing it ends what the other side reads.
 pub type Input<E> = Pin<Box<dyn Sink<Bytes, Error = E> + Send>>;
 
 /// Which channels of a process the caller is at.
@@ -55,10 +55,10 @@ pub struct TerminalSize {
     pub height: u16,
 }
 
-/// A process and the caller's ends of its channels. Dropped, it loses the caller: its input ends and
-/// its output goes nowhere.
+/// A process and the caller's ends of its channels. Where both are dropped it has lost its caller: its
+/// input ends, and its output goes nowhere.
 pub struct Process<E> {
-    /// Goes nowhere where no standard input was asked for.
+    /// Unused where no standard input was asked for.
     pub input: Input<E>,
     /// Ends when the process has said everything.
     pub output: BoxStream<'static, Result<Said, E>>,

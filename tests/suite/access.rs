@@ -112,7 +112,7 @@ impl Secured {
     }
 
     /// The audit log, when it has so many lines.
-    async fn audited(&self, count: usize) -> Vec<Value> {
+    pub async fn audited(&self, count: usize) -> Vec<Value> {
         let wait = async {
             loop {
                 let lines = self.audit();

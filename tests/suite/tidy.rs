@@ -36,7 +36,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("bollard", &["node/docker.rs", "node/docker_translation.rs"]),
     ("iptables", &["network/iptables.rs"]),
     ("axum", &["api/", "web/", "daemon.rs"]),
-    ("hyper", &["api/", "node/prober.rs", "sync/https.rs"]),
+    ("hyper", &["api/", "node/hijack.rs", "node/prober.rs", "sync/https.rs"]),
     ("rustls", &["sync/https.rs", "api/gate/tls.rs"]),
     ("tokio_rustls", &["sync/https.rs", "api/gate/tls.rs"]),
     ("rcgen", &["api/gate/authority.rs"]),
@@ -47,6 +47,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ),
     ("flate2", &["api/compression.rs"]),
     ("maud", &["web/"]),
+    ("tokio_tungstenite", &["api/stream/websocket.rs"]),
     (
         "serde_saphyr",
         &["object/yaml.rs", "sync/manifest.rs", "sync/document.rs", "api/document_text.rs"],

@@ -82,6 +82,7 @@ macro_rules! container_rows {
             concat!($in, "volumeMounts[].mountPath"),
             concat!($in, "volumeMounts[].readOnly"),
             concat!($in, "stdin"),
+            concat!($in, "stdinOnce"),
             concat!($in, "tty"),
             concat!($in, "securityContext.runAsUser"),
             // Judged by value: it runs where a user is named.
@@ -122,7 +123,6 @@ macro_rules! container_rows {
         ],
         Refused("there are no block volumes") => [concat!($in, "volumeDevices")],
         Refused("there is no dynamic resource allocation") => [concat!($in, "resources.claims")],
-        Refused("nobody attaches to a container") => [concat!($in, "stdinOnce")],
         Refused(SIDECAR) => [concat!($in, "restartPolicy"), concat!($in, "restartPolicyRules")],
         Refused(SELINUX) => [concat!($in, "securityContext.seLinuxOptions")],
         Refused(WINDOWS) => [concat!($in, "securityContext.windowsOptions")],

@@ -9,10 +9,19 @@
 //! and its count among the identity's streams, until it ends; it ends with its credential and with the
 //! daemon; nobody keeps more than one part of either direction, so that the slower side sets the pace.
 //!
-//! Reading order: [`opening`] decides, [`upgrade`] makes the connection; a protocol a file.
+//! Reading order: [`opening`] decides, [`upgrade`] makes the connection, [`remote_command`] says what is
+//! run and [`conversation`] is between it and a [`client`]; a protocol a file.
 
 pub(crate) mod opening;
 pub(crate) mod upgrade;
 
-pub(crate) mod port_forward;
+pub(crate) mod client;
+pub(crate) mod conversation;
+pub(crate) mod outcome;
 pub(crate) mod remote_command;
+pub(crate) mod terminal;
+
+pub(crate) mod channels;
+pub(crate) mod websocket;
+
+pub(crate) mod port_forward;

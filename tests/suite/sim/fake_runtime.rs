@@ -16,11 +16,14 @@ use ballast::node::runtime::{
     EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError,
     RuntimeEvent, UsageSample,
 };
+use ballast::object::streams::{Channels, Process, Said, TerminalSize};
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::broadcast;
+
+use crate::sim::fake_process;
 
 /// Events kept for a slow listener; one that is slower still is cut off, as the engine does it.
 const EVENTS: usize = 4096;
@@ -34,6 +37,8 @@ struct Inner {
     clock: Mutex<Clock>,
     state: Mutex<State>,
     events: broadcast::Sender<(String, RuntimeEvent)>,
+    /// What main processes say, by container; `None` at their end.
+    said: broadcast::Sender<(String, Option<Bytes>)>,
 }
 
 #[derive(Default)]
@@ -55,6 +60,8 @@ struct State {
     poison: Option<String>,
     /// Every container that was ever started, by engine name: one twice is a duplicate.
     started: Vec<String>,
+    /// Of the terminals of commands and main processes.
+    sizes: Vec<TerminalSize>,
     /// What must never be: two containers at once that stand for the same one of a pod.
     doubles: Vec<String>,
 }
@@ -62,7 +69,8 @@ struct State {
 impl FakeRuntime {
     pub fn new(clock: Clock) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
-        Self(Arc::new(Inner { clock: Mutex::new(clock), state: Mutex::default(), events }))
+        let (said, _) = broadcast::channel(EVENTS);
+        Self(Arc::new(Inner { clock: Mutex::new(clock), state: Mutex::default(), events, said }))
     }
 
     /// An image that is there without a pull.
@@ -128,6 +136,21 @@ impl FakeRuntime {
         self.exit(&mut state, id, exit_code);
     }
 
+    /// A main process says something to whoever is attached.
+    pub fn say(&self, id: &str, words: &str) {
+        let _ = self.0.said.send((id.to_owned(), Some(Bytes::copy_from_slice(words.as_bytes()))));
+    }
+
+    /// How many are attached to main processes.
+    pub fn attached(&self) -> usize {
+        self.0.said.receiver_count()
+    }
+
+    /// Every size that a terminal was given.
+    pub fn sizes(&self) -> Vec<TerminalSize> {
+        self.state().sizes.clone()
+    }
+
     /// Every start beside a running container of the same pod and name.
     pub fn doubles(&self) -> Vec<String> {
         self.state().doubles.clone()
@@ -176,6 +199,26 @@ impl FakeRuntime {
         instance.finished_at = Some(now);
         instance.ip = None;
         self.tell(instance, EventAction::Died { exit_code });
+        let _ = self.0.said.send((id.to_owned(), None));
+    }
+
+    /// A running container, in the engine's words where it does not run.
+    fn enterable(&self, id: &str) -> Result<(), RuntimeError> {
+        let state = self.answer()?;
+        refuse_stuck(&state, id)?;
+        match state.containers.get(id) {
+            Some(instance) if instance.is_running() => Ok(()),
+            Some(_) => Err(RuntimeError::NameConflict(format!("container {id} is not running"))),
+            None => Err(no_such(id)),
+        }
+    }
+
+    fn resized(&self) -> impl Fn(TerminalSize) -> Result<(), RuntimeError> + Send + Sync + 'static {
+        let engine = self.clone();
+        move |size| {
+            engine.answer()?.sizes.push(size);
+            Ok(())
+        }
     }
 }
 
@@ -423,6 +466,55 @@ impl Runtime for FakeRuntime {
         let commands_fail = self.state().commands_fail;
         let fails = commands_fail || !self.inspect(id).await?.is_running();
         Ok(ExecOutcome::Ended { exit_code: i64::from(fails), output: String::new() })
+    }
+
+    async fn enter(
+        &self,
+        id: &str,
+        command: &[String],
+        channels: Channels,
+    ) -> Result<Process<RuntimeError>, RuntimeError> {
+        self.enterable(id)?;
+        Ok(fake_process::command(command, channels, self.resized()))
+    }
+
+    async fn attach(
+        &self,
+        id: &str,
+        channels: Channels,
+    ) -> Result<Process<RuntimeError>, RuntimeError> {
+        self.enterable(id)?;
+        let begin = (self.0.said.subscribe(), id.to_owned());
+        let output = futures::stream::unfold(begin, |(mut said, id)| async move {
+            loop {
+                match said.recv().await {
+                    Ok((of, Some(words))) if of == id => {
+                        return Some((Ok(Said::Stdout(words)), (said, id)));
+                    }
+                    Ok((of, None)) if of == id => return None,
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+            }
+        });
+        // The main process answers what it is told.
+        let (said, id) = (self.0.said.clone(), id.to_owned());
+        let input = futures::sink::unfold((said, id), |(said, id), bytes: Bytes| async move {
+            let _ = said.send((id.clone(), Some(bytes)));
+            Ok((said, id))
+        });
+        let resized = self.resized();
+        let terminal = channels.tty;
+        Ok(Process {
+            input: Box::pin(input),
+            output: output.boxed(),
+            resize: Box::new(move |size| {
+                let no_terminal = || RuntimeError::Other("it has no terminal".to_owned());
+                let given = if terminal { resized(size) } else { Err(no_terminal()) };
+                futures::future::ready(given).boxed()
+            }),
+            ended: futures::future::ok(None).boxed(),
+        })
     }
 
     async fn events(

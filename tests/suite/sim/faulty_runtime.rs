@@ -11,6 +11,7 @@ use ballast::node::runtime::{
     UsageSample,
 };
 use ballast::node::{capacity::Engine, container_spec::ContainerSpec};
+use ballast::object::streams::{Channels, Process};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -134,6 +135,23 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         limit: Duration,
     ) -> Result<ExecOutcome, RuntimeError> {
         self.read("exec", self.runtime.exec(id, command, limit)).await
+    }
+
+    async fn enter(
+        &self,
+        id: &str,
+        command: &[String],
+        channels: Channels,
+    ) -> Result<Process<RuntimeError>, RuntimeError> {
+        self.read("enter", self.runtime.enter(id, command, channels)).await
+    }
+
+    async fn attach(
+        &self,
+        id: &str,
+        channels: Channels,
+    ) -> Result<Process<RuntimeError>, RuntimeError> {
+        self.read("attach", self.runtime.attach(id, channels)).await
     }
 
     async fn events(

@@ -18,6 +18,7 @@
 
 // The world: what the daemon acts on, and what may go wrong with it.
 pub mod fake_kernel;
+mod fake_process;
 pub mod fake_runtime;
 
 mod chance;
