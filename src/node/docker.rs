@@ -271,6 +271,15 @@ impl Runtime for Docker {
             .ok_or_else(|| RuntimeError::NotFound(format!("container {id} is not one of ours")))
     }
 
+    async fn process(&self, id: &str) -> Result<i64, RuntimeError> {
+        let client = self.client().await?;
+        let call = client.inspect_container(id, None::<InspectContainerOptions>);
+        let seen = timed("inspect", INSPECT_TIME, call).await?;
+        // 0 of one that does not run.
+        let process = seen.state.and_then(|state| state.pid).filter(|process| *process > 0);
+        process.ok_or_else(|| RuntimeError::Other(format!("container {id} is not running")))
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
         let client = self.client().await?;
         let options =

@@ -66,6 +66,10 @@ impl<R: Runtime> Runtime for Measured<R> {
         self.call("inspect", self.engine.inspect(id)).await.0
     }
 
+    async fn process(&self, id: &str) -> Answer<i64> {
+        self.call("process", self.engine.process(id)).await.0
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Answer<String> {
         let (created, _) = self.call("create", self.engine.create(spec)).await;
         let again = spec.identity.role != Role::Sandbox && spec.identity.attempt > 0;

@@ -58,6 +58,7 @@ mod prober;
 mod pull_progress;
 pub mod reset;
 mod run;
+mod pod_network;
 mod streams;
 mod usage;
 mod volume;

@@ -134,6 +134,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// `NotFound` also where the container is not one of ours.
     fn inspect(&self, id: &str) -> impl Future<Output = Result<Instance, RuntimeError>> + Send;
 
+    /// The number, on this host, of a running container's first process.
+    fn process(&self, id: &str) -> impl Future<Output = Result<i64, RuntimeError>> + Send;
+
     /// Answers the id.
     fn create(
         &self,

@@ -1,13 +1,20 @@
 //! `kubectl exec`, `attach` and `port-forward`: finds the running container that is meant and hands
 //! its streams on.
 
+use std::io;
 use std::sync::{Arc, Weak};
 
+use bytes::{BufMut, BytesMut};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_util::codec::{BytesCodec, FramedWrite};
 use tracing::debug;
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::instance::{Instance, Role};
+use crate::node::pod_network::{self, Sandbox};
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::object::ports::BoxFuture;
 use crate::object::streams::{AttachQuery, Channels, ExecQuery, PortConnection, Process, Streams};
@@ -29,6 +36,21 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
     fn cell_of(&self, pod: &Key) -> Result<Arc<PodCell>, ApiError> {
         let cell = self.cells().into_iter().find(|cell| cell.key == *pod);
         cell.ok_or_else(|| ApiError::not_found(Kind::Pod, &pod.name))
+    }
+
+    /// The pod's sandbox, in whose network its containers are.
+    async fn sandbox(&self, cell: &PodCell) -> Result<Sandbox, ApiError> {
+        let instances = lock(&self.instances).of_pod(&cell.uid);
+        let found = instances.into_iter().find(|instance| {
+            instance.identity.role == Role::Sandbox && instance.is_running()
+        });
+        let (sandbox, address) = found
+            .and_then(|sandbox| sandbox.ip.map(|address| (sandbox, address)))
+            // The kubelet's runtime has these words for a sandbox that does not run.
+            .ok_or_else(|| ApiError::internal("sandbox container is not running"))?;
+        let process = self.runtime.process(&sandbox.id).await;
+        let process = process.map_err(|failure| told(&failure))?;
+        Ok(Sandbox { id: sandbox.id, process, address })
     }
 
     /// The container's instance that runs, in the kubelet's words where there is none.
@@ -108,13 +130,30 @@ impl<C: Cluster, R: Runtime> Streams for AgentStreams<C, R> {
     fn connect(
         &self,
         pod: Key,
-        _port: u16,
+        port: u16,
     ) -> BoxFuture<Result<PortConnection<ApiError>, ApiError>> {
         let agent = self.agent();
         Box::pin(async move {
-            agent?.cell_of(&pod)?;
-            let words = "this version forwards no ports";
-            Err(ApiError::new(Reason::ServiceUnavailable, words))
+            let agent = agent?;
+            let sandbox = agent.sandbox(&*agent.cell_of(&pod)?).await?;
+            let connected = pod_network::connect(sandbox, port).await;
+            let stream = connected.map_err(|failure| ApiError::internal(failure.to_string()))?;
+            Ok(port_connection(stream).map_err(|failure| ApiError::internal(failure.to_string())))
         })
     }
+}
+
+/// Read at once from a pod: what is kept of it, beside the kernel's own buffers.
+const PORT_PART: usize = 16 * 1024;
+
+fn port_connection(stream: TcpStream) -> PortConnection<io::Error> {
+    // What a terminal or a database says is small, and waited for.
+    let _ = stream.set_nodelay(true);
+    let (reads, writes) = stream.into_split();
+    let output = futures::stream::try_unfold(reads, |mut reads| async move {
+        let mut part = BytesMut::with_capacity(PORT_PART);
+        let read = reads.read_buf(&mut (&mut part).limit(PORT_PART)).await?;
+        Ok((read > 0).then(|| (part.freeze(), reads)))
+    });
+    PortConnection { input: Box::pin(FramedWrite::new(writes, BytesCodec::new())), output: output.boxed() }
 }

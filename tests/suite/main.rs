@@ -32,6 +32,7 @@ mod network_drift;
 mod network_loop;
 mod node;
 mod node_lifecycle;
+mod port_forward;
 mod proxy;
 mod reconcile;
 mod repository;

@@ -45,7 +45,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         "anyhow",
         &["main.rs", "daemon.rs", "access_commands.rs", "host_commands.rs", "offline_commands.rs"],
     ),
-    ("flate2", &["api/compression.rs"]),
+    ("flate2", &["api/compression.rs", "api/stream/spdy_header_block.rs"]),
     ("maud", &["web/"]),
     ("tokio_tungstenite", &["api/stream/websocket.rs"]),
     (
@@ -78,6 +78,8 @@ const VALUE_CRATES: &[&str] = &[
     "bytes",
     "imbl",
     "strsim",
+    // Bytes in, bytes out.
+    "flate2",
     // Stream and its boxed form, for the traits in `object`.
     "futures",
 ];

@@ -24,4 +24,11 @@ pub(crate) mod terminal;
 pub(crate) mod channels;
 pub(crate) mod websocket;
 
+mod port_pairs;
+mod spdy_connection;
+mod spdy_frame;
+mod spdy_header_block;
+mod spdy_session;
+mod spdy_tunnel;
+
 pub(crate) mod port_forward;

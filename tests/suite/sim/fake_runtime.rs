@@ -287,6 +287,11 @@ impl Runtime for FakeRuntime {
         Ok(found)
     }
 
+    async fn process(&self, id: &str) -> Result<i64, RuntimeError> {
+        // It has none: nothing in memory is a process.
+        self.answer().and_then(|_| Err(no_such(id)))
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
         let mut state = self.answer()?;
         if state.poison.as_ref() == Some(&spec.image) {

@@ -80,6 +80,10 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         self.read("inspect", self.runtime.inspect(id)).await
     }
 
+    async fn process(&self, id: &str) -> Result<i64, RuntimeError> {
+        self.runtime.process(id).await
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
         self.change("create", &spec.name, self.runtime.create(spec)).await
     }
