@@ -360,7 +360,8 @@ pub struct Grant {
 pub enum GrantedRole {
     /// Reads everything; Secret values are keyed hashes.
     Viewer,
-    /// As viewer, and reads Secret values. Off until the daemon's config says `operator: true`.
+    /// As viewer, reads Secret values and enters containers. Off until the daemon's config says
+    /// `operator: true`.
     Operator,
     /// The agent of one node.
     Node,

@@ -382,7 +382,7 @@ impl<'e> Daemon<'e> {
 }
 
 /// The version that the tests are written for, where a host has several; else the host's own.
-fn kubectl() -> &'static str {
+pub fn kubectl() -> &'static str {
     static FOUND: OnceLock<String> = OnceLock::new();
     FOUND.get_or_init(|| {
         let find = Command::new("find").args(["/usr", "-name", "kubectl*1.32*"]).output();

@@ -6,6 +6,7 @@ mod installation;
 mod network;
 mod node;
 mod shelf;
+mod streams;
 #[path = "../watchdog.rs"]
 mod watchdog;
 mod whole_path;

@@ -100,7 +100,7 @@ async fn kubectl_runs_commands() {
             assert!(!ran.status.success());
             assert!(text(&ran.stderr).contains(told), "1.{minor}: {}", text(&ran.stderr));
         }
-        let can = operator.run(kubectl, &["auth", "can-i", "create", "pods/exec"]);
+        let can = operator.run(kubectl, &["auth", "can-i", "create", "pods", "--subresource=exec"]);
         assert_eq!(text(&can.stdout), "yes\n", "1.{minor}");
     }
     operator.world.end().await;
@@ -178,7 +178,7 @@ async fn a_viewers_kubectl_is_refused() {
         let words =
             "cannot create resource \"pods/exec\" in API group \"\" in the namespace \"default\"";
         assert!(!ran.status.success() && told.contains(words), "1.{}: {told}", kubectl.minor);
-        let can = viewer.run(kubectl, &["auth", "can-i", "create", "pods/exec"]);
+        let can = viewer.run(kubectl, &["auth", "can-i", "create", "pods", "--subresource=exec"]);
         assert!(text(&can.stdout).starts_with("no"), "1.{}: {can:?}", kubectl.minor);
     }
     viewer.world.end().await;
