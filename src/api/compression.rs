@@ -2,7 +2,6 @@
 //! (`responsewriters/writers.go`): gzip, from 128 KiB on, at the fastest level. What has no length,
 //! a watch or a log, goes out as it comes.
 
-use std::convert::Infallible;
 use std::io::Write;
 
 use axum::body::{Body, HttpBody};
@@ -17,22 +16,24 @@ use http_body_util::BodyExt;
 const SMALLEST: u64 = 128 * 1024;
 /// Compressed between two turns of the runtime: about half a millisecond.
 const PIECE: usize = 64 * 1024;
+/// Compressed bytes that are worth a write.
+const ENOUGH: usize = 16 * 1024;
 
-/// The answer, compressed where it is large and the client reads gzip.
-pub(crate) async fn compressed(asked: &HeaderMap, response: Response) -> Response {
+/// The answer, compressed where it is large and the client reads gzip: piece by piece as the client
+/// takes it, so that neither form of it is ever in memory as a whole.
+pub(crate) fn compressed(asked: &HeaderMap, response: Response) -> Response {
     let large = response.body().size_hint().exact().is_some_and(|size| size >= SMALLEST);
     if !large || !reads_gzip(asked) {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    // A body of known length is in memory already, and cannot fail.
-    let whole = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let gzip = HeaderValue::from_static("gzip");
     parts.headers.insert(header::CONTENT_ENCODING, gzip);
     parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     parts.headers.remove(header::CONTENT_LENGTH);
-    let encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let pieces = futures::stream::unfold(Some((encoder, whole)), next);
+    let encoder = GzEncoder::new(Vec::with_capacity(PIECE), Compression::fast());
+    let rest = Rest { encoder, body, bytes: Bytes::new() };
+    let pieces = futures::stream::try_unfold(Some(rest), next);
     Response::from_parts(parts, Body::from_stream(pieces))
 }
 
@@ -45,21 +46,33 @@ fn reads_gzip(asked: &HeaderMap) -> bool {
         .any(|encoding| encoding.trim() == "gzip")
 }
 
-type Rest = Option<(GzEncoder<Vec<u8>>, Bytes)>;
+struct Rest {
+    encoder: GzEncoder<Vec<u8>>,
+    body: Body,
+    /// Taken from the body and not compressed yet.
+    bytes: Bytes,
+}
 
-/// The next compressed bytes, and what is left to compress.
-async fn next(rest: Rest) -> Option<(Result<Bytes, Infallible>, Rest)> {
-    let (mut encoder, mut rest) = rest?;
+/// The next compressed bytes, and what is left to compress. Dropped only with the answer.
+async fn next(rest: Option<Rest>) -> Result<Option<(Bytes, Option<Rest>)>, axum::Error> {
+    let Some(mut rest) = rest else { return Ok(None) };
     loop {
-        let piece = rest.split_to(rest.len().min(PIECE));
-        encoder.write_all(&piece).expect("a Vec takes everything");
-        if rest.is_empty() {
-            let last = encoder.finish().expect("a Vec takes everything");
-            return Some((Ok(last.into()), None));
+        let mut taken = 0;
+        while taken < PIECE {
+            if rest.bytes.is_empty() {
+                let Some(frame) = rest.body.frame().await else {
+                    let last = rest.encoder.finish().expect("a Vec takes everything");
+                    return Ok(Some((last.into(), None)));
+                };
+                rest.bytes = frame?.into_data().unwrap_or_default();
+            }
+            let piece = rest.bytes.split_to(rest.bytes.len().min(PIECE - taken));
+            taken += piece.len();
+            rest.encoder.write_all(&piece).expect("a Vec takes everything");
         }
-        let ready = std::mem::take(encoder.get_mut());
-        if !ready.is_empty() {
-            return Some((Ok(ready.into()), Some((encoder, rest))));
+        if rest.encoder.get_ref().len() >= ENOUGH {
+            let ready = std::mem::replace(rest.encoder.get_mut(), Vec::with_capacity(PIECE));
+            return Ok(Some((ready.into(), Some(rest))));
         }
         tokio::task::yield_now().await;
     }
@@ -67,6 +80,7 @@ async fn next(rest: Rest) -> Option<(Result<Bytes, Infallible>, Rest)> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::io::Read;
 
     use super::*;
@@ -80,7 +94,7 @@ mod tests {
     async fn a_large_answer_is_compressed_for_who_reads_it() {
         let text: String = (0..100_000).map(|number| format!("line {number}\n")).collect();
         let answer = || Response::new(Body::from(text.clone()));
-        let response = compressed(&asking("deflate, gzip"), answer()).await;
+        let response = compressed(&asking("deflate, gzip"), answer());
         assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");
         assert_eq!(response.headers()[header::VARY], "Accept-Encoding");
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
@@ -90,7 +104,7 @@ mod tests {
         assert!(plain == text, "other bytes came back");
 
         for asked in [HeaderMap::new(), asking("br"), asking("identity")] {
-            let response = compressed(&asked, answer()).await;
+            let response = compressed(&asked, answer());
             assert!(!response.headers().contains_key(header::CONTENT_ENCODING), "{asked:?}");
         }
     }
@@ -103,7 +117,7 @@ mod tests {
             9,
         ));
         for response in [small, Response::new(Body::from_stream(pieces))] {
-            let response = compressed(&asking("gzip"), response).await;
+            let response = compressed(&asking("gzip"), response);
             assert!(!response.headers().contains_key(header::CONTENT_ENCODING));
         }
     }

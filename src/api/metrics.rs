@@ -20,6 +20,8 @@ pub struct Metrics {
     requests: Counters<3>,
     seconds: Timers<1>,
     watches: Gauge,
+    watch_lines: Counter,
+    watch_lines_rendered: Counter,
     given_up: Counter,
     deliveries: Counters<1>,
 }
@@ -32,6 +34,8 @@ impl Default for Metrics {
             requests: Counters::default(),
             seconds: quick_timers(),
             watches: Gauge::default(),
+            watch_lines: Counter::default(),
+            watch_lines_rendered: Counter::default(),
             given_up: Counter::default(),
             deliveries,
         }
@@ -114,6 +118,16 @@ impl Metrics {
         OpenWatch(self.watches.clone())
     }
 
+    /// A watch has an object to tell of.
+    pub(crate) fn watch_line(&self) {
+        self.watch_lines.inc();
+    }
+
+    /// It was written out for this: no other watch had it yet.
+    pub(crate) fn watch_line_rendered(&self) {
+        self.watch_lines_rendered.inc();
+    }
+
     /// Where clients that do not read are counted.
     pub(crate) fn given_up(&self) -> &Counter {
         &self.given_up
@@ -145,6 +159,16 @@ impl Metrics {
             self.seconds.clone(),
         );
         api.register("watches", "Open watches over HTTP", self.watches.clone());
+        api.register(
+            "watch_lines",
+            "Objects that watches over HTTP told of",
+            self.watch_lines.clone(),
+        );
+        api.register(
+            "watch_lines_rendered",
+            "Those of them that were written out for it: the others had been for another watch",
+            self.watch_lines_rendered.clone(),
+        );
         api.register(
             "slow_readers",
             "Connections closed because the client did not read its answer",

@@ -44,6 +44,7 @@ mod compression;
 mod drift_reply;
 mod endpoints_reply;
 pub mod gate;
+mod list_body;
 mod negotiation;
 mod openapi;
 mod openapi_protobuf;
@@ -62,6 +63,7 @@ mod subresources;
 mod usage_reply;
 mod uses;
 mod warning_headers;
+mod watch_lines;
 mod watch_reply;
 pub mod webhook;
 

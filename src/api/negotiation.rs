@@ -47,7 +47,8 @@ fn clause(headers: &HeaderMap) -> Result<Clause, ApiError> {
         let name = parts.next().unwrap_or_default();
         let parameters: Vec<&str> = parts.collect();
         let said = |name: &str| parameters.iter().find_map(|one| one.strip_prefix(name));
-        let ours = said("g=") == Some("meta.k8s.io") && matches!(said("v="), Some("v1" | "v1beta1"));
+        let ours =
+            said("g=") == Some("meta.k8s.io") && matches!(said("v="), Some("v1" | "v1beta1"));
         let clause = |form, list| Ok(Clause { form, older: said("v=") == Some("v1beta1"), list });
         match (name, said("as=")) {
             ("application/json" | "*/*" | "application/*", None) => return Ok(PLAIN),
@@ -160,7 +161,8 @@ mod tests {
 
     #[test]
     fn forms_of_no_version_that_was_are_not_acceptable() {
-        for unknown in ["as=Table", "as=Table;g=meta.k8s.io;v=v2", "as=Table;g=x;v=v1", "as=Chair"] {
+        for unknown in ["as=Table", "as=Table;g=meta.k8s.io;v=v2", "as=Table;g=x;v=v1", "as=Chair"]
+        {
             let error = asked(&format!("application/json;{unknown}")).expect_err(unknown);
             assert_eq!(error.reason, Reason::NotAcceptable);
             let either = format!("application/json;{unknown},application/json");
@@ -187,7 +189,8 @@ mod tests {
     #[test]
     fn a_name_inside_a_value_stays() {
         let text = br#"{"apiVersion":"meta.k8s.io/v1","x":"\"apiVersion\":\"meta.k8s.io/v1\""}"#;
-        let wanted = br#"{"apiVersion":"meta.k8s.io/v1beta1","x":"\"apiVersion\":\"meta.k8s.io/v1\""}"#;
+        let wanted =
+            br#"{"apiVersion":"meta.k8s.io/v1beta1","x":"\"apiVersion\":\"meta.k8s.io/v1\""}"#;
         assert_eq!(renamed(text), &wanted[..]);
     }
 }

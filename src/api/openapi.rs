@@ -247,9 +247,9 @@ fn paths(kinds: &[Kind], definitions: &[Definition], form: Form) -> Map<String, 
         let of_namespace = format!("{}/namespaces/{{namespace}}/{}", prefix(row), row.plural);
         let own = if row.namespaced { &of_namespace } else { &collection };
         let verbs = |verbs: &[(&str, &str)]| -> Value {
-            let made = verbs.iter().map(|(method, action)| {
-                ((*method).to_owned(), operation(row, action, name, form))
-            });
+            let made = verbs
+                .iter()
+                .map(|(method, action)| ((*method).to_owned(), operation(row, action, name, form)));
             Value::Object(made.collect())
         };
         if row.namespaced {

@@ -429,7 +429,8 @@ mod tests {
 
     #[test]
     fn every_fault_of_the_options_is_told() {
-        let error = parse("resourceVersionMatch=Most&continue=x&sendInitialEvents=1").expect_err("no");
+        let error =
+            parse("resourceVersionMatch=Most&continue=x&sendInitialEvents=1").expect_err("no");
         let begins = "ListOptions.meta.k8s.io \"\" is invalid: [resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided, resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided, resourceVersionMatch: Unsupported value: \"Most\": supported values: \"Exact\", \"NotOlderThan\", \"\", sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list]";
         assert_eq!(error.message, begins);
         let details = error.details.expect("details");
@@ -439,8 +440,13 @@ mod tests {
             details.causes.into_iter().flatten().filter_map(|cause| cause.reason).collect();
         let (forbidden, other) = ("FieldValueForbidden", "FieldValueNotSupported");
         assert_eq!(reasons, [forbidden, forbidden, other, forbidden]);
-        let error = parse("watch=1&sendInitialEvents=1&resourceVersionMatch=Exact").expect_err("no");
-        assert!(error.message.ends_with("supported values: \"NotOlderThan\"]"), "{}", error.message);
+        let error =
+            parse("watch=1&sendInitialEvents=1&resourceVersionMatch=Exact").expect_err("no");
+        assert!(
+            error.message.ends_with("supported values: \"NotOlderThan\"]"),
+            "{}",
+            error.message
+        );
         assert_eq!(parse("watch=1&continue=zzz").expect("no matter").continued, None);
     }
 

@@ -14,15 +14,17 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::api::access::Identity;
-use crate::api::table::{Include, table};
+use crate::api::list_body::ListBody;
+use crate::api::table::{self, Include};
 use crate::api::table_cells::Tabular;
+use crate::api::table_columns;
 use crate::api::verbs::{Api, RecordPage};
 use crate::object::{ApiError, Kind, Object};
 use crate::store::{Record, Store};
 use crate::with_kind;
 
 /// The form that a request's `Accept` header asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     Json,
     Table,
@@ -98,9 +100,7 @@ pub(crate) fn object_bytes<S: Store>(
 /// # Errors
 /// None of our kinds fails to serialise.
 pub(crate) fn written_bytes<K: Object>(object: &K) -> Result<Bytes, ApiError> {
-    serde_json::to_vec(object)
-        .map(Bytes::from)
-        .map_err(|error| ApiError::internal(format!("the object does not serialise: {error}")))
+    serde_json::to_vec(object).map(Bytes::from).map_err(unwritten)
 }
 
 #[derive(Deserialize)]
@@ -113,46 +113,67 @@ struct MetadataOnly<'a> {
 ///
 /// # Errors
 /// A body without metadata.
-pub fn partial(object: &[u8]) -> Result<Vec<u8>, ApiError> {
+pub fn partial(object: &[u8]) -> Result<Bytes, ApiError> {
     let parsed: MetadataOnly<'_> = serde_json::from_slice(object)
         .map_err(|error| ApiError::internal(format!("the object has no metadata: {error}")))?;
     Ok(format!(
         "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{META_VERSION}\",\"metadata\":{}}}",
         parsed.metadata.get()
     )
-    .into_bytes())
+    .into())
 }
 
-/// A Table of stored objects; `columns` is false for all but the first event of a watch.
+/// A stored object as a Table of one row; `columns` is false for all but the first event of a watch.
+///
+/// # Errors
+/// An object that this version cannot decode.
 pub(crate) fn table_of<S: Store>(
     api: &Api<S>,
     who: &Identity,
-    kind: Kind,
-    meta: &ListMeta,
-    records: &[Arc<Record>],
-    shape: (Include, bool),
-) -> Value {
-    let (include, columns) = shape;
-    with_kind!(kind, K => {
-        let objects = api.all_shown::<K>(who, records);
-        table(meta, &objects, include, columns, api.now())
+    record: &Record,
+    include: Include,
+    columns: bool,
+) -> Result<Vec<u8>, ApiError> {
+    let meta =
+        ListMeta { resource_version: Some(record.revision.to_string()), ..ListMeta::default() };
+    let row = row_of(api, who, record, include)?;
+    one_row(record.kind, &meta, columns, &row)
+}
+
+fn one_row(kind: Kind, meta: &ListMeta, columns: bool, row: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let mut text = table::head(meta, table_columns::columns(kind), columns).map_err(unwritten)?;
+    text.extend(row);
+    text.extend(b"]}");
+    Ok(text)
+}
+
+fn row_of<S: Store>(
+    api: &Api<S>,
+    who: &Identity,
+    record: &Record,
+    include: Include,
+) -> Result<Vec<u8>, ApiError> {
+    with_kind!(record.kind, K => {
+        let object = api.shown::<K>(who, record)?;
+        table::row_text(object.cells(api.now()), &*object, include).map_err(unwritten)
     })
 }
 
-fn join(out: &mut Vec<u8>, items: impl IntoIterator<Item = impl AsRef<[u8]>>) {
-    for (index, item) in items.into_iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.extend(item.as_ref());
-    }
+fn unwritten(error: serde_json::Error) -> ApiError {
+    ApiError::internal(format!("the object does not serialise: {error}"))
 }
+
+/// Objects rendered between two turns of the runtime: a few milliseconds where each is decoded.
+const AT_A_TURN: usize = 64;
 
 /// A list in the form asked for.
 ///
+/// What cannot be decoded has no row, and a Secret like that cannot be hashed: it is left out, logged
+/// and counted, and the rest is answered.
+///
 /// # Errors
-/// As [`object_bytes`].
-pub(crate) fn list_reply<S: Store>(
+/// None of the heads fails to serialise.
+pub(crate) async fn list_reply<S: Store>(
     api: &Api<S>,
     who: &Identity,
     kind: Kind,
@@ -166,42 +187,30 @@ pub(crate) fn list_reply<S: Store>(
         remaining_item_count: page.remaining.and_then(|count| i64::try_from(count).ok()),
         ..ListMeta::default()
     };
-    let body = match form {
-        Form::Table => {
-            let table = table_of(api, who, kind, &meta, &page.items, (include, true));
-            return Ok(value_reply(StatusCode::OK, &table));
-        }
-        Form::Json => {
-            let name = format!("{}List", kind.row().name);
-            let items = bodies(api, who, &page.items);
-            list_of(&name, &kind.api_version(), &meta, &items)
-        }
-        Form::Metadata => {
-            let items: Vec<Vec<u8>> = bodies(api, who, &page.items)
-                .iter()
-                .map(|body| partial(body))
-                .collect::<Result<_, _>>()?;
-            list_of("PartialObjectMetadataList", META_VERSION, &meta, &items)
-        }
+    let head = match form {
+        Form::Table => table::head(&meta, table_columns::columns(kind), true).map_err(unwritten)?,
+        Form::Json => list_head(&format!("{}List", kind.row().name), &kind.api_version(), &meta),
+        Form::Metadata => list_head("PartialObjectMetadataList", META_VERSION, &meta),
     };
-    Ok(json_reply(StatusCode::OK, body))
+    let item = |record: &Record| match form {
+        Form::Table => row_of(api, who, record, include).map(Bytes::from),
+        Form::Json => object_bytes(api, who, record),
+        Form::Metadata => object_bytes(api, who, record).and_then(|bytes| partial(&bytes)),
+    };
+    let mut items = Vec::with_capacity(page.items.len());
+    for turn in page.items.chunks(AT_A_TURN) {
+        items.extend(turn.iter().filter_map(|record| item(record).ok()));
+        // A list of everything as a Table takes a tenth of a second: watches go on meanwhile.
+        tokio::task::yield_now().await;
+    }
+    Ok(json_reply(StatusCode::OK, Body::new(ListBody::new(head.into(), items))))
 }
 
-/// A Secret that cannot be decoded cannot be hashed: it is left out, logged and counted, and the
-/// rest is answered.
-fn bodies<S: Store>(api: &Api<S>, who: &Identity, records: &[Arc<Record>]) -> Vec<Bytes> {
-    records.iter().filter_map(|record| object_bytes(api, who, record).ok()).collect()
-}
-
-fn list_of(kind: &str, version: &str, meta: &ListMeta, items: &[impl AsRef<[u8]>]) -> Vec<u8> {
+/// A list up to the bracket that its items stand in.
+fn list_head(kind: &str, version: &str, meta: &ListMeta) -> Vec<u8> {
     let meta = serde_json::to_string(meta).unwrap_or_else(|_| "{}".to_owned());
-    let mut out = format!(
-        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{meta},\"items\":["
-    )
-    .into_bytes();
-    join(&mut out, items);
-    out.extend(b"]}");
-    out
+    format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{meta},\"items\":[")
+        .into_bytes()
 }
 
 /// One stored object in the form asked for.
@@ -218,15 +227,7 @@ pub(crate) fn record_reply<S: Store>(
     let body = match form {
         Form::Json => Body::from(object_bytes(api, who, record)?),
         Form::Metadata => Body::from(partial(&object_bytes(api, who, record)?)?),
-        Form::Table => {
-            let meta = ListMeta {
-                resource_version: Some(record.revision.to_string()),
-                ..ListMeta::default()
-            };
-            let one = std::slice::from_ref(record);
-            let table = table_of(api, who, record.kind, &meta, one, (include, true));
-            return Ok(value_reply(StatusCode::OK, &table));
-        }
+        Form::Table => Body::from(table_of(api, who, record, include, true)?),
     };
     Ok(json_reply(StatusCode::OK, body))
 }
@@ -243,15 +244,16 @@ pub(crate) fn written_reply<S: Store, K: Tabular>(
 ) -> Result<Response, ApiError> {
     let bytes = written_bytes(&*object)?;
     let body = match form {
-        Form::Json => bytes.to_vec(),
+        Form::Json => bytes,
         Form::Metadata => partial(&bytes)?,
         Form::Table => {
             let meta = ListMeta {
                 resource_version: object.metadata().resource_version.clone(),
                 ..ListMeta::default()
             };
-            let table = table(&meta, &[object], Include::Metadata, true, api.now());
-            return Ok(value_reply(code, &table));
+            let cells = object.cells(api.now());
+            let row = table::row_text(cells, &*object, Include::Metadata).map_err(unwritten)?;
+            one_row(K::OBJECT_KIND, &meta, true, &row)?.into()
         }
     };
     Ok(json_reply(code, body))

@@ -21,8 +21,7 @@ use crate::api::metrics::Asked;
 use crate::api::negotiation::{fits, form, in_version};
 use crate::api::query::{self, Query};
 use crate::api::reply::{
-    Form, error_reply, error_reply_continued, list_reply, record_reply, value_reply,
-    written_reply,
+    Form, error_reply, error_reply_continued, list_reply, record_reply, value_reply, written_reply,
 };
 use crate::api::request::{Target, named, place, target};
 use crate::api::request_body::{
@@ -165,7 +164,7 @@ async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Re
     door.api.metrics().answered(asked, response.status(), begun.elapsed());
     let response = in_version(&parts.headers, response).await;
     match parts.method {
-        Method::GET => compressed(&parts.headers, response).await,
+        Method::GET => compressed(&parts.headers, response),
         _ => response,
     }
 }
@@ -392,7 +391,7 @@ async fn collection<S: Store>(
         Method::GET | Method::HEAD => {
             fits(&parts.headers, kind, true)?;
             let page = api.list(who, kind, namespace.as_deref(), &query)?;
-            list_reply(api, who, kind, &page, form, query.include)
+            list_reply(api, who, kind, &page, form, query.include).await
         }
         Method::POST => {
             let options = write_options(parts, WriteVerb::Create)?;
@@ -416,7 +415,7 @@ async fn collection<S: Store>(
                     _ => {}
                 }
             }
-            list_reply(api, who, kind, &page, form, query.include)
+            list_reply(api, who, kind, &page, form, query.include).await
         }
         _ => Err(method_not_allowed()),
     }

@@ -174,11 +174,7 @@ fn scale_of<K: Object>(object: &K) -> Result<Scale, ApiError> {
 }
 
 /// A Scale in the form asked for.
-fn scale_reply<S: Store>(
-    api: &Api<S>,
-    parts: &Parts,
-    scale: &Scale,
-) -> Result<Response, ApiError> {
+fn scale_reply<S: Store>(api: &Api<S>, parts: &Parts, scale: &Scale) -> Result<Response, ApiError> {
     let table = |meta: &ListMeta, include| {
         let replicas = |count: Option<i32>| json!(count.unwrap_or(0));
         let cells = vec![

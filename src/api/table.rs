@@ -1,18 +1,16 @@
-//! Pure: `meta.k8s.io/v1 Table`, the answer behind `kubectl get`.
-
-use std::sync::Arc;
+//! Pure: `meta.k8s.io/v1 Table`, the answer behind `kubectl get`, as text: a list of thousands is
+//! written row by row, with no JSON value of it in between.
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::table_cells::Tabular;
-use super::table_columns::{Column, columns};
+use super::table_columns::Column;
 
 /// What each row carries beside its cells (`includeObject`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Include {
     None,
     /// `PartialObjectMetadata`, the default.
@@ -33,52 +31,111 @@ impl Include {
     }
 }
 
-/// A Table of objects. In a watch each event carries a table of one row, and only the first of them
-/// the columns.
-pub fn table<K: Tabular>(
+const VERSION: &str = "meta.k8s.io/v1";
+
+/// A table up to the bracket that its rows stand in, with commas between them; `]}` ends it. In a
+/// watch each event carries a table of one row, and only the first of them the columns.
+///
+/// # Errors
+/// None: it is a number and a few words.
+pub fn head(
     list: &ListMeta,
-    objects: &[Arc<K>],
-    include: Include,
+    columns: &'static [Column],
     with_columns: bool,
-    now: Timestamp,
-) -> Value {
-    let rows: Vec<Value> =
-        objects.iter().map(|object| row(object.cells(now), &**object, include)).collect();
-    of_rows(list, columns(K::OBJECT_KIND), &rows, with_columns)
+) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(&whole(list, columns, &[], with_columns))?;
+    text.truncate(text.len() - "]}".len());
+    Ok(text)
 }
 
-/// A row, and what it carries of its object.
+/// A row, and what it carries of its object, as text.
+///
+/// # Errors
+/// None of our kinds fails to serialise.
+pub fn row_text<K>(cells: Vec<Value>, object: &K, include: Include) -> serde_json::Result<Vec<u8>>
+where
+    K: Metadata<Ty = ObjectMeta> + Serialize,
+{
+    serde_json::to_vec(&Row { cells, object: carried(object, include) })
+}
+
+/// The same as a value.
 pub fn row<K>(cells: Vec<Value>, object: &K, include: Include) -> Value
 where
     K: Metadata<Ty = ObjectMeta> + Serialize,
 {
-    let object = match include {
-        Include::None => Value::Null,
-        Include::Object => serde_json::to_value(object).unwrap_or_default(),
-        Include::Metadata => {
-            json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata() })
-        }
-    };
-    json!({ "cells": cells, "object": object })
+    let row = Row { cells, object: carried(object, include) };
+    serde_json::to_value(row).unwrap_or_default()
 }
 
 /// A Table of rows that are made already.
-pub fn of_rows(list: &ListMeta, columns: &[Column], rows: &[Value], with_columns: bool) -> Value {
-    let definitions: Vec<Value> = columns.iter().map(|column| {
-        json!({ "name": column.name, "type": column.kind, "format": column.format, "description": column.description, "priority": column.priority })
-    }).collect();
-    json!({
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": list,
-        "columnDefinitions": if with_columns { Value::Array(definitions) } else { Value::Null },
-        "rows": rows,
-    })
+pub fn of_rows(
+    list: &ListMeta,
+    columns: &'static [Column],
+    rows: &[Value],
+    with_columns: bool,
+) -> Value {
+    serde_json::to_value(whole(list, columns, rows, with_columns)).unwrap_or_default()
+}
+
+fn whole<'a>(
+    metadata: &'a ListMeta,
+    columns: &'static [Column],
+    rows: &'a [Value],
+    with_columns: bool,
+) -> Whole<'a> {
+    let column_definitions = with_columns.then_some(columns);
+    Whole { kind: "Table", api_version: VERSION, metadata, column_definitions, rows }
+}
+
+fn carried<K: Metadata<Ty = ObjectMeta>>(object: &K, include: Include) -> Carried<'_, K> {
+    match include {
+        Include::None => Carried::Nothing(()),
+        Include::Object => Carried::Object(object),
+        Include::Metadata => Carried::Metadata {
+            kind: "PartialObjectMetadata",
+            api_version: VERSION,
+            metadata: object.metadata(),
+        },
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Whole<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    metadata: &'a ListMeta,
+    column_definitions: Option<&'static [Column]>,
+    rows: &'a [Value],
+}
+
+#[derive(Serialize)]
+struct Row<'a, K> {
+    cells: Vec<Value>,
+    object: Carried<'a, K>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Carried<'a, K> {
+    Nothing(()),
+    #[serde(rename_all = "camelCase")]
+    Metadata {
+        kind: &'static str,
+        api_version: &'static str,
+        metadata: &'a ObjectMeta,
+    },
+    Object(&'a K),
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use crate::api::table_cells::Tabular;
+    use crate::api::table_columns::columns;
     use crate::object::Kind;
     use crate::with_kind;
 

@@ -1,13 +1,16 @@
 //! Pure: the columns of `kubectl get`, with the reference server's names, types and descriptions;
 //! a test compares every one with a real server's answer. Those of our own kinds stand at the end.
 
+use serde::Serialize;
+
 use crate::object::Kind;
 
 /// One column of a Table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Column {
     pub name: &'static str,
     /// `string` or `integer`
+    #[serde(rename = "type")]
     pub kind: &'static str,
     /// `name` marks the column that names the object.
     pub format: &'static str,
@@ -271,7 +274,10 @@ const INVENTORY: &[Column] = &[
 pub const SCALE: &[Column] = &[
     NAME,
     number("Desired", "replicas is the desired number of instances for the scaled object."),
-    number("Available", "replicas is the actual number of observed instances of the scaled object."),
+    number(
+        "Available",
+        "replicas is the actual number of observed instances of the scaled object.",
+    ),
     AGE,
 ];
 

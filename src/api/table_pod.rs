@@ -20,8 +20,9 @@ struct Summary {
 
 impl Tabular for Pod {
     fn cells(&self, now: Timestamp) -> Vec<Value> {
-        let status = self.status.clone().unwrap_or_default();
-        let summary = summarise(self, &status);
+        let unknown = PodStatus::default();
+        let status = self.status.as_ref().unwrap_or(&unknown);
+        let summary = summarise(self, status);
         let restarts = match summary.last_restart.filter(|_| summary.restarts > 0) {
             Some(at) => {
                 format!("{} ({} ago)", summary.restarts, crate::object::age::human_age(at, now))
@@ -37,10 +38,10 @@ impl Tabular for Pod {
             .or(status.pod_ip.as_deref());
         let gates =
             self.spec.as_ref().and_then(|spec| spec.readiness_gates.as_ref()).map(|gates| {
-                let conditions = status.conditions.clone().unwrap_or_default();
+                let conditions = status.conditions.as_deref().unwrap_or_default();
                 let met = gates
                     .iter()
-                    .filter(|gate| condition::is_true(&conditions, &gate.condition_type))
+                    .filter(|gate| condition::is_true(conditions, &gate.condition_type))
                     .count();
                 format!("{met}/{}", gates.len())
             });
@@ -59,7 +60,7 @@ impl Tabular for Pod {
 }
 
 fn summarise(pod: &Pod, status: &PodStatus) -> Summary {
-    let spec = pod.spec.clone().unwrap_or_default();
+    let spec = pod.spec.as_ref();
     let mut summary = Summary {
         reason: status
             .reason
@@ -67,7 +68,7 @@ fn summarise(pod: &Pod, status: &PodStatus) -> Summary {
             .filter(|reason| !reason.is_empty())
             .or_else(|| status.phase.clone())
             .unwrap_or_default(),
-        total: spec.containers.len(),
+        total: spec.map_or(0, |spec| spec.containers.len()),
         ..Summary::default()
     };
     let scheduling_gated = status.conditions.iter().flatten().any(|known| {
@@ -76,9 +77,8 @@ fn summarise(pod: &Pod, status: &PodStatus) -> Summary {
     if scheduling_gated {
         summary.reason = "SchedulingGated".to_owned();
     }
-    let initializing =
-        read_init(&spec.init_containers.clone().unwrap_or_default(), status, &mut summary);
-    if !initializing {
+    let init = spec.and_then(|spec| spec.init_containers.as_deref());
+    if !read_init(init.unwrap_or_default(), status, &mut summary) {
         read_containers(status, &mut summary);
     }
     let deleted = pod.metadata.deletion_timestamp.is_some();
@@ -94,8 +94,8 @@ fn summarise(pod: &Pod, status: &PodStatus) -> Summary {
 fn read_init(wanted: &[Container], status: &PodStatus, summary: &mut Summary) -> bool {
     for (index, container) in status.init_container_statuses.iter().flatten().enumerate() {
         count_restarts(container, summary);
-        let state = container.state.clone().unwrap_or_default();
-        if let Some(ended) = &state.terminated {
+        let state = container.state.as_ref();
+        if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
             if ended.exit_code == 0 {
                 continue;
             }
@@ -109,9 +109,8 @@ fn read_init(wanted: &[Container], status: &PodStatus, summary: &mut Summary) ->
             return true;
         }
         let waiting = state
-            .waiting
-            .and_then(|waiting| waiting.reason)
-            .filter(|reason| !reason.is_empty() && reason != "PodInitializing");
+            .and_then(|state| state.waiting.as_ref()?.reason.as_deref())
+            .filter(|reason| !reason.is_empty() && *reason != "PodInitializing");
         summary.reason = waiting.map_or_else(
             || format!("Init:{index}/{}", wanted.len()),
             |reason| format!("Init:{reason}"),
@@ -127,27 +126,26 @@ fn read_containers(status: &PodStatus, summary: &mut Summary) {
     let mut has_running = false;
     for container in status.container_statuses.iter().flatten().rev() {
         count_restarts(container, summary);
-        let state = container.state.clone().unwrap_or_default();
-        if let Some(reason) =
-            state.waiting.and_then(|waiting| waiting.reason).filter(|reason| !reason.is_empty())
-        {
-            summary.reason = reason;
-        } else if let Some(ended) = state.terminated {
-            summary.reason = match ended.reason.filter(|reason| !reason.is_empty()) {
-                Some(reason) => reason,
+        let state = container.state.as_ref();
+        let waiting = state.and_then(|state| state.waiting.as_ref()?.reason.as_deref());
+        if let Some(reason) = waiting.filter(|reason| !reason.is_empty()) {
+            summary.reason = reason.to_owned();
+        } else if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
+            summary.reason = match ended.reason.as_deref().filter(|reason| !reason.is_empty()) {
+                Some(reason) => reason.to_owned(),
                 None => ended.signal.filter(|signal| *signal != 0).map_or_else(
                     || format!("ExitCode:{}", ended.exit_code),
                     |signal| format!("Signal:{signal}"),
                 ),
             };
-        } else if container.ready && state.running.is_some() {
+        } else if container.ready && state.is_some_and(|state| state.running.is_some()) {
             has_running = true;
             summary.ready += 1;
         }
     }
     // A finished container beside a running one does not make the pod finished.
     if summary.reason == "Completed" && has_running {
-        let ready = condition::is_true(&status.conditions.clone().unwrap_or_default(), "Ready");
+        let ready = condition::is_true(status.conditions.as_deref().unwrap_or_default(), "Ready");
         summary.reason = if ready { "Running" } else { "NotReady" }.to_owned();
     }
 }

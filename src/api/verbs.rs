@@ -23,6 +23,7 @@ use crate::api::recent::Recent;
 use crate::api::secret_names::names_secret;
 use crate::api::secret_view;
 use crate::api::selector_text::Selection;
+use crate::api::watch_lines::WatchLines;
 use crate::clock::Clock;
 use crate::object::ports::{Logs, Usages, WakeSync};
 use crate::object::source::Source;
@@ -56,6 +57,7 @@ struct Inner<S> {
     beats: Beats,
     tasks: Tasks,
     recent: Recent,
+    watch_lines: WatchLines,
     logs: RwLock<Option<Arc<dyn Logs>>>,
     usages: RwLock<Option<Arc<dyn Usages>>>,
     streams: RwLock<Option<Arc<dyn Streams>>>,
@@ -99,6 +101,7 @@ impl<S: Store> Api<S> {
                 events,
                 tasks: tasks.clone(),
                 recent: Recent::default(),
+                watch_lines: WatchLines::default(),
                 logs: RwLock::default(),
                 usages: RwLock::default(),
                 streams: RwLock::default(),
@@ -179,6 +182,10 @@ impl<S: Store> Api<S> {
 
     pub(crate) fn events(&self) -> &EventQueue {
         &self.inner.events
+    }
+
+    pub(super) fn watch_lines(&self) -> &WatchLines {
+        &self.inner.watch_lines
     }
 
     pub(crate) fn logs(&self) -> Option<Arc<dyn Logs>> {

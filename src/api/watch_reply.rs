@@ -14,7 +14,6 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use crate::api::query::Query;
 use crate::api::reply::{Form, json_reply, object_bytes, partial, status_value, table_of};
 use crate::api::table::Include;
 use crate::api::verbs::{Api, selects, too_large};
+use crate::api::watch_lines::LineKey;
 use crate::object::{ApiError, Kind, Reason};
 use crate::store::{ChangeType, Event, Record, Store, WatchItem};
 
@@ -138,7 +138,7 @@ impl<S: Store> Watching<S> {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(record) = self.initial.pop_front() {
-                match self.line("ADDED", &record) {
+                match self.line("ADDED", &record, false) {
                     Some(line) => return Some(line),
                     None => continue,
                 }
@@ -225,26 +225,43 @@ impl<S: Store> Watching<S> {
             (true, false) => "DELETED",
             (false, false) => return None,
         };
-        self.line(kind, record)
+        self.line(kind, record, true)
     }
 
     /// `None` for what this version cannot decode, which is logged and counted: an ERROR in its
     /// place would make the client list again, meet it again, and so on for ever.
-    fn line(&mut self, event: &str, record: &Arc<Record>) -> Option<Bytes> {
+    ///
+    /// A live event's line is shared with the other watches; the state that a watch begins with is
+    /// read by nobody else at the same time.
+    fn line(&mut self, event: &'static str, record: &Record, live: bool) -> Option<Bytes> {
+        let columns = self.form == Form::Table && !std::mem::replace(&mut self.columns_sent, true);
+        let metrics = self.api.metrics();
+        let render = || {
+            metrics.watch_line_rendered();
+            self.rendered(event, record, columns)
+        };
+        metrics.watch_line();
+        // A Secret is shown differently to different people.
+        if !live || self.kind == Kind::Secret {
+            return render();
+        }
+        let second = match self.form {
+            Form::Table => self.api.now().as_second(),
+            Form::Json | Form::Metadata => 0,
+        };
+        let (revision, form, include) = (record.revision, self.form, self.include);
+        let key = LineKey { revision, event, form, include, columns, second };
+        self.api.watch_lines().get(key, record.body.len(), render)
+    }
+
+    fn rendered(&self, event: &str, record: &Record, columns: bool) -> Option<Bytes> {
         let object = match self.form {
-            Form::Json => object_bytes(&self.api, &self.who, record).map(|bytes| bytes.to_vec()),
+            Form::Json => object_bytes(&self.api, &self.who, record),
             Form::Metadata => {
                 object_bytes(&self.api, &self.who, record).and_then(|bytes| partial(&bytes))
             }
             Form::Table => {
-                let meta = ListMeta {
-                    resource_version: Some(record.revision.to_string()),
-                    ..ListMeta::default()
-                };
-                let first = !std::mem::replace(&mut self.columns_sent, true);
-                let (api, who, shape) = (&self.api, &self.who, (self.include, first));
-                let one = std::slice::from_ref(record);
-                Ok(table_of(api, who, self.kind, &meta, one, shape).to_string().into_bytes())
+                table_of(&self.api, &self.who, record, self.include, columns).map(Bytes::from)
             }
         };
         object.ok().map(|object| wrapped(event, &object))

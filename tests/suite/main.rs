@@ -52,5 +52,6 @@ mod sync_restart;
 mod sync_services;
 mod sync_ssh;
 mod tidy;
+mod watch_lines;
 #[path = "../watchdog.rs"]
 mod watchdog;

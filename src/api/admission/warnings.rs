@@ -239,9 +239,8 @@ impl Pod<'_> {
                 let others = seen.entry((port.container_port, protocol)).or_default();
                 for (other_at, other) in others.iter() {
                     told.extend(
-                        clash(port, other).map(|what| {
-                            format!("{at}: {what} port definition with {other_at}")
-                        }),
+                        clash(port, other)
+                            .map(|what| format!("{at}: {what} port definition with {other_at}")),
                     );
                 }
                 others.push((at, port.clone()));
@@ -402,7 +401,8 @@ mod tests {
                 "preferredDuringSchedulingIgnoredDuringExecution": [
                     {"weight": 1, "preference": term}]}}});
         let affinity = "spec.template.spec.affinity.nodeAffinity";
-        let arch = "beta.kubernetes.io/arch is deprecated since v1.14; use \"kubernetes.io/arch\" instead";
+        let arch =
+            "beta.kubernetes.io/arch is deprecated since v1.14; use \"kubernetes.io/arch\" instead";
         let annotation = "spec.template.metadata.annotations";
         assert_eq!(told(annotations.clone(), spec), [
             "spec.template.spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead".to_owned(),
@@ -432,16 +432,19 @@ mod tests {
                     {"containerPort": 80, "protocol": "UDP"},
                     {"containerPort": 80, "protocol": "UDP"}]}]});
         let pod = serde_json::from_value(spec).expect("a spec");
-        assert_eq!(of_pod(&ObjectMeta::default(), &pod), [
-            "volume \"v\" (ConfigMap \"m\"): overlapping paths: \"p/q\" with \"p\"",
-            "volume \"w\" (Secret \"s\"): overlapping paths: \"p/q\" with \"p\"",
-            "spec.hostAliases[1].ip: duplicate ip \"10.0.0.1\"",
-            "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
-            "spec.containers[0].ports[0]: hostIP set without hostPort: {Name: HostPort:0 ContainerPort:80 Protocol:TCP HostIP:1.2.3.4}",
-            "spec.containers[0].ports[0]: overlapping port definition with spec.initContainers[0].ports[0]",
-            "spec.containers[0].ports[2]: duplicate port definition with spec.containers[0].ports[1]",
-            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
-        ]);
+        assert_eq!(
+            of_pod(&ObjectMeta::default(), &pod),
+            [
+                "volume \"v\" (ConfigMap \"m\"): overlapping paths: \"p/q\" with \"p\"",
+                "volume \"w\" (Secret \"s\"): overlapping paths: \"p/q\" with \"p\"",
+                "spec.hostAliases[1].ip: duplicate ip \"10.0.0.1\"",
+                "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
+                "spec.containers[0].ports[0]: hostIP set without hostPort: {Name: HostPort:0 ContainerPort:80 Protocol:TCP HostIP:1.2.3.4}",
+                "spec.containers[0].ports[0]: overlapping port definition with spec.initContainers[0].ports[0]",
+                "spec.containers[0].ports[2]: duplicate port definition with spec.containers[0].ports[1]",
+                "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
+            ]
+        );
     }
 
     #[test]
@@ -450,7 +453,8 @@ mod tests {
             "resources": {"limits": {"memory": "64Mi", "cpu": "100m"}},
             "ports": [{"containerPort": 80, "protocol": "TCP"}]});
         assert_eq!(of_container(fine), Vec::<String>::new());
-        let named = |name: &str| ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let named =
+            |name: &str| ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
         assert_eq!(of_name(&named("web"), "x"), None);
         assert!(of_name(&named("web.v1"), "x").is_some_and(|text| text.ends_with("[a-z0-9])?')]")));
     }

@@ -49,15 +49,41 @@ pub(crate) enum Frame {
         unidirectional: bool,
         headers: Headers,
     },
-    SynReply { stream: u32, fin: bool, headers: Headers },
-    RstStream { stream: u32, status: u32 },
-    Settings { clear: bool, values: Vec<Setting> },
-    Ping { id: u32 },
-    GoAway { last_good: u32, status: u32 },
-    Headers { stream: u32, fin: bool, headers: Headers },
-    WindowUpdate { stream: u32, delta: u32 },
+    SynReply {
+        stream: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    RstStream {
+        stream: u32,
+        status: u32,
+    },
+    Settings {
+        clear: bool,
+        values: Vec<Setting>,
+    },
+    Ping {
+        id: u32,
+    },
+    GoAway {
+        last_good: u32,
+        status: u32,
+    },
+    Headers {
+        stream: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    WindowUpdate {
+        stream: u32,
+        delta: u32,
+    },
     /// Read: a part of a data frame, `fin` on its last.
-    Data { stream: u32, fin: bool, bytes: Bytes },
+    Data {
+        stream: u32,
+        fin: bool,
+        bytes: Bytes,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,10 +121,20 @@ pub(crate) struct Decoder {
 #[derive(Clone, Copy, Debug)]
 enum Within {
     Head,
-    Control { kind: u32, flags: u8, length: usize },
-    Data { stream: u32, fin: bool, left: usize },
+    Control {
+        kind: u32,
+        flags: u8,
+        length: usize,
+    },
+    Data {
+        stream: u32,
+        fin: bool,
+        left: usize,
+    },
     /// A frame of a type that is not known.
-    Unknown { left: usize },
+    Unknown {
+        left: usize,
+    },
 }
 
 impl Decoder {
@@ -366,7 +402,9 @@ pub(crate) mod tests {
                 (_, frame) => whole.push(frame),
             }
         }
-        whole.retain(|frame| !matches!(frame, Frame::Data { fin: false, bytes, .. } if bytes.is_empty()));
+        whole.retain(
+            |frame| !matches!(frame, Frame::Data { fin: false, bytes, .. } if bytes.is_empty()),
+        );
         whole
     }
 
@@ -375,13 +413,21 @@ pub(crate) mod tests {
         prop_oneof![
             (id(), 0..=STREAM, 0_u8..8, any::<bool>(), any::<bool>(), any_headers()).prop_map(
                 |(stream, associated, priority, fin, unidirectional, headers)| Frame::SynStream {
-                    stream, associated, priority, fin, unidirectional, headers
+                    stream,
+                    associated,
+                    priority,
+                    fin,
+                    unidirectional,
+                    headers
                 }
             ),
             (id(), any::<bool>(), any_headers())
                 .prop_map(|(stream, fin, headers)| Frame::SynReply { stream, fin, headers }),
             (id(), any::<u32>()).prop_map(|(stream, status)| Frame::RstStream { stream, status }),
-            (any::<bool>(), proptest::collection::vec((any::<u8>(), 0_u32..1 << 24, any::<u32>()), 0..5))
+            (
+                any::<bool>(),
+                proptest::collection::vec((any::<u8>(), 0_u32..1 << 24, any::<u32>()), 0..5)
+            )
                 .prop_map(|(clear, values)| {
                     let setting = |(flags, id, value)| Setting { flags, id, value };
                     Frame::Settings { clear, values: values.into_iter().map(setting).collect() }
