@@ -55,6 +55,17 @@ pub enum Change<K> {
     Deleted(Arc<K>),
 }
 
+impl<K> Change<K> {
+    /// The same of what `keep` makes of each object.
+    pub fn map(self, keep: impl Fn(&Arc<K>) -> Arc<K>) -> Self {
+        match self {
+            Self::Reset(objects) => Self::Reset(objects.iter().map(keep).collect()),
+            Self::Applied(object) => Self::Applied(keep(&object)),
+            Self::Deleted(object) => Self::Deleted(keep(&object)),
+        }
+    }
+}
+
 /// How a stored object is to change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Patch {

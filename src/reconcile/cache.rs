@@ -42,6 +42,16 @@ impl<K: Object> Clone for Cache<K> {
 impl<K: Object> Cache<K> {
     /// Begins to follow the cluster, until the stop signal. `terms` is what it can be asked by.
     pub fn follow<C: Cluster>(cluster: &C, terms: Terms<K>, tasks: &Tasks) -> Self {
+        Self::follow_keeping(cluster, terms, Arc::clone, tasks)
+    }
+
+    /// As [`Cache::follow`]; of each object it keeps what `keep` makes of it.
+    pub fn follow_keeping<C: Cluster>(
+        cluster: &C,
+        terms: Terms<K>,
+        keep: fn(&Arc<K>) -> Arc<K>,
+        tasks: &Tasks,
+    ) -> Self {
         let cache = Self(Arc::new(Shared {
             index: RwLock::new(Indexed::new(terms)),
             seen: broadcast::Sender::new(FAN_OUT),
@@ -61,7 +71,7 @@ impl<K: Object> Cache<K> {
                     change = changes.next() => change,
                 };
                 match change {
-                    Some(change) => fed.take_up(change),
+                    Some(change) => fed.take_up(change.map(keep)),
                     None => {
                         // The watch ends only with the cluster, that is at the daemon's end.
                         debug!(kind = %K::OBJECT_KIND, "watch ended");

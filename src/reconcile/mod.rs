@@ -32,6 +32,7 @@ pub mod adoption;
 pub mod claim;
 pub mod expectation;
 pub mod owner;
+pub mod pod_outline;
 pub mod pod_state;
 
 pub mod deployment;

@@ -9,12 +9,13 @@ use crate::reconcile::cache::Cache;
 use crate::reconcile::indexed::{
     no_terms, pod_terms, replica_set_terms, service_terms, slice_terms,
 };
+use crate::reconcile::pod_outline::outline;
 use crate::task::Tasks;
 
 /// Every cache of the room. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watches {
-    /// By owner, orphanhood, node and label.
+    /// By owner, orphanhood, node and label; of each the outline.
     pub pods: Cache<Pod>,
     /// By owner and orphanhood.
     pub replica_sets: Cache<ReplicaSet>,
@@ -29,7 +30,7 @@ impl Watches {
     /// Begins to follow all of them, until the stop signal.
     pub fn follow<C: Cluster>(cluster: &C, tasks: &Tasks) -> Self {
         Self {
-            pods: Cache::follow(cluster, pod_terms, tasks),
+            pods: Cache::follow_keeping(cluster, pod_terms, outline, tasks),
             replica_sets: Cache::follow(cluster, replica_set_terms, tasks),
             deployments: Cache::follow(cluster, no_terms, tasks),
             services: Cache::follow(cluster, service_terms, tasks),

@@ -19,7 +19,8 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::object::Object;
 use crate::reconcile::pod_state::{is_active, is_ready, node_name, phase, ready_since};
 
-const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+/// An annotation; the cache keeps it.
+pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// A pod's place; lower goes first. The fields stand in the order of the rules.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
