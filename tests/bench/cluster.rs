@@ -32,6 +32,10 @@ impl Cluster {
         Self { api: Api::new(store.clone(), options, &tasks), tasks, store, done }
     }
 
+    pub fn store(&self) -> &Sqlite {
+        &self.store
+    }
+
     pub async fn close(self) {
         self.tasks.stop().cancel();
         drop((self.api, self.tasks));

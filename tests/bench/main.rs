@@ -2,8 +2,11 @@
 //! `store` in its name. A benchmark is a function and a row in [`ALONE`], or in [`host::ON_ENGINE`]
 //! where it needs a container engine.
 
+mod api;
 mod cluster;
 mod host;
+mod memory;
+mod process;
 mod replica_set;
 mod report;
 mod scheduler;
@@ -17,6 +20,8 @@ type Benchmark = fn(&mut Report);
 
 /// Name, and what measures it.
 const ALONE: &[(&str, Benchmark)] = &[
+    ("api", api::run),
+    ("memory", memory::run),
     ("replica_set", replica_set::run),
     ("scheduler", scheduler::run),
     ("services", services::run),

@@ -47,7 +47,11 @@ impl Report {
         self.rows[index].samples.extend(values);
     }
 
+    /// Nothing where nothing was sampled.
     pub fn print(mut self) {
+        if self.rows.is_empty() {
+            return;
+        }
         let (head, line) = if self.against_first { (" ratio |", " ---: |") } else { ("", "") };
         println!("\n## {}\n\n| what | median | p99 | unit | samples |{head}", self.title);
         println!("| --- | ---: | ---: | --- | ---: |{line}");
