@@ -255,3 +255,140 @@ impl Seen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::channel::mpsc;
+    use serde_json::Value;
+
+    use super::*;
+
+    const ALL: Channels = Channels { stdin: true, stdout: true, stderr: true, tty: false };
+
+    type Ear = mpsc::Receiver<Told>;
+
+    /// A client that has room for one word, what it says, and what it is told.
+    fn client() -> (Client, mpsc::UnboundedSender<Heard>, Ear) {
+        let (says, heard) = mpsc::unbounded();
+        let (telling, told) = mpsc::channel(0);
+        let telling = telling.sink_map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
+        (Client { heard: heard.boxed(), telling: Box::pin(telling) }, says, told)
+    }
+
+    fn process(
+        input: Input<ApiError>,
+        output: impl futures::Stream<Item = Result<Said, ApiError>> + Send + 'static,
+    ) -> Starting {
+        let resize =
+            Box::new(|_| -> BoxFuture<Result<(), ApiError>> { unreachable!("no terminal") });
+        let ended = Box::pin(futures::future::ok(Some(0)));
+        let process = Process { input, output: output.boxed(), resize, ended };
+        Box::pin(futures::future::ok(process))
+    }
+
+    fn deaf() -> Input<ApiError> {
+        let (input, unread) = mpsc::channel(0);
+        // Kept, and never read.
+        std::mem::forget(unread);
+        Box::pin(input.sink_map_err(|_| ApiError::internal("closed")))
+    }
+
+    fn status(told: &Told) -> Value {
+        let Told::Status(bytes) = told else { panic!("{told:?}") };
+        serde_json::from_slice(bytes).expect("JSON")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_pinged_and_after_four_hours_let_go() {
+        let (client, says, mut told) = client();
+        let silent = process(deaf(), futures::stream::pending());
+        let talk = converse(client, Part::Exec, ALL, silent, Ending::never());
+        let begun = Instant::now();
+        let hear = async {
+            assert_eq!(told.next().await, Some(Told::Stdout(Bytes::new())), "it is there");
+            let mut pings = 0;
+            let last = loop {
+                match told.next().await.expect("it goes on") {
+                    Told::Alive => pings += 1,
+                    other => break other,
+                }
+            };
+            assert_eq!(pings, IDLE.as_secs() / ALIVE.as_secs());
+            assert_eq!(status(&last)["message"], "nothing was said for four hours");
+            assert_eq!(told.next().await, Some(Told::End));
+            drop(says);
+        };
+        tokio::join!(talk, hear);
+        assert_eq!(begun.elapsed(), IDLE + ALIVE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_stops_the_process() {
+        let (client, _says, mut told) = client();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = taken.clone();
+        let output = futures::stream::repeat_with(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Said::Stdout(Bytes::from_static(&[0; 1024])))
+        });
+        let endless = process(deaf(), output);
+        let talk = converse(client, Part::Exec, ALL, endless, Ending::never());
+        let hear = async {
+            for _ in 0..11 {
+                assert!(matches!(told.next().await, Some(Told::Stdout(_))));
+            }
+            sleep(Duration::from_secs(3600)).await;
+        };
+        tokio::select! {
+            biased;
+            () = talk => panic!("it ended"),
+            () = hear => {}
+        }
+        let taken = taken.load(Ordering::Relaxed);
+        assert!((10..=12).contains(&taken), "{taken} parts for the ten that were read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_does_not_read_is_heard_all_the_same() {
+        let (client, says, mut told) = client();
+        for _ in 0..100 {
+            says.unbounded_send(Heard::Stdin(Bytes::from_static(b"much"))).expect("said");
+        }
+        let words = (0..100).map(|_| Ok(Said::Stderr(Bytes::from_static(b"word"))));
+        // It begins to speak when it has been told more than it takes.
+        let output = futures::stream::once(sleep(Duration::from_secs(1)))
+            .filter_map(|()| futures::future::ready(None))
+            .chain(futures::stream::iter(words));
+        let talk = converse(client, Part::Exec, ALL, process(deaf(), output), Ending::never());
+        let hear = async {
+            let mut heard = 0;
+            let last = loop {
+                match told.next().await.expect("it goes on") {
+                    Told::Stderr(_) => heard += 1,
+                    Told::Stdout(_) => {}
+                    other => break other,
+                }
+            };
+            assert_eq!((heard, &status(&last)["status"]), (100, &Value::from("Success")));
+            assert_eq!(told.next().await, Some(Told::End));
+            drop(says);
+        };
+        tokio::join!(talk, hear);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_closes_is_closed() {
+        let (client, says, mut told) = client();
+        let short = process(deaf(), futures::stream::empty());
+        let begun = Instant::now();
+        let talk = converse(client, Part::Exec, ALL, short, Ending::never());
+        let hear = async { while told.next().await.is_some() {} };
+        tokio::join!(talk, hear);
+        assert_eq!(begun.elapsed(), FINISH);
+        drop(says);
+    }
+}

@@ -58,6 +58,12 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
+    /// One that does not come.
+    #[cfg(test)]
+    pub fn never() -> Self {
+        Self { credential: CancellationToken::new(), daemon: CancellationToken::new() }
+    }
+
     /// Resolves at the end; cancel safe, and it stays resolved.
     pub async fn come(&self) -> End {
         tokio::select! {
