@@ -5,7 +5,7 @@
 //! serves on for three seconds (the time in which every proxy learns that it is leaving), asks
 //! kept-alive clients to close, and exits 0. With NEVER_READY set it is never ready (tag v3).
 //!
-//! Environment: VERSION (baked into the image), POD_NAME, GREETING, PORT (8080).
+//! Environment: VERSION (baked into the image), POD_NAME, GREETING, LISTEN (0.0.0.0), PORT (8080).
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -56,7 +56,7 @@ fn main() {
         never_ready: env::var_os("NEVER_READY").is_some(),
         busy: AtomicUsize::new(0),
     });
-    let address = format!("0.0.0.0:{}", variable("PORT", "8080"));
+    let address = format!("{}:{}", variable("LISTEN", "0.0.0.0"), variable("PORT", "8080"));
     let listener = TcpListener::bind(&address).unwrap_or_else(|error| {
         eprintln!("cannot listen on {address}: {error}");
         std::process::exit(1);

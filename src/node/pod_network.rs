@@ -143,7 +143,9 @@ fn enter(sandbox: &Sandbox) -> io::Result<Sockets> {
     bind(socket(AddressFamily::INET)?, &SocketAddr::new(sandbox.address.into(), 0)).map_err(
         |failure| {
             let (process, address) = (sandbox.process, sandbox.address);
-            io::Error::other(format!("process {process} is not in it: {address} is not there ({failure})"))
+            io::Error::other(format!(
+                "process {process} is not in it: {address} is not there ({failure})"
+            ))
         },
     )?;
     Ok(Sockets {
@@ -169,7 +171,9 @@ mod tests {
         let sandbox = Sandbox { id: "s".into(), process, address };
         match sockets_in(sandbox).await.map(|_| ()) {
             Err(failure) if may_not(&failure) => {}
-            Err(failure) => assert!(failure.to_string().contains("192.0.2.1 is not there"), "{failure}"),
+            Err(failure) => {
+                assert!(failure.to_string().contains("192.0.2.1 is not there"), "{failure}")
+            }
             Ok(()) => panic!("entered"),
         }
     }

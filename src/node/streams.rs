@@ -41,9 +41,9 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
     /// The pod's sandbox, in whose network its containers are.
     async fn sandbox(&self, cell: &PodCell) -> Result<Sandbox, ApiError> {
         let instances = lock(&self.instances).of_pod(&cell.uid);
-        let found = instances.into_iter().find(|instance| {
-            instance.identity.role == Role::Sandbox && instance.is_running()
-        });
+        let found = instances
+            .into_iter()
+            .find(|instance| instance.identity.role == Role::Sandbox && instance.is_running());
         let (sandbox, address) = found
             .and_then(|sandbox| sandbox.ip.map(|address| (sandbox, address)))
             // The kubelet's runtime has these words for a sandbox that does not run.
@@ -155,5 +155,8 @@ fn port_connection(stream: TcpStream) -> PortConnection<io::Error> {
         let read = reads.read_buf(&mut (&mut part).limit(PORT_PART)).await?;
         Ok((read > 0).then(|| (part.freeze(), reads)))
     });
-    PortConnection { input: Box::pin(FramedWrite::new(writes, BytesCodec::new())), output: output.boxed() }
+    PortConnection {
+        input: Box::pin(FramedWrite::new(writes, BytesCodec::new())),
+        output: output.boxed(),
+    }
 }

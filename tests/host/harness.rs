@@ -206,6 +206,8 @@ pub struct Daemon<'e> {
     pub data_dir: PathBuf,
     arguments: Vec<String>,
     child: Option<Child>,
+    /// Behind TLS, and where kubectl's credential is; else everybody is a reader.
+    operator: Option<PathBuf>,
 }
 
 impl<'e> Daemon<'e> {
@@ -217,9 +219,28 @@ impl<'e> Daemon<'e> {
         daemon
     }
 
+    /// With TLS and the role operator on; kubectl has it.
+    pub fn start_for_operator(engine: &'e Engine, repo: &Repo) -> Self {
+        let config = engine.dir.join("ballast.yaml");
+        let repo = repo.dir.display();
+        let text = format!("tls: true\noperator: true\nsources: [{{name: main, url: {repo}}}]\n");
+        fs::write(&config, text).expect("the config");
+        let mut daemon = Self::prepared(engine, &["--config", &config.to_string_lossy()]);
+        let kubeconfig = engine.dir.join("ops.yaml");
+        daemon.operator = Some(kubeconfig.clone());
+        daemon.spawn();
+        daemon.ready();
+        let data_dir = daemon.data_dir.to_string_lossy().into_owned();
+        let grant = ["kubeconfig", "--role", "operator", "--name", "ops", "--data-dir", &data_dir];
+        let made = daemon.ballast(&grant);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        fs::write(kubeconfig, made.stdout).expect("the kubeconfig");
+        daemon
+    }
+
     pub fn prepared(engine: &'e Engine, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { engine, data_dir: engine.dir.join("data"), arguments, child: None }
+        Self { engine, data_dir: engine.dir.join("data"), arguments, child: None, operator: None }
     }
 
     pub fn spawn(&mut self) {
@@ -275,10 +296,11 @@ impl<'e> Daemon<'e> {
     }
 
     pub fn curl(&self, path: &str) -> String {
+        let scheme = if self.operator.is_some() { "https" } else { "http" };
         let output = self
             .engine
             .inside("curl")
-            .args(["-s", "--max-time", "10", &format!("http://127.0.0.1:7440{path}")])
+            .args(["-sk", "--max-time", "10", &format!("{scheme}://127.0.0.1:7440{path}")])
             .output();
         String::from_utf8_lossy(&output.expect("curl starts").stdout).into_owned()
     }
@@ -314,11 +336,13 @@ impl<'e> Daemon<'e> {
         Following { child, text }
     }
 
-    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.engine.inside(kubectl());
-        command
-            .args(["--server", "http://127.0.0.1:7440", "--cache-dir"])
-            .arg(self.engine.dir.join("kube-cache"));
+        match &self.operator {
+            Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+            None => command.args(["--server", "http://127.0.0.1:7440"]),
+        };
+        command.arg("--cache-dir").arg(self.engine.dir.join("kube-cache"));
         command.env("KUBECONFIG", "/dev/null").args(arguments);
         command
     }

@@ -5,6 +5,7 @@ mod harness;
 mod installation;
 mod network;
 mod node;
+mod port_forward;
 mod shelf;
 mod streams;
 #[path = "../watchdog.rs"]

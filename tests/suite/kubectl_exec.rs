@@ -1,5 +1,5 @@
-//! `kubectl exec`, `cp` and `attach` with the real kubectls that speak WebSockets, those from 1.30 on,
-//! over TLS and with an operator's kubeconfig.
+//! `kubectl exec`, `cp` and `attach` with the real kubectls of the machine, over TLS and with an
+//! operator's kubeconfig. They speak SPDY up to 1.29 and WebSockets from 1.30 on.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,13 +9,6 @@ use ballast::cli::GrantedRole;
 
 use crate::kubectl_world::{Kubectl, all};
 use crate::stream_world::StreamWorld;
-
-/// The first one whose exec goes over WebSockets.
-const FIRST: u32 = 30;
-
-fn speaking() -> Vec<&'static Kubectl> {
-    all().iter().filter(|kubectl| kubectl.minor >= FIRST).collect()
-}
 
 struct Operator {
     world: StreamWorld,
@@ -70,7 +63,7 @@ fn text(bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_runs_commands() {
     let operator = Operator::new(GrantedRole::Operator).await;
-    for kubectl in speaking() {
+    for kubectl in all() {
         let minor = kubectl.minor;
         let script = "echo out; echo err >&2; exit 7";
         let ran = operator.run(kubectl, &["exec", "p", "-c", "side", "--", "sh", "-c", script]);
@@ -114,7 +107,7 @@ async fn kubectl_copies_files() {
         (0..20_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let here = folder.join("here");
     std::fs::write(&here, &content).expect("written");
-    for kubectl in speaking() {
+    for kubectl in all() {
         let there = folder.join(format!("there-{}", kubectl.minor));
         let back = folder.join(format!("back-{}", kubectl.minor));
         std::fs::create_dir(&there).expect("made");
@@ -138,7 +131,7 @@ async fn kubectl_attaches() {
     let operator = Operator::new(GrantedRole::Operator).await;
     let engine = &operator.world.engine;
     let id = operator.world.instance("side").id;
-    for kubectl in speaking() {
+    for kubectl in all() {
         let mut command = operator.command(kubectl, &["attach", "p", "-c", "side"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().expect("kubectl starts");
@@ -147,7 +140,7 @@ async fn kubectl_attaches() {
         }
         engine.say(&id, "one line\n");
         // Its end is the client's, when the last kubectl has heard it.
-        if kubectl.minor == speaking().last().expect("one").minor {
+        if kubectl.minor == all().last().expect("one").minor {
             engine.say(&id, "and the last\n");
             engine.end(&id, 0, None);
             let ended = child.wait_with_output().expect("it ends");

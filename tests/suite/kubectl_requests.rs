@@ -31,7 +31,7 @@ const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Of a later commit than the recording's 100: a watch goes on from what a list said.
 const RECORDED_REVISION: &str = "resourceVersion=100";
 
-/// Reads that later versions serve, by a part of their path.
+/// What is asked for in vain, or is no read, by a part of its path.
 const LATER: [(&str, &str); 9] = [
     ("/replicationcontrollers", "asked for by `get all`, and only where discovery lists them"),
     ("/daemonsets", "comes with the kind; asked for only where discovery lists it"),
@@ -40,8 +40,8 @@ const LATER: [(&str, &str); 9] = [
     ("/cronjobs", "comes with the kind; asked for only where discovery lists it"),
     ("/jobs", "comes with the kind; asked for only where discovery lists it"),
     ("/swagger-2.0.0.pb-v1", "asked for where /openapi/v2 is not there, which it is"),
-    ("/exec", "streams into containers come later"),
-    ("/portforward", "streams into containers come later"),
+    ("/exec", "a stream and no read: `kubectl_exec` drives it"),
+    ("/portforward", "a stream and no read: `port_forward` drives it"),
 ];
 
 /// One line of a recording.

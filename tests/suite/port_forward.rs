@@ -37,6 +37,8 @@ const PART: usize = 16 * 1024;
 struct Ports {
     /// Bytes that were taken from [`FLOOD`].
     flooded: Arc<AtomicUsize>,
+    /// Held by every open connection.
+    open: Arc<()>,
 }
 
 impl Streams for Ports {
@@ -54,13 +56,18 @@ impl Streams for Ports {
         port: u16,
     ) -> BoxFuture<Result<PortConnection<ApiError>, ApiError>> {
         assert_eq!(pod, Key::new("default", "web"));
-        let flooded = self.flooded.clone();
+        let (flooded, held) = (self.flooded.clone(), self.open.clone());
         Box::pin(async move {
             let (heard, said) = mpsc::channel::<Bytes>(1);
             let gone = |_| ApiError::internal("connection reset by peer");
             let input = Box::pin(heard.sink_map_err(gone));
             let output = match port {
-                ECHO => said.map(Ok).boxed(),
+                ECHO => said
+                    .map(move |bytes| {
+                        let _held = &held;
+                        Ok(bytes)
+                    })
+                    .boxed(),
                 FLOOD => futures::stream::unfold((said, flooded), |(said, flooded)| async move {
                     flooded.fetch_add(PART, Ordering::Relaxed);
                     Some((Ok(Bytes::from_static(&[7; PART])), (said, flooded)))
@@ -76,26 +83,29 @@ impl Streams for Ports {
 struct World {
     served: Secured,
     flooded: Arc<AtomicUsize>,
+    open: Arc<()>,
     home: PathBuf,
 }
 
 impl World {
     async fn new() -> Self {
         let served = Secured::start(true).await;
-        let flooded = Arc::<AtomicUsize>::default();
-        served.fixture.api.set_streams(Arc::new(Ports { flooded: flooded.clone() }));
+        let (flooded, open) = (Arc::<AtomicUsize>::default(), Arc::new(()));
+        let ports = Ports { flooded: flooded.clone(), open: open.clone() };
+        served.fixture.api.set_streams(Arc::new(ports));
         let admin = served.fixture.admin();
         let mut wanted = pod("web");
         wanted.spec.as_mut().expect("a spec").node_name = Some("n1".to_owned());
         let mut made = Pod::clone(&*admin.create(&wanted).await.expect("a pod"));
         made.status.get_or_insert_default().phase = Some("Running".to_owned());
         admin.update_status(&made).await.expect("it runs");
-        let service: Service = object(json!({"metadata": {"name": "front", "namespace": "default"},
+        let service: Service =
+            object(json!({"metadata": {"name": "front", "namespace": "default"},
             "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": ECHO}]}}));
         admin.create(&service).await.expect("a Service");
         let home = served.fixture.folder().join("home");
         std::fs::create_dir(&home).expect("a folder for kubectl's cache");
-        Self { served, flooded, home }
+        Self { served, flooded, open, home }
     }
 
     /// A kubectl with a fresh credential of its own.
@@ -190,7 +200,8 @@ async fn every_kubectl_forwards_many_connections_byte_by_byte() {
     let world = World::new().await;
     let thorough: Vec<u32> = different().iter().map(|kubectl| kubectl.minor).collect();
     for kubectl in all() {
-        let forward = world.forward(kubectl, &format!("ops-{}", kubectl.minor), "pod/web :8080").await;
+        let forward =
+            world.forward(kubectl, &format!("ops-{}", kubectl.minor), "pod/web :8080").await;
         let large = if thorough.contains(&kubectl.minor) { 20_000_000 } else { 1_000_000 };
         let connections = (0..8_u64).map(|seed| {
             let length = if seed == 0 { large } else { 10_000 * seed as usize };
@@ -263,6 +274,39 @@ async fn a_revoked_credential_ends_what_it_forwarded() {
         revoke(world.served.fixture.folder(), &name).expect("revoked");
         let words = forward.ended().await;
         assert!(words.contains("lost connection to pod"), "1.{}: {words}", kubectl.minor);
+    }
+    world.served.fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_its_kubectl_and_with_the_daemon() {
+    let world = World::new().await;
+    // The test's own, and the pod's.
+    let nobody = Arc::strong_count(&world.open);
+    for kubectl in different() {
+        let name = format!("ops-{}", kubectl.minor);
+        let mut forward = world.forward(kubectl, &name, "pod/web :8080").await;
+        let mut open = forward.connect().await;
+        open.write_all(b"hello").await.expect("written");
+        open.read_exact(&mut [0; 5]).await.expect("echoed");
+        assert_eq!(Arc::strong_count(&world.open), nobody + 1);
+        forward.child.kill().await.expect("killed");
+        let closed = async {
+            while Arc::strong_count(&world.open) > nobody {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, closed).await.expect("the pod sees the end");
+    }
+    let mut left = Vec::new();
+    for kubectl in different() {
+        let name = format!("last-{}", kubectl.minor);
+        left.push(world.forward(kubectl, &name, "pod/web :8080").await);
+    }
+    world.served.fixture.tasks.stop().cancel();
+    for forward in left {
+        let words = forward.ended().await;
+        assert!(words.contains("lost connection to pod"), "{words}");
     }
     world.served.fixture.end().await;
 }

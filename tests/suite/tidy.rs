@@ -47,7 +47,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ),
     ("flate2", &["api/compression.rs", "api/stream/spdy_header_block.rs"]),
     ("maud", &["web/"]),
-    ("tokio_tungstenite", &["api/stream/websocket.rs"]),
+    ("tokio_tungstenite", &["api/stream/websocket.rs", "api/stream/spdy_tunnel.rs"]),
     (
         "serde_saphyr",
         &["object/yaml.rs", "sync/manifest.rs", "sync/document.rs", "api/document_text.rs"],

@@ -25,8 +25,10 @@ pub(crate) mod channels;
 pub(crate) mod websocket;
 
 mod port_pairs;
+mod spdy_client;
 mod spdy_connection;
 mod spdy_frame;
+mod spdy_handshake;
 mod spdy_header_block;
 mod spdy_session;
 mod spdy_tunnel;

@@ -12,7 +12,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use futures::stream::FuturesUnordered;
 use futures::{SinkExt, StreamExt};
@@ -23,21 +22,19 @@ use tracing::debug;
 
 use crate::api::stream::opening::Call;
 use crate::api::stream::port_pairs::{Pair, Paired, Pairs, admits};
-use crate::api::stream::spdy_connection::{
-    Ended, GivenUp, Reads, Stream, Writes, converse, plain,
-};
+use crate::api::stream::spdy_connection::{Ended, GivenUp, Reads, Stream, Writes, converse, plain};
+use crate::api::stream::spdy_handshake::agreed;
 use crate::api::stream::spdy_tunnel::tunnelled;
 use crate::api::stream::upgrade::{Ending, Upgrade, Use};
 use crate::api::stream::websocket::{self, Handshake, socket};
 use crate::object::streams::{PortConnection, Streams};
-use crate::object::{ApiError, Key, Reason, reference};
+use crate::object::{ApiError, Key, reference};
 use crate::store::Store;
 
 /// The one protocol in SPDY.
 const PROTOCOL: &str = "portforward.k8s.io";
 /// The same in a WebSocket.
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
-const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
 /// After one half of a connection has ended, for a byte of the other one. A kernel keeps a socket
 /// that is closed on one side as long (`tcp_fin_timeout`, 60 s). Whoever closed both looks the same
@@ -68,11 +65,9 @@ pub(crate) async fn open<S: Store>(call: Call<'_, S>) -> Result<Response, ApiErr
         };
         return Ok(upgrade.switch(call.api, used, "websocket", &answer, run));
     }
-    let answer = [(PROTOCOL_VERSION, HeaderValue::from_static(PROTOCOL))];
-    let answer = if negotiated(headers)? { &answer[..] } else { &[] };
-    Ok(upgrade.switch(call.api, used, "SPDY/3.1", answer, |connection, ending| {
-        session(plain(connection), target, ending)
-    }))
+    let answer = agreed(headers, PROTOCOL)?;
+    let run = |connection, ending| session(plain(connection), target, ending);
+    Ok(upgrade.switch(call.api, used, "SPDY/3.1", answer.as_slice(), run))
 }
 
 /// The whole session, over whatever carries it.
@@ -86,29 +81,6 @@ async fn session<R: Reads, W: Writes>(wire: (R, W), target: Target, ending: Endi
 fn report(ended: &Ended) {
     let cause = std::error::Error::source(ended).map(ToString::to_string);
     debug!(%ended, cause, "a port-forward ended");
-}
-
-/// Whether the client named our protocol. One that names none is older than the header.
-///
-/// # Errors
-/// `Forbidden` where it names only others (`httpstream.Handshake`).
-fn negotiated(headers: &HeaderMap) -> Result<bool, ApiError> {
-    let values = headers.get_all(PROTOCOL_VERSION).into_iter();
-    let named: Vec<&str> = values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    if named.is_empty() || named.contains(&PROTOCOL) {
-        return Ok(!named.is_empty());
-    }
-    Err(ApiError::new(
-        Reason::Forbidden,
-        format!(
-            "unable to upgrade: unable to negotiate protocol: client supports [{}], server accepts [{PROTOCOL}]",
-            named.join(" ")
-        ),
-    ))
 }
 
 /// Pairs streams and runs what they are for, until the session is over.
@@ -158,14 +130,12 @@ async fn tell(mut error: Stream, message: String) {
 async fn forward(target: &Target, pair: Pair<Stream>) {
     let Pair { port, error, mut data, request } = pair;
     match target.streams.connect(target.pod.clone(), port).await {
-        Ok(connection) => {
-            match carry(connection, &mut data, error).await {
-                Carried::Broken(failure) => {
-                    debug!(request, port, %failure, "a forwarded connection broke");
-                }
-                carried => debug!(request, port, ?carried, "a forwarded connection ended"),
+        Ok(connection) => match carry(connection, &mut data, error).await {
+            Carried::Broken(failure) => {
+                debug!(request, port, %failure, "a forwarded connection broke");
             }
-        }
+            carried => debug!(request, port, ?carried, "a forwarded connection ended"),
+        },
         Err(failure) => {
             let message = format!(
                 "error forwarding port {port} to pod {}, uid {}: {}",
@@ -204,7 +174,11 @@ impl From<ApiError> for Carried {
 
 /// Carries bytes both ways until both have ended. What the client is told when the pod's side breaks
 /// is the end of its bytes: kubectl ends the whole session for one word on the error stream.
-async fn carry(connection: PortConnection<ApiError>, data: &mut Stream, mut error: Stream) -> Carried {
+async fn carry(
+    connection: PortConnection<ApiError>,
+    data: &mut Stream,
+    mut error: Stream,
+) -> Carried {
     let PortConnection { mut input, mut output } = connection;
     let half = CancellationToken::new();
     let Stream { inbound, outbound, .. } = data;
@@ -285,10 +259,16 @@ mod tests {
             let (theirs, from_pod) = pipe::channel(1);
             let _ = self.0.unbounded_send((ours, theirs));
             let broken = |_| ApiError::internal("connection reset by peer");
-            let connection =
-                PortConnection { input: Box::pin(to_pod.sink_map_err(broken)), output: from_pod.boxed() };
+            let connection = PortConnection {
+                input: Box::pin(to_pod.sink_map_err(broken)),
+                output: from_pod.boxed(),
+            };
             Box::pin(async move {
-                if port == 80 { Ok(connection) } else { Err(ApiError::internal("connection refused")) }
+                if port == 80 {
+                    Ok(connection)
+                } else {
+                    Err(ApiError::internal("connection refused"))
+                }
             })
         }
     }
@@ -409,18 +389,5 @@ mod tests {
             assert!(says.is_closed());
         })
         .await;
-    }
-
-    #[test]
-    fn a_client_of_other_protocols_is_refused_in_the_reference_servers_words() {
-        let asking = |value: &'static str| {
-            HeaderMap::from_iter([(PROTOCOL_VERSION, HeaderValue::from_static(value))])
-        };
-        assert!(negotiated(&asking("portforward.k8s.io")).is_ok_and(|named| named));
-        assert!(negotiated(&HeaderMap::new()).is_ok_and(|named| !named));
-        assert_eq!(
-            negotiated(&asking("a, b")).expect_err("refused").message,
-            "unable to upgrade: unable to negotiate protocol: client supports [a b], server accepts [portforward.k8s.io]"
-        );
     }
 }

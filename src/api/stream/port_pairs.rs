@@ -94,9 +94,7 @@ impl<S> Pairs<S> {
             // The kubelet forwards to the port that the data stream names.
             Some(half) => Paired::Whole(match kind {
                 Kind::Data => Pair { request, port, error: half.stream, data: stream },
-                Kind::Error => {
-                    Pair { request, port: half.port, error: stream, data: half.stream }
-                }
+                Kind::Error => Pair { request, port: half.port, error: stream, data: half.stream },
             }),
         }
     }

@@ -2,13 +2,19 @@
 //! protocol that its client speaks.
 
 use axum::response::Response;
+use tracing::debug;
 
 use crate::api::access::Part;
 use crate::api::stream::channels::Version;
 use crate::api::stream::conversation::{Starting, converse};
 use crate::api::stream::opening::Call;
-use crate::api::stream::upgrade::{Upgrade, Use};
-use crate::api::stream::websocket::{self, Handshake};
+use crate::api::stream::spdy_connection::{self, plain};
+use crate::api::stream::spdy_handshake::agreed;
+use crate::api::stream::upgrade::{Ending, Upgrade, Use};
+use crate::api::stream::{
+    spdy_client,
+    websocket::{self, Handshake},
+};
 use crate::api::subresources::container;
 use crate::object::streams::{AttachQuery, Channels, ExecQuery};
 use crate::object::{ApiError, reference};
@@ -39,9 +45,25 @@ pub(crate) async fn open<S: Store>(call: Call<'_, S>) -> Result<Response, ApiErr
         }
     };
     if !websocket::asked(&parts.headers) {
-        return Err(ApiError::bad_request(
-            "exec and attach are spoken over WebSockets alone, by kubectl from 1.30 on",
-        ));
+        let spoken = Version::V4.name();
+        let answer = agreed(&parts.headers, spoken)?.ok_or_else(|| {
+            let words = format!("unable to upgrade: name the protocol, {spoken} is spoken here");
+            ApiError::bad_request(words)
+        })?;
+        let used = Use { part, about: reference(&*pod), what };
+        let switch = move |connection, ending: Ending| async move {
+            let serve = |opened| async move {
+                let Some(client) = spdy_client::client(opened, channels).await else { return };
+                converse(client, part, channels, starting(), ending).await;
+            };
+            // Who is told why it ends is told that in the conversation.
+            let never = std::future::pending();
+            let session =
+                spdy_connection::converse(plain(connection), spdy_client::admits, never, serve);
+            let ended = session.await;
+            debug!(%ended, "a session ended");
+        };
+        return Ok(upgrade.switch(api, used, "SPDY/3.1", &[answer], switch));
     }
     let handshake = Handshake::of(parts, &[Version::V5.name(), Version::V4.name()])?;
     let version = Version::of(handshake.protocol).unwrap_or(Version::V4);

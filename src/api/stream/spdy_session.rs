@@ -43,13 +43,23 @@ struct Halves {
 pub(crate) enum Effect {
     Send(Frame),
     /// A stream was opened, and answered.
-    Opened { stream: u32, headers: Headers },
+    Opened {
+        stream: u32,
+        headers: Headers,
+    },
     /// Bytes of an open stream, never none.
-    Data { stream: u32, bytes: Bytes },
+    Data {
+        stream: u32,
+        bytes: Bytes,
+    },
     /// The client sends no more on this stream.
-    Finished { stream: u32 },
+    Finished {
+        stream: u32,
+    },
     /// The client gave this stream up.
-    Dropped { stream: u32 },
+    Dropped {
+        stream: u32,
+    },
     /// The client gave the session up.
     Over,
 }
@@ -182,7 +192,10 @@ mod tests {
         let mut session = anything();
         for stream in streams {
             let effects = session.receive(syn(*stream));
-            assert!(matches!(effects[..], [Effect::Send(Frame::SynReply { .. }), Effect::Opened { .. }]));
+            assert!(matches!(
+                effects[..],
+                [Effect::Send(Frame::SynReply { .. }), Effect::Opened { .. }]
+            ));
         }
         session
     }
