@@ -86,6 +86,7 @@ pub fn kubeconfig(question: &KubeconfigQuestion) -> Result<ExitCode> {
 pub fn kubeconfig_text(question: &KubeconfigQuestion) -> Result<(String, Credential)> {
     let KubeconfigQuestion { grant, server, ca_file, certificate } = question;
     let data_dir = &grant.data_dir;
+    ours(data_dir)?;
     let served = served(data_dir)?;
     let Some(server) = server.clone().or_else(|| served.as_ref().map(|at| at.server.clone()))
     else {

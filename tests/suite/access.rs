@@ -79,10 +79,15 @@ impl Secured {
         KubeconfigQuestion { grant, server: None, ca_file: None, certificate: false }
     }
 
+    /// What the command line prints: a kubeconfig with a token, or with a client certificate.
+    pub fn printed(&self, role: GrantedRole, name: &str, certificate: bool) -> String {
+        let question = KubeconfigQuestion { certificate, ..self.question(role, name, "1h") };
+        kubeconfig_text(&question).expect("printed").0
+    }
+
     /// A kubeconfig as the command line prints it.
     pub fn kubeconfig(&self, role: GrantedRole, name: &str) -> Kubeconfig {
-        let (text, _) = kubeconfig_text(&self.question(role, name, "1h")).expect("printed");
-        Kubeconfig::from_yaml(&text).expect("kube reads it")
+        Kubeconfig::from_yaml(&self.printed(role, name, false)).expect("kube reads it")
     }
 
     pub async fn client(&self, role: GrantedRole, name: &str) -> kube::Client {
@@ -606,5 +611,39 @@ async fn the_program_makes_shows_and_ends_credentials() {
     let (code, _, told) = ballast(&["token", "revoke", "ada", "--data-dir", &dir]).await;
     assert_eq!(code, Some(2));
     assert!(told.contains("there is no credential ada"), "{told}");
+    served.fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_that_cannot_be_is_refused_with_the_next_step() {
+    let served = Secured::start(false).await;
+    let dir = served.fixture.folder().to_str().expect("text").to_owned();
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let no_daemons = elsewhere.path().to_str().expect("text").to_owned();
+    let viewer = ["--role", "viewer"];
+    let wishes: [(&[&str], &str); 8] = [
+        (&["--role", "king"], "possible values: viewer, operator, node"),
+        (&[], "--role <ROLE>"),
+        (&[&viewer[..], &["--ttl", "soon"]].concat(), "is no time to live such as 12h or 30d"),
+        (&[&viewer[..], &["--ttl", "0s"]].concat(), "is no time to live such as 12h or 30d"),
+        (&[&viewer[..], &["--ttl", "9999d"]].concat(), "at most 3650d"),
+        (&[&viewer[..], &["--name", "Ada!"]].concat(), "\"Ada!\" is no name of a credential"),
+        (&["--role", "node"], "give --node"),
+        (&["--role", "operator"], "set `operator: true` in its config file"),
+    ];
+    for command in [&["token", "create"][..], &["kubeconfig"]] {
+        for (wish, wanted) in &wishes {
+            let line = [command, wish, &["--data-dir", &dir]].concat();
+            let (code, printed, told) = ballast(&line).await;
+            assert_eq!((code, printed.as_str()), (Some(2), ""), "{line:?}: {told}");
+            assert!(told.contains(wanted), "{line:?}: {told}");
+        }
+        let line = [command, &viewer[..], &["--data-dir", &no_daemons]].concat();
+        let (code, _, told) = ballast(&line).await;
+        assert_eq!(code, Some(2));
+        assert!(told.contains("is no data directory of a daemon: give --data-dir"), "{told}");
+    }
+    let (code, list, _) = ballast(&["token", "list", "--data-dir", &dir]).await;
+    assert_eq!((code, list.lines().count()), (Some(0), 1), "nothing was made: {list}");
     served.fixture.end().await;
 }

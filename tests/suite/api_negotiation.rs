@@ -87,6 +87,10 @@ async fn other_bodies_in_protobuf_are_refused_by_name() {
     assert_eq!((answer.code.as_u16(), &status["reason"]), (415, &json!("UnsupportedMediaType")));
     let message = status["message"].as_str().expect("a message");
     assert!(message.contains("application/json"), "{message}");
+    // The options of a DELETE too, which `kubectl drain` sends.
+    let (path, body) = (format!("{path}/none"), enveloped("", "DeleteOptions", b""));
+    let answer = ask(&router, Method::DELETE, &path, &[("content-type", PROTOBUF)], body).await;
+    assert_eq!((answer.code.as_u16(), &answer.json()["message"]), (415, &json!(message)));
 }
 
 #[tokio::test]

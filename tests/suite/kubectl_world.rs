@@ -349,7 +349,8 @@ async fn fill(fixture: &Fixture) {
     for (place, name) in ["c", "a", "e", "b", "d"].into_iter().enumerate() {
         fixture.admin().create(&config(name, &place.to_string())).await.expect("a config map");
     }
-    let now = "2026-11-21T11:00:00Z";
+    // Of now: an Event lives for an hour.
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     for (number, (reason, about, uid)) in [
         ("Scheduled", ("v1", "Pod", POD), pod.uid()),
         ("ScalingReplicaSet", ("apps/v1", "Deployment", "web"), deployment.uid()),
