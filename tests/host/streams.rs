@@ -119,10 +119,10 @@ fn kubectl_enters_containers() {
     let grant = ["kubeconfig", "--role", "operator", "--name", "ops", "--data-dir", &data_dir];
     await_that("a kubeconfig is printed", &daemon, || {
         let printed = daemon.ballast(&grant);
-        match printed.status.success() {
-            true => Ok(fs::write(&kubeconfig, printed.stdout).expect("written")),
-            false => Err(text(&printed.stderr)),
+        if !printed.status.success() {
+            return Err(text(&printed.stderr));
         }
+        fs::write(&kubeconfig, printed.stdout).map_err(|error| error.to_string())
     });
     let operator = Operator { engine: &engine, kubeconfig };
     await_that("the pod is ready", &daemon, || {
