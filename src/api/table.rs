@@ -1,7 +1,6 @@
 //! Pure: `meta.k8s.io/v1 Table`, the answer behind `kubectl get`, as text: a list of thousands is
 //! written row by row, with no JSON value of it in between.
 
-use jiff::Timestamp;
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use serde::Serialize;

@@ -23,11 +23,13 @@ pub async fn run(ground: &Ground) {
     for round in 0..ROUNDS {
         for (who, address) in [("floor", ground.floor), ("Ballast", ground.ours)] {
             let begun = Instant::now();
-            let clients = (0..CLIENTS).map(|client| {
-                tokio::spawn(create(address, begun, format!("new-{round}-{client}")))
-            });
+            // The floor's first create is asked of ours, so that its name is taken.
+            let name = |client| format!("{}-{round}-{client}", who.to_lowercase());
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|client| tokio::spawn(create(address, begun, name(client))))
+                .collect();
             let mut took = Vec::new();
-            for client in clients.collect::<Vec<_>>() {
+            for client in clients {
                 took.extend(client.await.expect("creates"));
             }
             let seconds = begun.elapsed().as_secs_f64();

@@ -47,7 +47,8 @@ pub async fn run(ground: &Ground) {
                 }
             }
         }
-        assert_eq!(bytes[0], bytes[1], "the floor says the same");
+        // Ages in a Table grow by a digit meanwhile.
+        assert!(bytes[0].abs_diff(bytes[1]) * 100 < bytes[0], "the floor says the same: {bytes:?}");
         report.print();
         println!("\n{} bytes an answer.", bytes[0]);
     }
