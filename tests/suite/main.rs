@@ -55,6 +55,7 @@ mod sync_restart;
 mod sync_services;
 mod sync_ssh;
 mod tidy;
+mod watch_guarantees;
 mod watch_lines;
 #[path = "../watchdog.rs"]
 mod watchdog;

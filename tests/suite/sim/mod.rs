@@ -21,7 +21,7 @@ pub mod fake_kernel;
 mod fake_process;
 pub mod fake_runtime;
 
-mod chance;
+pub mod chance;
 mod effects;
 mod fault;
 mod faulty_kernel;
