@@ -20,9 +20,13 @@ pub struct Document {
 
 /// More of them say nothing new.
 const MOST_TWICE: usize = 32;
+/// Values of one document, however it is written: the text of an object of 3 MiB is names and words
+/// for the most part, and what is nothing but brackets costs a hundred times its text once it is typed
+/// (a body of 900,000 managed fields: 390 MB).
+const MAX_VALUES: usize = yaml::MAX_NODES;
 
 /// # Errors
-/// What is no JSON document.
+/// What is no JSON document, or has more than [`MAX_VALUES`] values.
 pub fn json(bytes: &[u8]) -> Result<Document, serde_json::Error> {
     let mut seen = Seen::default();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -49,6 +53,7 @@ pub fn yaml(bytes: &[u8]) -> Result<Document, String> {
 
 #[derive(Default)]
 struct Seen {
+    values: usize,
     path: String,
     twice: Vec<String>,
 }
@@ -59,6 +64,10 @@ impl<'de> DeserializeSeed<'de> for Reading<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.0.values += 1;
+        if self.0.values > MAX_VALUES {
+            return Err(D::Error::custom(format!("more than {MAX_VALUES} values")));
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -180,6 +189,14 @@ mod tests {
             bomb.push_str(&format!("a{n}: &a{n} [{}]\n", before.trim_end_matches(", ")));
         }
         assert!(yaml(bomb.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_document_has_so_many_values_and_no_more() {
+        let list = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        assert!(json(list(MAX_VALUES - 1).as_bytes()).is_ok());
+        let error = json(list(MAX_VALUES).as_bytes()).expect_err("too many");
+        assert!(error.to_string().starts_with("more than 200000 values at line 1"), "{error}");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Pure: the query of a request, with the reference server's errors: which objects, read at which
 //! revision, how much of them, and the manner of a delete. The other writes' is `write_options.rs`.
 
+use std::num::{IntErrorKind, ParseIntError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -10,7 +11,7 @@ use crate::api::admission::{Fault, FaultType, quoted};
 use crate::api::selector_text::Selection;
 use crate::api::table::Include;
 use crate::api::write_options::{fault, refuse_options};
-use crate::object::{ApiError, Key, Kind, Propagation};
+use crate::object::{ApiError, Key, Kind, Propagation, name};
 
 /// The query parameters of any request; each verb reads what is its own.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +54,8 @@ struct Token {
 }
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// What is said of a token whose revision this server cannot have given.
+const BAD_START: &str = "incorrect encoded start resourceVersion (version meta.k8s.io/v1)";
 
 impl Continue {
     /// The token that names this place.
@@ -85,22 +88,22 @@ impl Continue {
         if token.v != TOKEN_VERSION {
             return Err(format!("server does not recognize this encoded version \"{}\"", token.v));
         }
+        let revision = match token.rv {
+            -1 => None,
+            revision => Some(u64::try_from(revision).ok().filter(|one| *one > 0).ok_or(BAD_START)?),
+        };
         let start = token.start.trim_end_matches('\0');
         let after = match start.split_once('/') {
             Some((namespace, name)) => Key::new(namespace, name),
             None => Key::cluster(start),
         };
-        let revision = match token.rv {
-            -1 => None,
-            revision => Some(
-                u64::try_from(revision)
-                    .ok()
-                    .filter(|revision| *revision > 0)
-                    .ok_or("incorrect encoded start resourceVersion")?,
-            ),
-        };
-        if after.name.is_empty() {
-            return Err("incorrect encoded start resourceVersion".to_owned());
+        if start.is_empty() {
+            return Err(format!("encoded start key empty (version {TOKEN_VERSION})"));
+        }
+        // A place that no key of ours can be: the reference server looks for paths that climb.
+        let no_place = |word: &str| word.is_empty() || name::segment_fault(word).is_some();
+        if no_place(&after.name) || (start.contains('/') && no_place(&after.namespace)) {
+            return Err(token.start);
         }
         Ok(Self { revision, after })
     }
@@ -118,6 +121,16 @@ fn lenient_base64(text: &str) -> Result<Vec<u8>, usize> {
         base64::DecodeError::InvalidByte(at, _) => at,
         _ => text.len(),
     })
+}
+
+fn bad_token(problem: &str) -> ApiError {
+    let sentence = format!("invalid continue token: continue key is not valid: {problem}");
+    ApiError::bad_request(sentence)
+}
+
+/// The refusal of a token that names a revision which is not there yet: it was made by somebody else.
+pub fn forged_token() -> ApiError {
+    bad_token(BAD_START)
 }
 
 impl Query {
@@ -162,11 +175,8 @@ impl Query {
         self.exact = how == Some("Exact");
         self.not_older = how == Some("NotOlderThan");
         let continued = continued.filter(|_| !self.watch);
-        self.continued = continued.map(Continue::decode).transpose().map_err(|problem| {
-            ApiError::bad_request(format!(
-                "invalid continue token: continue key is not valid: {problem}"
-            ))
-        })?;
+        self.continued =
+            continued.map(Continue::decode).transpose().map_err(|problem| bad_token(&problem))?;
         if self.continued.is_some() && self.revision.is_some_and(|revision| revision > 0) {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
@@ -272,11 +282,20 @@ fn flag(text: Option<&str>) -> bool {
 
 fn integer(text: Option<&str>) -> Result<Option<i64>, ApiError> {
     text.map(|text| {
-        text.parse().map_err(|_| {
-            ApiError::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
+        text.parse().map_err(|error: ParseIntError| {
+            let problem = go_problem(&error);
+            ApiError::bad_request(format!("strconv.ParseInt: parsing {}: {problem}", quoted(text)))
         })
     })
     .transpose()
+}
+
+/// What Go says of a text that is no number of 64 bits.
+fn go_problem(error: &ParseIntError) -> &'static str {
+    match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    }
 }
 
 /// # Errors
@@ -284,11 +303,17 @@ fn integer(text: Option<&str>) -> Result<Option<i64>, ApiError> {
 pub fn revision(text: Option<&str>) -> Result<Option<u64>, ApiError> {
     text.filter(|text| !text.is_empty())
         .map(|text| {
-            text.parse().map_err(|_| {
+            let bad = |problem: &str| {
+                let said = quoted(text);
                 ApiError::bad_request(format!(
-                    "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+                    "invalid resource version: resourceVersion: Invalid value: {said}: strconv.ParseUint: parsing {said}: {problem}"
                 ))
-            })
+            };
+            // Go's unsigned numbers have no sign, Rust's may have a plus.
+            if text.starts_with('+') {
+                return Err(bad("invalid syntax"));
+            }
+            text.parse().map_err(|error: ParseIntError| bad(go_problem(&error)))
         })
         .transpose()
 }
@@ -363,26 +388,33 @@ pub fn asks_for_watch(raw: Option<&str>) -> bool {
     flag(pairs.iter().find(|(key, _)| key == "watch").map(|(_, value)| value.as_str()))
 }
 
-/// Percent-decoding; a `%` that begins no byte stays as it is, invalid UTF-8 becomes U+FFFD.
+/// Percent-decoding of a query's word; a `%` that begins no byte stays as it is, invalid UTF-8 becomes
+/// U+FFFD, `+` is a space.
 pub fn decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%')
-            .then(|| bytes.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|pair| std::str::from_utf8(pair).ok())
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        match (hex, bytes[at]) {
-            (Some(byte), _) => {
-                out.push(byte);
-                at += 3;
-                continue;
-            }
-            (None, b'+') => out.push(b' '),
-            (None, byte) => out.push(byte),
-        }
-        at += 1;
+    percent_decoded(text, b' ')
+}
+
+/// The same of a path's segment, in which `+` is itself.
+pub fn decoded_segment(text: &str) -> String {
+    percent_decoded(text, b'+')
+}
+
+fn percent_decoded(text: &str, plus: u8) -> String {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|one| u8::try_from(one).ok());
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        out.push(match (first, after) {
+            (b'%', [high, low, after @ ..]) => match (digit(high), digit(low)) {
+                (Some(high), Some(low)) => {
+                    rest = after;
+                    high * 16 + low
+                }
+                _ => b'%',
+            },
+            (b'+', _) => plus,
+            (other, _) => *other,
+        });
     }
     String::from_utf8_lossy(&out).into_owned()
 }
@@ -405,6 +437,18 @@ mod tests {
             "invalid continue token: continue key is not valid: invalid character 'Ï' looking for beginning of value"
         );
         assert!(parse("continue=%21%21").is_err());
+        let forged = |rv: i64, start: &str| {
+            let token = Token { v: TOKEN_VERSION.to_owned(), rv, start: start.to_owned() };
+            let json = serde_json::to_vec(&token).expect("strings and a number");
+            Continue::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json))
+        };
+        assert_eq!(forged(0, "a/b\0"), Err(BAD_START.to_owned()));
+        assert_eq!(forged(-7, "a/b\0"), Err(BAD_START.to_owned()));
+        let empty = "encoded start key empty (version meta.k8s.io/v1)";
+        assert_eq!(forged(7, "\0"), Err(empty.to_owned()));
+        for climbs in ["../../b", "a/../b", "./b", "/b", "a/", "a//b", "a/b/c"] {
+            assert_eq!(forged(7, climbs), Err(climbs.to_owned()));
+        }
     }
 
     #[test]
@@ -469,5 +513,23 @@ mod tests {
     fn percent_decoding_never_fails() {
         assert_eq!(decoded("a%20b+c%3D%zz%f"), "a b c=%zz%f");
         assert_eq!(decoded("%ff"), "\u{fffd}");
+        assert_eq!(decoded("%+f"), "% f", "a sign is no digit");
+        assert_eq!(decoded_segment("a+b%2B"), "a+b+");
+    }
+
+    #[test]
+    fn numbers_have_gos_bounds() {
+        for (raw, problem) in [
+            ("limit=99999999999999999999", "value out of range"),
+            ("timeoutSeconds=-99999999999999999999", "value out of range"),
+            ("timeoutSeconds=1.5", "invalid syntax"),
+            ("resourceVersion=18446744073709551616", "value out of range"),
+            ("resourceVersion=%2B5", "invalid syntax"),
+            ("resourceVersion=-5", "invalid syntax"),
+        ] {
+            let error = parse(raw).expect_err(raw);
+            assert!(error.message.ends_with(problem), "{raw}: {}", error.message);
+        }
+        assert!(parse("limit=-1&timeoutSeconds=9223372036854775807").is_ok());
     }
 }

@@ -1,8 +1,9 @@
 //! Pure: what a path names: a collection, an object, or a part of one; and whether a body is of it.
 
 use crate::api::access::Part;
-use crate::api::query::decoded;
-use crate::object::{ApiError, Key, Kind, Object};
+use crate::api::admission::quoted;
+use crate::api::query::decoded_segment;
+use crate::object::{ApiError, Key, Kind, Object, name};
 
 /// A path below `/api/v1` or `/apis/<group>/<version>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum Target {
 
 /// `None` for a path outside the groups that are served.
 pub fn target(path: &str) -> Option<Target> {
-    let segments: Vec<String> = path.trim_matches('/').split('/').map(decoded).collect();
+    let segments: Vec<String> = path.trim_matches('/').split('/').map(decoded_segment).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let (group, version, rest) = match segments.as_slice() {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -83,6 +84,20 @@ pub fn part(kind: Kind, name: &str) -> Option<Part> {
         "portforward" if kind == Kind::Pod => Some(Part::PortForward),
         "finalize" if kind == Kind::Namespace => Some(Part::Finalize),
         _ => None,
+    }
+}
+
+/// A name that is no segment of a path names nothing, whatever else is asked of it.
+///
+/// # Errors
+/// `BadRequest`, as the reference server's storage says it.
+pub fn nameable(key: &Key) -> Result<(), ApiError> {
+    match name::segment_fault(&key.name) {
+        None => Ok(()),
+        Some(fault) => {
+            let words = format!("Name parameter invalid: {}: {fault}", quoted(&key.name));
+            Err(ApiError::bad_request(words))
+        }
     }
 }
 
@@ -165,6 +180,16 @@ mod tests {
             target("/apis/ballast.dev/v1alpha1/sources/web%2F1"),
             object(Kind::Source, Key::cluster("web/1"), Part::Whole)
         );
+        for (name, fault) in [
+            ("..", "may not be '..'"),
+            (".", "may not be '.'"),
+            ("../etc", "may not contain '/'"),
+            ("%2e%2e/", "may not contain '/';may not contain '%'"),
+        ] {
+            let told = nameable(&Key::cluster(name)).expect_err(name).message;
+            assert_eq!(told, format!("Name parameter invalid: {name:?}: {fault}"));
+        }
+        assert_eq!(nameable(&web), Ok(()));
         for unknown in [
             "/api/v1/things",
             "/api/v1/pods/web",

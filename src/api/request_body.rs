@@ -170,9 +170,10 @@ pub(crate) async fn delete_options(
     let document: Value = if bytes.iter().all(u8::is_ascii_whitespace) {
         Value::Null
     } else {
-        serde_json::from_slice(&bytes).map_err(|error| {
+        let read = document_text::json(&bytes).map_err(|error| {
             ApiError::bad_request(format!("the delete options are no JSON: {error}"))
-        })?
+        })?;
+        read.value
     };
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let mut propagation = query::propagation(document["propagationPolicy"].as_str())?;

@@ -23,7 +23,7 @@ use crate::api::query::{self, Query};
 use crate::api::reply::{
     Form, error_reply, error_reply_continued, list_reply, record_reply, value_reply, written_reply,
 };
-use crate::api::request::{Target, named, place, target};
+use crate::api::request::{Target, nameable, named, place, target};
 use crate::api::request_body::{
     PatchBody, applied_twice, change, delete_options, document, is_protobuf, whole, write_options,
 };
@@ -357,6 +357,9 @@ async fn serve<S: Store>(
     body: Body,
 ) -> Result<Response, ApiError> {
     let pairs = query::pairs(parts.uri.query().unwrap_or_default());
+    if let Target::Object { key, .. } = &target {
+        nameable(key)?;
+    }
     match target {
         Target::Collection { kind, namespace } => {
             let query = Query::parse(kind, &pairs)?;

@@ -32,7 +32,8 @@ pub(crate) struct Wanted {
 
 /// `None` outside the group, or for what it does not have.
 pub(crate) fn wanted(path: &str) -> Option<Wanted> {
-    let segments: Vec<String> = path.trim_matches('/').split('/').map(query::decoded).collect();
+    let segments: Vec<String> =
+        path.trim_matches('/').split('/').map(query::decoded_segment).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let ["apis", GROUP, VERSION, rest @ ..] = segments.as_slice() else { return None };
     let (kind, namespace, name) = match rest {

@@ -18,7 +18,7 @@ use crate::api::events::EventQueue;
 use crate::api::health::Beats;
 use crate::api::ids::IdSource;
 use crate::api::metrics::Metrics;
-use crate::api::query::{Continue, Query};
+use crate::api::query::{Continue, Query, forged_token};
 use crate::api::recent::Recent;
 use crate::api::secret_names::names_secret;
 use crate::api::secret_view;
@@ -291,6 +291,7 @@ impl<S: Store> Api<S> {
                 ApiError::new(Reason::Expired, EXPIRED_TOKEN)
             }
             StoreError::Compacted { .. } => ApiError::new(Reason::Expired, EXPIRED_LIST),
+            StoreError::Future { .. } if query.continued.is_some() => forged_token(),
             other => store_error(other),
         })
     }

@@ -16,6 +16,19 @@ fn too_long(text: &str, limit: usize) -> Option<String> {
     (text.len() > limit).then(|| format!("must be no more than {limit} characters"))
 }
 
+/// Why a text can be no segment of a path that names an object (`path.IsValidPathSegmentName`).
+pub fn segment_fault(text: &str) -> Option<String> {
+    if matches!(text, "." | "..") {
+        return Some(format!("may not be '{text}'"));
+    }
+    let told: Vec<String> = ['/', '%']
+        .into_iter()
+        .filter(|illegal| text.contains(*illegal))
+        .map(|illegal| format!("may not contain '{illegal}'"))
+        .collect();
+    (!told.is_empty()).then(|| told.join(";"))
+}
+
 /// RFC 1123 label, at most 63: namespaces, containers, ports' hosts. Empty means valid.
 pub fn label_faults(text: &str) -> Vec<String> {
     too_long(text, 63).into_iter().chain((!is_label(text)).then(|| LABEL.to_owned())).collect()

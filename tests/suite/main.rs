@@ -10,6 +10,7 @@ mod api_negotiation;
 mod apply;
 mod bad_inputs;
 mod bad_repositories;
+mod bad_requests;
 mod command_line;
 mod cursed;
 mod dashboard;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusDetails;
@@ -111,13 +111,19 @@ impl Gate {
         let busy = peer.place.busy();
         let method = request.method().as_str().to_owned();
         let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str()).to_owned();
-        let (who, response) = match self.admitted(peer, &request) {
+        let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let (who, mut response) = match self.admitted(peer, &request) {
             Ok(Visitor { who, ended }) => {
                 let session = Session::new(who.clone(), peer.address, ended, busy);
                 (who, self.routed(session, router, request).await)
             }
             Err((who, error)) => (who, error_reply(&error)),
         };
+        // Whether a length stood beside it nobody knows any more: what comes behind such a body may be
+        // a request to this server and none to a proxy before it (RFC 9112, 6.3).
+        if chunked {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(audit) = &self.inner.audit
             && let Some(audited) = Audited::of(&who, &method, &asked)
         {
@@ -265,9 +271,8 @@ fn meant_for<B>(request: &Request<B>, is_ours: &dyn Fn(&Asked) -> bool) -> Resul
         }
     }
     let mut origins = request.headers().get_all(header::ORIGIN).iter();
-    let own = |origin: &axum::http::HeaderValue| {
-        origin.to_str().is_ok_and(|origin| host::is_own_page(origin, host))
-    };
+    let own =
+        |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| host::is_own_page(origin, host));
     if !origins.all(own) {
         return Err(wrong("pages of other sites are not served here"));
     }
