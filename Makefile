@@ -1,7 +1,7 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`. Both install what they miss.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test lint suite host bench deny build
+.PHONY: help setup setup-test demo test lint suite fuzz host bench deny build
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -16,7 +16,7 @@ demo: setup ## The tour on this host's Docker; ONCE=1 ends after it
 	@cargo build --bin ballast
 	@scripts/demo.sh
 
-test: setup-test lint suite host ## Everything: format, clippy, tidy, unit, property, in-process, simulation, host
+test: setup-test lint suite fuzz host ## Everything: format, clippy, tidy, unit, property, in-process, simulation, fuzzing, host
 
 lint:
 	cargo fmt --check
@@ -25,6 +25,10 @@ lint:
 suite: ## The hermetic tests alone: no Docker, no root
 	cargo test --lib --bins
 	cargo test --test suite
+
+SECONDS ?= 20
+fuzz: ## Mutated URLs, bodies, patches, selectors, SECONDS=20 each, two at a time
+	BALLAST_FUZZ_SECONDS=$(SECONDS) cargo test --lib api::fuzz:: -- --test-threads=2 --nocapture
 
 host: ## Real Docker, iptables and kubectl, in a network namespace of their own (root)
 	cargo test --test host -- --test-threads=1

@@ -67,6 +67,9 @@ mod watch_lines;
 mod watch_reply;
 pub mod webhook;
 
+#[cfg(test)]
+mod fuzz;
+
 pub(crate) mod discovery;
 pub(crate) mod table;
 pub(crate) mod table_cells;

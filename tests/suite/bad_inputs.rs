@@ -358,6 +358,7 @@ const ROWS: &[(u8, &str, &str, &str)] = &[
     (20, "10,000 connections", "ten_thousand_connections_leave_the_others_unharmed", "closed"),
     (20, "readers that do not read", "a_list_and_a_watch_that_nobody_reads_are_given_up", "closed"),
     (20, "circles of owners", "a_circle_of_owners_ends", "collected"),
+    (20, "every mutation of them", "every_answer_is_what_was_asked_for_or_a_status", "2xx or 4xx"),
 ];
 const STRANGERS: &str = "what_strangers_send_ends_in_a_4xx_and_costs_nobody_else";
 

@@ -103,11 +103,12 @@ impl Merge {
             (Some(Value::Object(old)), Value::Object(new)) => {
                 Value::Object(self.maps(old, new, path, depth + 1)?)
             }
-            // What is new is merged into nothing, so that its directives and nulls do not stay.
-            (None, Value::Object(new)) => {
+            // What is new, or of another type than what was there, is merged into nothing, so that its
+            // directives and nulls do not stay.
+            (_, Value::Object(new)) => {
                 Value::Object(self.maps(Fields::new(), new, path, depth + 1)?)
             }
-            (old @ (Some(Value::Array(_)) | None), Value::Array(new)) => {
+            (old, Value::Array(new)) => {
                 let old = match old {
                     Some(Value::Array(list)) => list,
                     _ => Vec::new(),
@@ -328,6 +329,16 @@ mod tests {
 
     fn pod(object: Value, patch: Value) -> Value {
         merge(Kind::Pod, &object, &patch).unwrap()
+    }
+
+    #[test]
+    fn what_was_of_another_type_is_merged_into_nothing() {
+        let object = json!({"spec": {"containers": {"a": 1}, "volumes": [], "nodeName": "n"}});
+        let patch = json!({"spec": {"containers": [{"name": "w", "$patch": "delete"}],
+            "volumes": {"a": null}, "nodeName": {"$patch": "delete", "b": 1}}});
+        let merged = merge(Kind::Pod, &object, &patch);
+        let wanted = json!({"spec": {"containers": [], "volumes": {}, "nodeName": {}}});
+        assert_eq!(merged, Ok(wanted));
     }
 
     #[test]

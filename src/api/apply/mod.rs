@@ -18,7 +18,7 @@
 
 mod configuration;
 mod conflict;
-mod field_set;
+pub(super) mod field_set;
 mod last_applied;
 mod owners;
 mod structured;
