@@ -6,7 +6,7 @@
 //! smallest input that breaks an oracle, printed as Rust, so that it becomes a scene beside the code
 //! it broke. The loop: [`run`] draws a case, mutates ([`mutate`]), asks the oracle, shrinks what fails.
 //!
-//! `cargo test --lib` runs some hundred cases of each, always the same; `make fuzz SECONDS=600` runs
+//! `cargo test --lib` runs a hundred cases of each, always the same; `make fuzz SECONDS=600` runs
 //! each file's targets for its time, from a seed that is printed. proptest is the source of chance and shrinks; a fuzzer
 //! that follows coverage (libFuzzer under bolero or cargo-fuzz) wants nightly Rust.
 //!

@@ -16,8 +16,8 @@ use super::memory::held_by;
 const SECONDS_VARIABLE: &str = "BALLAST_FUZZ_SECONDS";
 /// 16 hexadecimal digits: runs what a failure printed again.
 const SEED_VARIABLE: &str = "BALLAST_FUZZ_SEED";
-/// Cases of a run without a time: a second or two of a debug build.
-const CASES: u32 = 300;
+/// Cases of a run without a time: some seconds of a debug build for whole requests, less for the rest.
+const CASES: u32 = 100;
 /// No input may take as long: a thousand times what the slowest takes in a debug build beside others.
 const LONGEST: Duration = Duration::from_secs(30);
 /// What one input of [`LARGEST_INPUT`] may hold: a JSON value is 32 bytes for two of text, an object
