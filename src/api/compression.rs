@@ -98,7 +98,8 @@ mod tests {
         assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");
         assert_eq!(response.headers()[header::VARY], "Accept-Encoding");
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
-        assert!(bytes.len() < text.len() / 3);
+        // The fastest level: how far it gets is the backend's matter.
+        assert!(bytes.len() < text.len() / 2);
         let mut plain = String::new();
         flate2::read::GzDecoder::new(&*bytes).read_to_string(&mut plain).expect("gzip");
         assert!(plain == text, "other bytes came back");

@@ -339,6 +339,7 @@ async fn no_reply_of_any_form_has_a_secrets_value() {
         ("accept", "application/json"),
         TABLE,
         ("accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"),
+        ("accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
         ("accept", "application/vnd.kubernetes.protobuf"),
     ];
     let mut replies = Vec::new();
@@ -352,7 +353,10 @@ async fn no_reply_of_any_form_has_a_secrets_value() {
             "/api/v1/secrets?fieldSelector=metadata.name%3Ds",
         ] {
             let answer = ask(&router, Method::GET, path, &[form], Body::empty()).await;
-            assert_eq!(answer.code, StatusCode::OK, "{path}");
+            // Metadata of one object is not served for many, nor the other way round.
+            if !(form.1.contains("Partial") && answer.code == StatusCode::NOT_ACCEPTABLE) {
+                assert_eq!(answer.code, StatusCode::OK, "{path}");
+            }
             replies.push((format!("{form:?} {path}"), answer.body));
         }
     }
