@@ -278,7 +278,7 @@ impl Encoder {
             Frame::SynStream { stream, associated, priority, fin, unidirectional, headers } => {
                 let block = self.packer.pack(headers);
                 let one_way = if *unidirectional { UNIDIRECTIONAL } else { 0 };
-                control(out, 1, u8::from(*fin) * FIN | one_way, 10 + block.len());
+                control(out, 1, (u8::from(*fin) * FIN) | one_way, 10 + block.len());
                 out.put_u32(*stream);
                 out.put_u32(*associated);
                 out.put_u8(priority << 5);

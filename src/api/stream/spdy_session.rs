@@ -131,7 +131,7 @@ impl Session {
 
     fn open(&mut self, stream: u32, halves: Halves, headers: Headers) -> Vec<Effect> {
         let refused = |cause| vec![Effect::Send(reset(stream, cause))];
-        if stream % 2 == 0 || stream <= self.last {
+        if stream.is_multiple_of(2) || stream <= self.last {
             return refused(Cause::ProtocolError);
         }
         self.last = stream;
