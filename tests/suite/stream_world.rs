@@ -136,7 +136,7 @@ impl StreamWorld {
     /// Runs a command in the container `side` to its end.
     pub async fn ran(&self, token: &str, command: &[&str], protocol: &str) -> Heard {
         let path = exec(command, "stdout=true&stderr=true");
-        self.open(token, &path, protocol).await.expect("a stream").to_the_end().await
+        self.open(token, &path, protocol).await.expect("a stream").hear_all().await
     }
 
     pub async fn end(self) {
@@ -219,7 +219,7 @@ impl Stream {
     }
 
     /// Reads to the end.
-    pub async fn to_the_end(self) -> Heard {
+    pub async fn hear_all(self) -> Heard {
         let (mut heard, mut socket) = (Heard::default(), self.socket);
         let read = async {
             while let Some(message) = socket.next().await {

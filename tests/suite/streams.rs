@@ -42,7 +42,7 @@ async fn a_command_is_heard_to_its_end_and_how_it_ended() {
         let path = exec(&["sh", "-c", script], "stdout=true&stderr=true");
         let stream = world.open(&token, &path, protocol).await.expect("a stream");
         assert_eq!(stream.answer.headers()["sec-websocket-protocol"], protocol);
-        let heard = stream.to_the_end().await;
+        let heard = stream.hear_all().await;
         assert_eq!(heard.text(), ("out\nlast\n".to_owned(), "err\n".to_owned()));
         assert_eq!(heard.status, exit_code(3));
         assert_eq!(heard.close.expect("a close").code, CloseCode::Normal);
@@ -54,7 +54,7 @@ async fn a_command_is_heard_to_its_end_and_how_it_ended() {
         assert_eq!(none.status, exit_code(127));
         // Only what was asked for is told.
         let path = exec(&["sh", "-c", "echo out; echo err >&2"], "stderr=true");
-        let half = world.open(&token, &path, protocol).await.expect("a stream").to_the_end().await;
+        let half = world.open(&token, &path, protocol).await.expect("a stream").hear_all().await;
         assert_eq!(half.text(), (String::new(), "err\n".to_owned()));
     }
     // The client's first offer that is spoken.
@@ -143,7 +143,7 @@ async fn a_terminal_has_its_clients_size() {
     stream.say(0, b"typed\n").await;
     stream.hear_stdout("typed\n").await;
     stream.say(255, &[0]).await;
-    assert_eq!(stream.to_the_end().await.status["status"], "Success");
+    assert_eq!(stream.hear_all().await.status["status"], "Success");
     world.end().await;
 }
 
@@ -171,7 +171,7 @@ async fn who_attaches_hears_the_main_process_to_its_end() {
         world.engine.say(&id, &format!("line {line}\r\n"));
     }
     world.engine.end(&id, 0, None);
-    let heard = other.to_the_end().await;
+    let heard = other.hear_all().await;
     assert!(heard.text().0.ends_with("line 198\r\nline 199\r\n"), "{:?}", heard.text());
     assert_eq!(heard.status, json!({"metadata": {}, "status": "Success"}));
     // It does not run any more: told over the stream, as the reference server tells its kubelet's.
@@ -187,12 +187,12 @@ async fn who_attaches_hears_the_main_process_to_its_end() {
     })
     .await;
     for path in [path, format!("{POD}/exec?command=sh&container=web&stdout=true")] {
-        let heard = world.open(&token, &path, V5).await.expect("a stream").to_the_end().await;
+        let heard = world.open(&token, &path, V5).await.expect("a stream").hear_all().await;
         assert_eq!(heard.status["message"], words);
         assert_eq!(heard.status["code"], 500);
     }
     other = world.open(&token, &exec(&["true"], "stdout=true"), V5).await.expect("the other runs");
-    assert_eq!(other.to_the_end().await.status["status"], "Success");
+    assert_eq!(other.hear_all().await.status["status"], "Success");
     world.end().await;
 }
 
@@ -311,7 +311,7 @@ async fn a_revoked_credential_ends_what_is_open() {
     let stream = world.open(&token, &path, V5).await.expect("a stream");
     let mut stays = world.open(&other, &path, V5).await.expect("a stream");
     revoke(world.served.fixture.folder(), "ops").expect("revoked");
-    let heard = stream.to_the_end().await;
+    let heard = stream.hear_all().await;
     assert_eq!(heard.status["reason"], "Unauthorized");
     assert_eq!(heard.status["message"], "the credential was revoked or has run out");
     assert_eq!(heard.close.expect("a close").code, CloseCode::Normal);
@@ -331,7 +331,7 @@ async fn a_stop_of_the_daemon_says_so_and_ends_streams() {
     stream.hear_stdout("begun").await;
     let silent = world.open(&token, &path, V5).await.expect("a stream");
     let begun = std::time::Instant::now();
-    let (heard, ()) = tokio::join!(stream.to_the_end(), world.end());
+    let (heard, ()) = tokio::join!(stream.hear_all(), world.end());
     assert_eq!(heard.status["reason"], "ServiceUnavailable");
     assert!(heard.status["message"].as_str().expect("text").contains("stopping"));
     // One whose client neither reads nor closes holds nobody up.
@@ -409,13 +409,13 @@ async fn who_breaks_the_protocol_is_told_how() {
     let path = exec(&["cat"], "stdin=true&stdout=true");
     let mut stream = world.open(&token, &path, V5).await.expect("a stream");
     stream.say(255, &[9]).await;
-    let heard = stream.to_the_end().await;
+    let heard = stream.hear_all().await;
     assert_eq!(heard.status["message"], "a close signal names one channel");
     let mut stream = world.open(&token, &path, V5).await.expect("a stream");
     let long = vec![0; (4 << 20) + 1];
     // Its end may be refused while it is sent.
     let _ = stream.socket.send(Message::Binary(long.into())).await;
-    let heard = stream.to_the_end().await;
+    let heard = stream.hear_all().await;
     if let Some(words) = heard.status["message"].as_str() {
         assert!(words.contains("4194304 bytes at most"), "{words}");
     }
@@ -427,6 +427,6 @@ async fn who_breaks_the_protocol_is_told_how() {
     }
     stream.say(0, b"something").await;
     stream.say(255, &[0]).await;
-    assert_eq!(stream.to_the_end().await.text().0, "something");
+    assert_eq!(stream.hear_all().await.text().0, "something");
     world.end().await;
 }

@@ -19,8 +19,10 @@ pub struct Case<'a> {
 /// What is wrong, with the place in the history.
 pub type Verdict = Result<(), String>;
 
+pub type Check = fn(&Case<'_>) -> Verdict;
+
 /// All six, by name.
-pub const GUARANTEES: [(&str, fn(&Case<'_>) -> Verdict); 6] = [
+pub const GUARANTEES: [(&str, Check); 6] = [
     ("ordered", ordered),
     ("unique", unique),
     ("reliable", reliable),
@@ -70,10 +72,8 @@ fn unique(case: &Case<'_>) -> Verdict {
     for (at, note) in case.notes() {
         match note {
             Note::Listed { revision, .. } => (listed, seen) = (*revision, BTreeSet::new()),
-            Note::Told { told, .. } => {
-                if told.revision <= listed || !seen.insert(told.revision) {
-                    return fault(at, format_args!("{} is known already", told.revision));
-                }
+            Note::Told { told, .. } if told.revision <= listed || !seen.insert(told.revision) => {
+                return fault(at, format_args!("{} is known already", told.revision));
             }
             _ => {}
         }
