@@ -60,6 +60,7 @@ pub mod server;
 mod stall;
 mod stream;
 mod subresources;
+mod unread;
 mod usage_reply;
 mod uses;
 mod warning_headers;

@@ -23,6 +23,7 @@ use crate::api::gate::credential::Fingerprint;
 use crate::api::gate::passage::{Entry, Gate, GateOptions, Peer};
 use crate::api::metrics::Metrics;
 use crate::api::stall::Stalling;
+use crate::api::unread::Watched;
 use crate::clock::Clock;
 use crate::task::Tasks;
 
@@ -246,8 +247,11 @@ impl Connection {
         let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let (gate, router, peer) = (gate.clone(), router.clone(), peer.clone());
             async move {
-                let answered = gate.answer(&peer, router, request.map(Body::new)).await;
-                Ok::<_, std::convert::Infallible>(answered)
+                let (head, body) = request.into_parts();
+                let (body, end) = Watched::new(body);
+                let request = hyper::Request::from_parts(head, Body::new(body));
+                let answered = gate.answer(&peer, router, request).await;
+                Ok::<_, std::convert::Infallible>(end.told(answered))
             }
         });
         let connection = hyper::server::conn::http1::Builder::new()

@@ -235,6 +235,31 @@ async fn a_viewer_reads_everything_but_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_refused_unread_ends_its_connection_and_says_so() {
+    let served = Secured::start(false).await;
+    let head = bearer(&served.token(GrantedRole::Viewer, "ada"));
+    for (method, says_close) in [("GET", false), ("POST", true)] {
+        let mut stream = served.connect().await.expect("connects");
+        let length = if says_close { "Content-Length: 9\r\n" } else { "" };
+        let line = format!("{method} /api/v1/namespaces/default/pods HTTP/1.1\r\n");
+        let request = format!("{line}{head}{length}\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        while !answer.contains("\r\n\r\n") {
+            let mut part = [0; 1024];
+            let count = stream.read(&mut part).await.expect("answered");
+            assert_ne!(count, 0, "{answer}");
+            answer += &String::from_utf8_lossy(&part[..count]);
+        }
+        let code = if says_close { "HTTP/1.1 403" } else { "HTTP/1.1 200" };
+        assert!(answer.starts_with(code), "{answer}");
+        let told = answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n");
+        assert_eq!(told, says_close, "{answer}");
+    }
+    served.fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_told_to_who_shows_no_credential_that_counts() {
     let served = Secured::start(false).await;
     let unauthorized = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
