@@ -46,6 +46,7 @@ pub struct Unstored {
     pub singular: &'static str,
     pub kind: &'static str,
     pub namespaced: bool,
+    pub short_names: &'static [&'static str],
     pub verbs: &'static [&'static str],
 }
 
@@ -53,17 +54,30 @@ const fn review(group: &'static str, plural: &'static str, kind: &'static str) -
     // The singular is the plural without its s.
     let (singular, _) = plural.split_at(plural.len() - 1);
     let verbs = &["create"];
-    Unstored { group, version: "v1", plural, singular, kind, namespaced: false, verbs }
+    let (version, namespaced, short_names) = ("v1", false, &[]);
+    Unstored { group, version, plural, singular, kind, namespaced, short_names, verbs }
 }
 
 /// Without a singular, as metrics-server has it: `node` stays the stored kind's.
 const fn measured(plural: &'static str, kind: &'static str, namespaced: bool) -> Unstored {
     let (group, version, verbs) = (METRICS_GROUP, METRICS_VERSION, &["get", "list"]);
-    Unstored { group, version, plural, singular: "", kind, namespaced, verbs }
+    let (singular, short_names) = ("", &[]);
+    Unstored { group, version, plural, singular, kind, namespaced, short_names, verbs }
 }
 
 /// What is served beside the table of kinds.
-pub const UNSTORED: [Unstored; 5] = [
+pub const UNSTORED: [Unstored; 6] = [
+    // Made of EndpointSlices when they are asked for.
+    Unstored {
+        group: "",
+        version: "v1",
+        plural: "endpoints",
+        singular: "endpoints",
+        kind: "Endpoints",
+        namespaced: true,
+        short_names: &["ep"],
+        verbs: &["get", "list"],
+    },
     review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
     review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
     review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
@@ -116,7 +130,7 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
     groups
 }
 
-/// What is served in one version of a group.
+/// What is served in one version of a group, by name.
 pub fn resources(group: &str, version: &str) -> Vec<Resource> {
     let mut all = Vec::new();
     for kind in
@@ -170,10 +184,12 @@ pub fn resources(group: &str, version: &str) -> Vec<Resource> {
             kind: one.kind,
             body: None,
             namespaced: one.namespaced,
-            short_names: &[],
+            short_names: one.short_names,
             categories: &[],
         });
     }
+    // In this order `kubectl get all` prints: Deployments before their ReplicaSets.
+    all.sort_by(|one, other| one.name.cmp(&other.name));
     all
 }
 

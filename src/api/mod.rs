@@ -40,6 +40,7 @@ pub mod health;
 pub mod local;
 mod metrics;
 
+mod absent;
 mod compression;
 mod drift_reply;
 mod endpoints_reply;

@@ -181,12 +181,7 @@ pub(crate) async fn list_reply<S: Store>(
     form: Form,
     include: Include,
 ) -> Result<Response, ApiError> {
-    let meta = ListMeta {
-        resource_version: Some(page.revision.to_string()),
-        continue_: page.continued.clone(),
-        remaining_item_count: page.remaining.and_then(|count| i64::try_from(count).ok()),
-        ..ListMeta::default()
-    };
+    let meta = page.meta();
     let head = match form {
         Form::Table => table::head(&meta, table_columns::columns(kind), true).map_err(unwritten)?,
         Form::Json => list_head(&format!("{}List", kind.row().name), &kind.api_version(), &meta),
@@ -204,6 +199,11 @@ pub(crate) async fn list_reply<S: Store>(
         tokio::task::yield_now().await;
     }
     Ok(json_reply(StatusCode::OK, Body::new(ListBody::new(head.into(), items))))
+}
+
+/// A list of objects that are JSON text already.
+pub(crate) fn list_of(kind: &str, version: &str, meta: &ListMeta, items: Vec<Bytes>) -> Body {
+    Body::new(ListBody::new(list_head(kind, version, meta).into(), items))
 }
 
 /// A list up to the bracket that its items stand in.

@@ -36,7 +36,8 @@ use crate::api::warning_headers::{stored, told, warned};
 use crate::api::write::Deletion;
 use crate::api::write_options::{WriteOptions, WriteVerb, says_dry_run};
 use crate::api::{
-    discovery, drift_reply, endpoints_reply, openapi_reply, subresources, watch_reply, webhook,
+    absent, discovery, drift_reply, endpoints_reply, openapi_reply, subresources, watch_reply,
+    webhook,
 };
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::Store;
@@ -218,10 +219,17 @@ async fn answer<S: Store>(
             },
         },
         Some(Target::Unknown) => match endpoints_reply::wanted(parts.uri.path()) {
-            Some(service) if reads => endpoints_reply::answer(&door.api, &door.who, &service)
-                .unwrap_or_else(|error| error_reply(&error)),
+            Some(wanted) if reads => {
+                let answer = endpoints_reply::answer(&door.api, &door.who, &wanted, parts);
+                answer.unwrap_or_else(|error| error_reply(&error))
+            }
             Some(_) => error_reply(&refuse_method(door)),
-            None => error_reply(&no_such_resource()),
+            None => match absent::wanted(parts.uri.path()).filter(|_| reads) {
+                Some(wanted) => absent::answer(&door.api, wanted, parts)
+                    .and_then(|list| list.ok_or_else(no_such_resource))
+                    .unwrap_or_else(|error| error_reply(&error)),
+                None => error_reply(&no_such_resource()),
+            },
         },
         // Only pods have these parts.
         Some(Target::Object { key, part, .. }) if part.is_stream() => {

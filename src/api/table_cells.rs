@@ -305,7 +305,7 @@ impl Tabular for EndpointSlice {
             .flatten()
             .map(|port| port.port.map_or_else(|| "*".to_owned(), |port| port.to_string()))
             .collect();
-        let ports_text = if ports.is_empty() { "<unset>".to_owned() } else { more(&ports) };
+        let ports_text = if ports.is_empty() { "<unset>".to_owned() } else { first(&ports) };
         let endpoints: Vec<String> = self
             .endpoints
             .iter()
@@ -313,7 +313,7 @@ impl Tabular for EndpointSlice {
             .flat_map(|endpoint| endpoint.addresses.iter().cloned())
             .collect();
         let endpoints_text =
-            if endpoints.is_empty() { "<unset>".to_owned() } else { more(&endpoints) };
+            if endpoints.is_empty() { "<unset>".to_owned() } else { first(&endpoints) };
         vec![
             name(&self.metadata),
             json!(self.address_type),
@@ -325,7 +325,7 @@ impl Tabular for EndpointSlice {
 }
 
 /// The first three, and how many more there are.
-fn more(all: &[String]) -> String {
+pub(super) fn first(all: &[String]) -> String {
     let shown = all.iter().take(MOST_ENDPOINTS).cloned().collect::<Vec<_>>().join(",");
     if all.len() > MOST_ENDPOINTS {
         format!("{shown} + {} more...", all.len() - MOST_ENDPOINTS)

@@ -224,6 +224,16 @@ const ENDPOINTSLICE: &[Column] = &[
     AGE,
 ];
 
+/// The legacy form, of the Services' endpoints.
+pub const ENDPOINTS: &[Column] = &[
+    NAME,
+    text(
+        "Endpoints",
+        "The set of all endpoints is the union of all subsets. Addresses are placed into subsets according to the IPs they share. A single address with multiple ports, some of which are ready and some of which are not (because they come from different containers) will result in the address being displayed in different subsets for the different ports. No address will appear in both Addresses and NotReadyAddresses in the same subset. Sets of addresses and ports that comprise a service.",
+    ),
+    AGE,
+];
+
 const LEASE: &[Column] = &[
     NAME,
     text(

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use futures::stream::BoxStream;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use prometheus_client::registry::Registry;
 use tracing::error;
 
@@ -87,6 +88,18 @@ pub(crate) struct RecordPage {
     pub continued: Option<String>,
     /// Only where no selector narrows the list, as in Kubernetes.
     pub remaining: Option<usize>,
+}
+
+impl RecordPage {
+    /// What a list says of itself.
+    pub fn meta(&self) -> ListMeta {
+        ListMeta {
+            resource_version: Some(self.revision.to_string()),
+            continue_: self.continued.clone(),
+            remaining_item_count: self.remaining.and_then(|count| i64::try_from(count).ok()),
+            ..ListMeta::default()
+        }
+    }
 }
 
 impl<S: Store> Api<S> {

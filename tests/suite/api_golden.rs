@@ -107,7 +107,7 @@ async fn bad_queries_are_refused_in_the_references_words() {
 const TABLES_LEFT_OUT: [(&str, &str); 11] = [
     ("cronjobs", "comes with the kind"),
     ("daemonsets", "comes with the kind"),
-    ("endpoints", "the legacy form of EndpointSlice, which is served"),
+    ("endpoints", "no kind of its own: see the test below"),
     ("horizontalpodautoscalers", "comes with the kind"),
     ("ingresses", "comes with the kind"),
     ("jobs", "comes with the kind"),
@@ -177,6 +177,57 @@ async fn tables_are_kubectls() {
         }
     }
     assert!(compared >= 15, "only {compared} rows were compared");
+}
+
+/// The legacy Endpoints, of the Services and slices that they were recorded beside.
+#[tokio::test(start_paused = true)]
+async fn the_table_of_endpoints_is_kubectls() {
+    let (fixture, router) = admin_router().await;
+    let proxy = golden::value("proxy/services.json");
+    for (list, kind) in [("services", Kind::Service), ("endpointslices", Kind::EndpointSlice)] {
+        for object in proxy[list]["items"].as_array().into_iter().flatten() {
+            put(&fixture, kind, object.clone()).await;
+        }
+    }
+    let wanted = golden::value("tables/endpoints.json");
+    let list = |path: &'static str, headers| {
+        let router = router.clone();
+        async move { ask(&router, Method::GET, path, headers, Body::empty()).await }
+    };
+    let table = list("/api/v1/namespaces/default/endpoints", &[TABLE][..]).await.json();
+    assert_eq!(table["columnDefinitions"], wanted["columnDefinitions"]);
+    let cell = |row: &Value, index: usize| row["cells"][index].as_str().map(str::to_owned);
+    let mut compared = 0;
+    for theirs in wanted["rows"].as_array().expect("rows") {
+        let rows = table["rows"].as_array().expect("rows");
+        let Some(ours) = rows.iter().find(|row| cell(row, 0) == cell(theirs, 0)) else {
+            assert_eq!(theirs["cells"][0], "kubernetes", "the reference server's own Service");
+            continue;
+        };
+        // In which order a Service's ports are told follows from hashes there.
+        let level = |row: &Value| {
+            let text = cell(row, 1).expect("endpoints");
+            match text.split_once(" + ") {
+                Some((_, more)) => vec![more.to_owned()],
+                None => text.split(',').map(str::to_owned).collect(),
+            }
+        };
+        assert_eq!(level(ours), level(theirs), "{}", theirs["cells"][0]);
+        compared += 1;
+    }
+    assert!(compared >= 5, "only {compared} rows were compared");
+    // In pages, by label, and never watched.
+    let whole = list("/api/v1/endpoints", &[]).await;
+    let warned = whole.headers.get("warning").and_then(|value| value.to_str().ok());
+    assert!(warned.is_some_and(|text| text.contains("EndpointSlice")), "{warned:?}");
+    let (whole, page) = (whole.json(), list("/api/v1/endpoints?limit=2", &[]).await.json());
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(2));
+    assert_eq!(page["items"][1], whole["items"][1]);
+    assert!(page["metadata"]["continue"].is_string(), "{page}");
+    let none = list("/api/v1/endpoints?labelSelector=app%3Dnone", &[]).await.json();
+    assert_eq!(none["items"], json!([]));
+    let watched = list("/api/v1/endpoints?watch=1", &[]).await;
+    assert_eq!(watched.json()["reason"], "MethodNotAllowed");
 }
 
 fn one_or_all(body: &Value) -> Vec<Value> {

@@ -53,6 +53,8 @@ async fn get_prints_every_form() {
         ("get po,no,ns,cm,svc,ev,rs,deploy -A", &[&pod, "node/n1", "configmap/a"]),
         ("get pods nope --ignore-not-found", &[]),
         ("get endpointslices", &["web-x1", "IPv4", "8080", "10.1.0.7"]),
+        ("get endpoints", &["NAME ENDPOINTS AGE", "web 10.1.0.7:8080", "use discovery.k8s.io/v1"]),
+        ("get ep web -o jsonpath={.subsets[0].addresses[0].targetRef.name}", &[POD]),
         ("get leases -n kube-node-lease", &["n1"]),
         ("get sources", &["APPLIED", "0123456 web: two replicas", "CONVERGED"]),
         ("get src -o wide", &["https://example.com/shop.git", "main"]),
@@ -69,6 +71,7 @@ async fn get_prints_every_form() {
         ("get pods nope", "Error from server (NotFound): pods \"nope\" not found"),
         ("get things", "the server doesn't have a resource type \"things\""),
         ("get pods --field-selector spec.nope=x", "field label not supported: spec.nope"),
+        ("get daemonsets", "the server doesn't have a resource type \"daemonsets\""),
         ("get pods -l 'a b c'", "unable to parse requirement"),
     ]);
     for kubectl in all() {
@@ -262,6 +265,10 @@ async fn what_there_is_can_be_asked() {
         ("version", &["Server Version", "ballast"]),
         ("version -o json", &["serverVersion"]),
         ("cluster-info", &["Kubernetes control plane", "is running at"]),
+        (
+            "cluster-info dump",
+            &["NodeList", "ReplicationControllerList", "DaemonSetList", "PodList", "web follow="],
+        ),
         ("get --raw /healthz", &["ok"]),
         ("get --raw /version", &["\"major\":\"1\""]),
         (

@@ -32,9 +32,7 @@ const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const RECORDED_REVISION: &str = "resourceVersion=100";
 
 /// What is asked for in vain, or is no read, by a part of its path.
-const LATER: [(&str, &str); 9] = [
-    ("/replicationcontrollers", "asked for by `get all`, and only where discovery lists them"),
-    ("/daemonsets", "comes with the kind; asked for only where discovery lists it"),
+const LATER: [(&str, &str); 7] = [
     ("/statefulsets", "comes with the kind; asked for only where discovery lists it"),
     ("/horizontalpodautoscalers", "comes with the kind; asked for only where discovery lists it"),
     ("/cronjobs", "comes with the kind; asked for only where discovery lists it"),
