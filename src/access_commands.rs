@@ -71,19 +71,22 @@ pub fn revoke(data_dir: &Path, name: &str) -> Result<ExitCode> {
 /// `ballast kubeconfig`: the file on the standard output and nothing else there.
 ///
 /// # Errors
-/// As [`create_token`]; a daemon without TLS, where there is no credential to give.
+/// As [`create_token`]; a daemon without TLS, where there is no credential to give, and one was asked for.
 pub fn kubeconfig(question: &KubeconfigQuestion) -> Result<ExitCode> {
     let (text, made) = kubeconfig_text(question)?;
     print!("{text}");
-    eprintln!("{}", told(&made));
+    match made {
+        Some(made) => eprintln!("{}", told(&made)),
+        None => eprintln!("everybody on this host reads without a credential: there is none in it"),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The kubeconfig, with a new credential in it.
+/// The kubeconfig, with a new credential in it where the daemon has any.
 ///
 /// # Errors
 /// As [`kubeconfig`].
-pub fn kubeconfig_text(question: &KubeconfigQuestion) -> Result<(String, Credential)> {
+pub fn kubeconfig_text(question: &KubeconfigQuestion) -> Result<(String, Option<Credential>)> {
     let KubeconfigQuestion { grant, server, ca_file, certificate } = question;
     let data_dir = &grant.data_dir;
     ours(data_dir)?;
@@ -93,9 +96,13 @@ pub fn kubeconfig_text(question: &KubeconfigQuestion) -> Result<(String, Credent
         bail!("no daemon has run with {} yet: give its address with --server", data_dir.display());
     };
     if !server.starts_with("https://") {
-        bail!(
-            "the daemon at {server} serves without TLS: everybody on its host reads without a credential (kubectl --server {server}); start it with --tls or with a public --listen"
-        );
+        if asks_for_a_credential(question) {
+            bail!(
+                "the daemon at {server} serves without TLS: everybody on its host reads without a credential (ballast kubeconfig without options); start it with --tls or with a public --listen"
+            );
+        }
+        // kubectl takes no context without a user.
+        return Ok((written(&server, None, "reader", &json!({}))?, None));
     }
     let own = served.is_none_or(|at| at.own_authority);
     let authority = match ca_file {
@@ -117,7 +124,18 @@ pub fn kubeconfig_text(question: &KubeconfigQuestion) -> Result<(String, Credent
         let (token, made) = token(grant)?;
         (json!({"token": token}), made)
     };
-    Ok((written(&server, authority.as_deref(), &made.name, &user)?, made))
+    Ok((written(&server, authority.as_deref(), &made.name, &user)?, Some(made)))
+}
+
+/// Whether something of a credential was asked for beyond what everybody has.
+fn asks_for_a_credential(question: &KubeconfigQuestion) -> bool {
+    let KubeconfigQuestion { grant, server: _, ca_file, certificate } = question;
+    grant.role != GrantedRole::Viewer
+        || grant.name.is_some()
+        || grant.node.is_some()
+        || grant.ttl != credential::DEFAULT_TTL
+        || ca_file.is_some()
+        || *certificate
 }
 
 fn written(server: &str, authority: Option<&str>, name: &str, user: &Value) -> Result<String> {

@@ -82,6 +82,7 @@ Exit status: 0 done; 2 refused: nothing was changed.";
 
 const KUBECONFIG: &str = "\
 Examples:
+  ballast kubeconfig > ballast.yaml                       without TLS: no credential is needed
   ballast kubeconfig --role viewer --name ada > ada.yaml
   kubectl --kubeconfig ada.yaml get pods -A               on any machine that reaches the daemon
   ballast kubeconfig --role viewer --certificate --server https://ops.example:7440
@@ -179,7 +180,10 @@ pub enum Command {
         command: TokenCommand,
     },
     /// A ready kubeconfig with the daemon's address and authority and a new credential, printed once.
-    #[command(after_help = KUBECONFIG)]
+    ///
+    /// Of a daemon without TLS, where everybody on its host reads, with the address alone.
+    // A credential alone is made for somebody and says what for; a file to look with is a viewer's.
+    #[command(after_help = KUBECONFIG, mut_arg("role", |role| role.required(false).default_value("viewer")))]
     Kubeconfig {
         #[command(flatten)]
         grant: Grant,
