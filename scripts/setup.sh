@@ -23,6 +23,10 @@ need curl curl
 if [ "${1:-}" = test ]; then
   need ssh openssh-client
   PATH="$PATH:/usr/sbin:/sbin" need sshd openssh-server
+  # The Python client that tests/host/clients.rs drives. A package goes to the system's Python, which
+  # need not be the first one in PATH.
+  typed='from kubernetes.client import DiscoveryV1Api'
+  /usr/bin/python3 -c "$typed" >/dev/null 2>&1 || python3 -c "$typed" >/dev/null 2>&1 || missing+=(python3-kubernetes)
 fi
 
 # The tests run an sshd of their own on loopback. The package would start one for everybody: a machine

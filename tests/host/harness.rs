@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Duration, Instant};
@@ -207,7 +207,7 @@ pub struct Daemon<'e> {
     arguments: Vec<String>,
     child: Option<Child>,
     /// Behind TLS, and where kubectl's credential is; else everybody is a reader.
-    operator: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
 }
 
 impl<'e> Daemon<'e> {
@@ -227,7 +227,7 @@ impl<'e> Daemon<'e> {
         fs::write(&config, text).expect("the config");
         let mut daemon = Self::prepared(engine, &["--config", &config.to_string_lossy()]);
         let kubeconfig = engine.dir.join("ops.yaml");
-        daemon.operator = Some(kubeconfig.clone());
+        daemon.kubeconfig = Some(kubeconfig.clone());
         daemon.spawn();
         daemon.ready();
         let data_dir = daemon.data_dir.to_string_lossy().into_owned();
@@ -240,7 +240,30 @@ impl<'e> Daemon<'e> {
 
     pub fn prepared(engine: &'e Engine, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { engine, data_dir: engine.dir.join("data"), arguments, child: None, operator: None }
+        let data_dir = engine.dir.join("data");
+        Self { engine, data_dir, arguments, child: None, kubeconfig: None }
+    }
+
+    /// Reached from outside the namespace too, which takes TLS and credentials.
+    pub fn start_secured(engine: &'e Engine, repo: &str) -> Self {
+        let mut daemon = Self::prepared(engine, &[repo, "--listen", "0.0.0.0:7440"]);
+        daemon.kubeconfig = Some(engine.dir.join("harness.yaml"));
+        daemon.spawn();
+        daemon.ready();
+        let own = daemon.credential("harness");
+        daemon.kubeconfig = Some(own);
+        daemon
+    }
+
+    /// A kubeconfig that the command line prints for a viewer of this name.
+    pub fn credential(&self, name: &str) -> PathBuf {
+        let data_dir = self.data_dir.to_string_lossy();
+        let arguments = ["kubeconfig", "--role", "viewer", "--name", name, "--data-dir", &data_dir];
+        let printed = self.ballast(&arguments);
+        assert!(printed.status.success(), "{printed:?}");
+        let file = self.engine.dir.join(format!("{name}.yaml"));
+        fs::write(&file, printed.stdout).expect("a kubeconfig");
+        file
     }
 
     pub fn spawn(&mut self) {
@@ -296,7 +319,7 @@ impl<'e> Daemon<'e> {
     }
 
     pub fn curl(&self, path: &str) -> String {
-        let scheme = if self.operator.is_some() { "https" } else { "http" };
+        let scheme = if self.kubeconfig.is_some() { "https" } else { "http" };
         let output = self
             .engine
             .inside("curl")
@@ -321,29 +344,18 @@ impl<'e> Daemon<'e> {
 
     /// A kubectl that runs until it ends or the value is dropped (`-w`, `logs -f`).
     pub fn following(&self, arguments: &[&str]) -> Following {
-        let mut command = self.kubectl_command(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("kubectl starts");
-        let text = Arc::new(Mutex::new(String::new()));
-        let (heard, stdout) = (text.clone(), child.stdout.take().expect("it is piped"));
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let mut text = heard.lock().expect("no panic inside");
-                text.push_str(&line);
-                text.push('\n');
-            }
-        });
-        Following { child, text }
+        Following::start(self.kubectl_command(arguments).stderr(Stdio::null()))
     }
 
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.engine.inside(kubectl());
-        match &self.operator {
-            Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
-            None => command.args(["--server", "http://127.0.0.1:7440"]),
+        match &self.kubeconfig {
+            Some(file) => command.env("KUBECONFIG", file),
+            None => {
+                command.env("KUBECONFIG", "/dev/null").args(["--server", "http://127.0.0.1:7440"])
+            }
         };
-        command.arg("--cache-dir").arg(self.engine.dir.join("kube-cache"));
-        command.env("KUBECONFIG", "/dev/null").args(arguments);
+        command.arg("--cache-dir").arg(self.engine.dir.join("kube-cache")).args(arguments);
         command
     }
 
@@ -420,20 +432,46 @@ fn is_program(path: &str) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// A kubectl under way, and what it has printed so far.
+/// A client under way, and what it has printed so far.
 pub struct Following {
     child: Child,
     text: Arc<Mutex<String>>,
 }
 
 impl Following {
+    /// Its standard input stays open until [`Following::finish`] or the end of the value.
+    pub fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the client starts");
+        let text = Arc::new(Mutex::new(String::new()));
+        let (heard, stdout) = (text.clone(), child.stdout.take().expect("it is piped"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let mut text = heard.lock().expect("no panic inside");
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+        Self { child, text }
+    }
+
+    /// Ends its standard input, which whoever reads that takes for a word to come to an end.
+    pub fn finish(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Its exit, once it has ended.
+    pub fn exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("waits")
+    }
+
     pub fn text(&self) -> String {
         self.text.lock().expect("no panic inside").clone()
     }
 
     /// Whether it ended by itself, and well.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("waits").is_some_and(|status| status.success())
+        self.exit().is_some_and(|status| status.success())
     }
 }
 

@@ -1,11 +1,16 @@
 //! The host tests: real Docker, real iptables, real kubectl, real Git, in a network namespace with an
 //! engine of its own. They need root and what `scripts/setup.sh` installs, and fail loudly without.
 
+mod clients;
 mod harness;
 mod installation;
+mod kube_rs;
+#[path = "../kubectls.rs"]
+mod kubectls;
 mod network;
 mod node;
 mod port_forward;
+mod readme;
 mod shelf;
 mod streams;
 #[path = "../watchdog.rs"]

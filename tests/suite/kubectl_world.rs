@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 
 use ballast::api::server::{Limits, Surface, bind, serve};
 use ballast::object::drift::Drift;
@@ -24,6 +23,8 @@ use std::sync::Arc;
 
 use crate::fixture::{Fixture, config, object};
 use crate::golden;
+pub use crate::kubectls::Kubectl;
+use crate::kubectls::{self, words};
 
 /// The pod, its ReplicaSet and its Deployment are a real cluster's.
 pub const POD: &str = "web-7f4cc58bfd-6txfl";
@@ -145,55 +146,19 @@ impl Drop for Following {
     }
 }
 
-/// Words as a shell splits them, single quotes included.
-fn words(line: &str) -> Vec<String> {
-    let (mut words, mut quoted) = (vec![String::new()], false);
-    for character in line.chars() {
-        match character {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            other => words.last_mut().expect("one at least").push(other),
-        }
-    }
-    words
-}
-
-#[derive(Debug)]
-pub struct Kubectl {
-    pub program: PathBuf,
-    pub minor: u32,
-}
-
 /// The oldest version that is promised to work.
 const OLDEST: u32 = 27;
 
-/// Every kubectl of this machine from 1.27 on, one a version, the oldest first. Where there is none (the
-/// package of a distribution may be older) nothing is driven, which is said; the recorded requests
-/// of `kubectl_requests` are made again everywhere.
+/// Every kubectl of this machine from 1.27 on, the oldest first. Where there is none (the package of a
+/// distribution may be older) nothing is driven, which is said; the recorded requests of
+/// `kubectl_requests` are made again everywhere.
 pub fn all() -> &'static [Kubectl] {
-    static ALL: OnceLock<Vec<Kubectl>> = OnceLock::new();
-    ALL.get_or_init(|| {
-        let find = Command::new("find")
-            .args(["/usr", "/opt", "-name", "kubectl*", "-type", "f", "-perm", "-u+x"])
-            .output();
-        let found = find.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        let found = found.iter().flat_map(|text| text.lines()).map(PathBuf::from);
-        // `kubectl`, `kubectl.1.32`, `kubectl-1.32`; what else begins so is a plugin.
-        let found = found.filter(|path| {
-            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-            let version = name.trim_start_matches("kubectl").trim_start_matches(['.', '-', 'v']);
-            version.is_empty() || version.starts_with(|first: char| first.is_ascii_digit())
-        });
-        let programs = found.chain([PathBuf::from("kubectl")]);
-        let mut all: Vec<Kubectl> = programs.filter_map(kubectl).collect();
-        all.retain(|kubectl| kubectl.minor >= OLDEST);
-        all.sort_by_key(|kubectl| kubectl.minor);
-        all.dedup_by_key(|kubectl| kubectl.minor);
-        if all.is_empty() {
-            eprintln!("no kubectl from 1.{OLDEST} on is installed here: none was driven");
-        }
-        all
-    })
+    let all = kubectls::all();
+    let promised = &all[all.partition_point(|kubectl| kubectl.minor < OLDEST)..];
+    if promised.is_empty() {
+        eprintln!("no kubectl from 1.{OLDEST} on is installed here: none was driven");
+    }
+    promised
 }
 
 /// The oldest and the newest: between them they speak every form of what they ask.
@@ -202,14 +167,6 @@ pub fn different() -> Vec<&'static Kubectl> {
         [oldest, .., newest] => vec![oldest, newest],
         few => few.iter().collect(),
     }
-}
-
-fn kubectl(program: PathBuf) -> Option<Kubectl> {
-    let output =
-        Command::new(&program).args(["version", "--client", "-o", "json"]).output().ok()?;
-    let version: Value = serde_json::from_slice(&output.stdout).ok()?;
-    let minor = version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()?;
-    Some(Kubectl { program, minor })
 }
 
 /// Answers what it was asked, and ends.

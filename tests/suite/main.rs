@@ -27,6 +27,8 @@ mod kubectl_forms;
 mod kubectl_requests;
 mod kubectl_tries;
 mod kubectl_world;
+#[path = "../kubectls.rs"]
+mod kubectls;
 mod listener;
 mod living;
 mod log;
