@@ -7,11 +7,10 @@ use ballast::access_commands::revoke;
 use ballast::cli::GrantedRole;
 use ballast::object::Cluster;
 use ballast::store::Store;
-use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
 use crate::access::Secured;
-use crate::fixture::{deployment, object, pod};
+use crate::fixture::pod;
 use crate::kubectl_world::{Kubectl, World, all, different};
 
 /// The Deployment of the world as a file, changed.
@@ -267,29 +266,4 @@ async fn a_printed_kubeconfig_is_ready_for_kubectl() {
         }
     }
     served.fixture.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_readmes_commands_work_as_printed() {
-    const BEGINS: &str = "kubectl --server http://127.0.0.1:7440 ";
-    let world = World::new().await;
-    // As in the example that the README starts with.
-    let admin = world.fixture.admin();
-    let mut web = deployment("web", "i:1");
-    web["metadata"]["namespace"] = json!("shop");
-    admin.create(&object::<Deployment>(web)).await.expect("created");
-    let mut member = pod("web-abc-x1");
-    member.metadata.namespace = Some("shop".to_owned());
-    admin.create(&member).await.expect("created");
-    let readme = include_str!("../../README.md");
-    let lines: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix(BEGINS)).collect();
-    assert_eq!(lines.len(), 5, "{lines:?}");
-    for kubectl in all() {
-        for line in &lines {
-            let told = world.told(kubectl, line);
-            assert!(told.lines().count() >= 1, "1.{}: kubectl {line}", kubectl.minor);
-        }
-    }
-    drop(admin);
-    world.fixture.end().await;
 }

@@ -119,7 +119,8 @@ fn json(object: &Value, patch: &Value) -> Result<Value, ApiError> {
                 return Err(ApiError::new(Reason::RequestEntityTooLarge, message));
             }
         }
-        json_patch::patch(&mut patched, std::slice::from_ref(operation))
+        // Without the crate's way back, which panics where it fails: this is a copy already.
+        json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation))
             .map_err(|_| unprocessable(String::new()))?;
     }
     Ok(patched)

@@ -73,7 +73,8 @@ fn a_json_patch_happens_whole_or_not_at_all() {
             let theirs =
                 serde_json::from_value::<json_patch::Patch>(patch.clone()).map(|operations| {
                     let mut patched = object.clone();
-                    json_patch::patch(&mut patched, &operations).map(|()| patched)
+                    // Its `patch` panics at times when it takes back what it did; this is a copy.
+                    json_patch::patch_unsafe(&mut patched, &operations).map(|()| patched)
                 });
             match (ours, theirs) {
                 (Ok(ours), Ok(Ok(theirs))) => prop_assert_eq!(ours, theirs),
