@@ -3,7 +3,6 @@
 //! move when something happens in it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use ballast::metrics::{self, Rooms};
 use ballast::network::chain_name::ChainNames;
 use ballast::network::{self, NetworkOptions};
 use ballast::node::instance::Role;
-use ballast::node::{self, HostAddress, NodeOptions};
+use ballast::node::{self, NodeOptions};
 use ballast::object::Cluster;
 use ballast::object::source::Source;
 use ballast::reconcile::{self, scheduler};
@@ -33,6 +32,7 @@ use tower::ServiceExt;
 use crate::api_http::{ask, get, signed};
 use crate::exposition::{Exposition, Family};
 use crate::fixture::{Fixture, PATIENCE, object, until};
+use crate::node::node_options;
 use crate::repository::Origin;
 use crate::sim::fake_kernel::FakeKernel;
 use crate::sim::fake_runtime::FakeRuntime;
@@ -99,19 +99,7 @@ impl Daemon {
         let kernel = FakeKernel::new();
         let rules = network::run(fixture.local(identity), kernel, network_options, clock, tasks);
         let engine = FakeRuntime::new(clock).with_registry_image("far.example/app:v1");
-        let node_options = NodeOptions {
-            node_name: "n1".into(),
-            installation: "i".into(),
-            prefix: "ballast".into(),
-            data_dir: fixture.folder().into(),
-            host_ip: HostAddress::Given(Ipv4Addr::new(192, 0, 2, 1)),
-            pod_range: "10.42.0.0/24".parse().expect("a range"),
-            network: "ballast".into(),
-            bridge: "ballast0".into(),
-            hold: false,
-            beat: Arc::new(|_| {}),
-            metrics: rooms.node,
-        };
+        let node_options = NodeOptions { metrics: rooms.node, ..node_options(fixture.folder()) };
         let identity = Identity::NodeAgent { node: "n1".to_owned() };
         node::run(fixture.local(identity), engine.clone(), node_options, rules, clock, tasks);
         let options = reconcile::Options { metrics: rooms.reconcile.clone(), ..Default::default() };

@@ -1,6 +1,7 @@
 //! The node agent with its own rights over the real API and store, on an engine in memory.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -23,11 +24,29 @@ use serde_json::{Value, json};
 use crate::fixture::{Fixture, PATIENCE, object};
 use crate::sim::fake_runtime::FakeRuntime;
 
-struct NoNetwork;
+/// A network that has withdrawn every endpoint at once.
+pub struct NoNetwork;
 
 impl Withdrawal for NoNetwork {
     fn withdrawn(&self, _: Ipv4Addr) -> BoxFuture<()> {
         Box::pin(async {})
+    }
+}
+
+/// Of the node `n1`, whose files lie in this folder.
+pub fn node_options(folder: &Path) -> NodeOptions {
+    NodeOptions {
+        node_name: "n1".into(),
+        installation: "i".into(),
+        prefix: "ballast".into(),
+        data_dir: folder.into(),
+        host_ip: HostAddress::Given(Ipv4Addr::new(192, 0, 2, 1)),
+        pod_range: "10.42.0.0/24".parse().expect("a range"),
+        network: "ballast".into(),
+        bridge: "ballast0".into(),
+        hold: false,
+        beat: Arc::new(|_| {}),
+        metrics: ballast::node::Metrics::default(),
     }
 }
 
@@ -73,19 +92,7 @@ impl World {
         change: impl FnOnce(NodeOptions) -> NodeOptions,
         network: Arc<dyn Withdrawal>,
     ) -> (Tasks, AllDone) {
-        let options = change(NodeOptions {
-            node_name: "n1".into(),
-            installation: "i".into(),
-            prefix: "ballast".into(),
-            data_dir: fixture.folder().into(),
-            host_ip: HostAddress::Given(Ipv4Addr::new(192, 0, 2, 1)),
-            pod_range: "10.42.0.0/24".parse().expect("a range"),
-            network: "ballast".into(),
-            bridge: "ballast0".into(),
-            hold: false,
-            beat: Arc::new(|_| {}),
-            metrics: ballast::node::Metrics::default(),
-        });
+        let options = change(node_options(fixture.folder()));
         let (tasks, done) = Tasks::new();
         let agent = fixture.local(Identity::NodeAgent { node: "n1".to_owned() });
         let handle =

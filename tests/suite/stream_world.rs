@@ -1,7 +1,6 @@
 //! What the tests of streams stand on: a listener with TLS, a node agent over the engine in memory with
 //! one running pod, and a WebSocket client that others wrote.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ballast::api::Identity;
@@ -10,8 +9,6 @@ use ballast::api::server::{Limits, Surface};
 use ballast::cli::GrantedRole;
 use ballast::clock::Clock;
 use ballast::node::instance::{Instance, Role};
-use ballast::node::{HostAddress, NodeOptions};
-use ballast::object::ports::{BoxFuture, Withdrawal};
 use ballast::object::{Cluster, condition};
 use ballast::task::{AllDone, Tasks};
 use futures::{SinkExt, StreamExt};
@@ -27,20 +24,13 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::access::Secured;
 use crate::fixture::{PATIENCE, object, until};
+use crate::node::{NoNetwork, node_options};
 use crate::sim::fake_runtime::FakeRuntime;
 
 pub const V5: &str = "v5.channel.k8s.io";
 pub const V4: &str = "v4.channel.k8s.io";
 /// The running pod: containers `web`, which is attached to, and `side`.
 pub const POD: &str = "/api/v1/namespaces/default/pods/p";
-
-struct NoNetwork;
-
-impl Withdrawal for NoNetwork {
-    fn withdrawn(&self, _: Ipv4Addr) -> BoxFuture<()> {
-        Box::pin(async {})
-    }
-}
 
 pub struct StreamWorld {
     pub served: Secured,
@@ -59,19 +49,7 @@ impl StreamWorld {
         let fixture = &served.fixture;
         fixture.namespaces(&["default", "kube-node-lease"]).await;
         let engine = FakeRuntime::new(Clock::wall()).with_image("app:v1");
-        let options = NodeOptions {
-            node_name: "n1".into(),
-            installation: "i".into(),
-            prefix: "ballast".into(),
-            data_dir: fixture.folder().into(),
-            host_ip: HostAddress::Given(Ipv4Addr::new(192, 0, 2, 1)),
-            pod_range: "10.42.0.0/24".parse().expect("a range"),
-            network: "ballast".into(),
-            bridge: "ballast0".into(),
-            hold: false,
-            beat: Arc::new(|_| {}),
-            metrics: ballast::node::Metrics::default(),
-        };
+        let options = node_options(fixture.folder());
         let (tasks, done) = Tasks::new();
         let agent = fixture.local(Identity::NodeAgent { node: "n1".to_owned() });
         let (network, clock) = (Arc::new(NoNetwork), Clock::wall());
