@@ -10,14 +10,14 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, Secret, Service};
 use crate::api::admission::{Admit, addresses};
 use crate::object::drift::{Drift, Layer, Phase};
 use crate::object::{ApiError, Object};
-use crate::store::{Draft, Header};
+use crate::store::{Draft, Header, Pairs};
 
 /// What the store must know of an object.
 pub fn header_of<K: Admit>(object: &K) -> Header {
     let meta = object.metadata();
     Header {
         uid: meta.uid.clone().unwrap_or_default(),
-        labels: meta.labels.clone().unwrap_or_default(),
+        labels: meta.labels.as_ref().map(Pairs::from).unwrap_or_default(),
         fields: fields_of(object),
         owners: meta.owner_references.iter().flatten().map(|owner| owner.uid.clone()).collect(),
         deleting: meta.deletion_timestamp.is_some(),
@@ -26,7 +26,7 @@ pub fn header_of<K: Admit>(object: &K) -> Header {
 }
 
 /// The selectable fields that are not empty; the kind table names all of them.
-fn fields_of<K: Object>(object: &K) -> BTreeMap<String, String> {
+fn fields_of<K: Object>(object: &K) -> Pairs {
     let any: &dyn Any = object;
     let mut fields = BTreeMap::new();
     let mut put = |name: &str, value: Option<&str>| {
@@ -97,7 +97,7 @@ fn fields_of<K: Object>(object: &K) -> BTreeMap<String, String> {
             }),
         );
     }
-    fields
+    Pairs::from(&fields)
 }
 
 /// The object as JSON text with an empty `metadata.resourceVersion`, and where it stands.

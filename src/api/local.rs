@@ -150,7 +150,11 @@ impl<S: Store> Cluster for Local<S> {
         Ok(Listing { revision, items: self.api.all_shown(&self.who, &records) })
     }
 
-    fn watch<K: Object>(&self, scope: Scope) -> impl Stream<Item = Change<K>> + Send + 'static {
+    fn watch_keeping<K: Object, T: Send + 'static>(
+        &self,
+        scope: Scope,
+        keep: impl Fn(&Arc<K>) -> T + Send + Sync + 'static,
+    ) -> impl Stream<Item = Change<T>> + Send + 'static {
         let kind = K::OBJECT_KIND;
         let parsed = Selection::parse(kind, scope.labels.as_deref(), scope.fields.as_deref());
         let selection = parsed.unwrap_or_else(|failure| {
@@ -158,9 +162,9 @@ impl<S: Store> Cluster for Local<S> {
             nothing()
         });
         let watch = Watch { local: self.clone(), scope, selection, events: None, pause: None };
-        futures::stream::unfold(watch, |mut watch| async move {
-            let change = watch.next::<K>().await;
-            Some((change, watch))
+        futures::stream::unfold((watch, keep), |(mut watch, keep)| async move {
+            let change = watch.next(&keep).await;
+            Some((change, (watch, keep)))
         })
     }
 
@@ -228,13 +232,13 @@ struct Watch<S: Store> {
 
 impl<S: Store> Watch<S> {
     /// Cancel safe: what is taken from the stream is answered in the same step.
-    async fn next<K: Object>(&mut self) -> Change<K> {
+    async fn next<K: Object, T>(&mut self, keep: &impl Fn(&Arc<K>) -> T) -> Change<T> {
         loop {
             let Some(events) = &mut self.events else {
                 if let Some(pause) = self.pause.take() {
                     tokio::time::sleep(pause).await;
                 }
-                match self.begin::<K>() {
+                match self.begin(keep) {
                     Ok(reset) => return reset,
                     Err(failure) => {
                         debug!(kind = %K::OBJECT_KIND, %failure, "watch cannot begin, trying again");
@@ -245,7 +249,7 @@ impl<S: Store> Watch<S> {
             };
             match events.next().await {
                 Some(WatchItem::Event(event)) => {
-                    if let Some(change) = self.change(&event) {
+                    if let Some(change) = self.change(&event, keep) {
                         return change;
                     }
                 }
@@ -262,21 +266,28 @@ impl<S: Store> Watch<S> {
         }
     }
 
-    fn begin<K: Object>(&mut self) -> Result<Change<K>, ApiError> {
+    /// One object after the other: what is not kept of one is let go before the next is decoded.
+    fn begin<K: Object, T>(&mut self, keep: &impl Fn(&Arc<K>) -> T) -> Result<Change<T>, ApiError> {
         let local = &self.local;
         let (revision, records) = local.records(K::OBJECT_KIND, &self.scope, &self.selection)?;
         self.events = Some(local.api.changes(&local.who, K::OBJECT_KIND, Some(revision))?);
-        Ok(Change::Reset(local.api.all_shown(&local.who, &records)))
+        let shown = records.iter().filter_map(|record| local.api.shown(&local.who, record).ok());
+        Ok(Change::Reset(shown.map(|object| keep(&object)).collect()))
     }
 
     /// What an event is to this scope; an object that leaves the selector is gone.
-    fn change<K: Object>(&self, event: &Event) -> Option<Change<K>> {
+    fn change<K: Object, T>(
+        &self,
+        event: &Event,
+        keep: &impl Fn(&Arc<K>) -> T,
+    ) -> Option<Change<T>> {
         let record = &event.record;
         if self.scope.namespace.as_ref().is_some_and(|wanted| *wanted != record.key.namespace) {
             return None;
         }
         let alive = event.change != ChangeType::Deleted;
-        let object = || self.local.api.shown::<K>(&self.local.who, record).ok();
+        let object =
+            || self.local.api.shown::<K>(&self.local.who, record).ok().map(|object| keep(&object));
         if alive && selects(&self.selection, record) {
             return object().map(Change::Applied);
         }

@@ -113,6 +113,29 @@ impl Remote {
         self.send::<K>(method, path, content, body).await.map(Arc::new)
     }
 
+    /// A whole list, page by page, of what `keep` makes of each object.
+    async fn pages<K: Object, T>(
+        &self,
+        scope: &Scope,
+        keep: impl Fn(K) -> T,
+    ) -> Result<(u64, Vec<T>), ApiError> {
+        let (mut items, mut token) = (Vec::new(), None);
+        loop {
+            let mut path = collection::<K>(scope);
+            path.push_str(&format!("&limit={PAGE}"));
+            if let Some(token) = &token {
+                path.push_str(&format!("&continue={token}"));
+            }
+            let page: Page<K> = self.send(Method::GET, path, JSON, None).await?;
+            let revision = page.metadata.resource_version.parse().unwrap_or(0);
+            items.extend(page.items.into_iter().map(&keep));
+            token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if token.is_none() {
+                return Ok((revision, items));
+            }
+        }
+    }
+
     async fn patched<K: Object>(&self, path: String, patch: &Patch) -> Result<Arc<K>, ApiError> {
         let (content, body) = match patch {
             Patch::Merge(body) => ("application/merge-patch+json", body),
@@ -131,29 +154,19 @@ impl Cluster for Remote {
     }
 
     async fn list<K: Object>(&self, scope: &Scope) -> Result<Listing<K>, ApiError> {
-        let mut listing = Listing { revision: 0, items: Vec::new() };
-        let mut token = None;
-        loop {
-            let mut path = collection::<K>(scope);
-            path.push_str(&format!("&limit={PAGE}"));
-            if let Some(token) = &token {
-                path.push_str(&format!("&continue={token}"));
-            }
-            let page: Page<K> = self.send(Method::GET, path, JSON, None).await?;
-            listing.revision = page.metadata.resource_version.parse().unwrap_or(0);
-            listing.items.extend(page.items.into_iter().map(Arc::new));
-            token = page.metadata.continue_.filter(|token| !token.is_empty());
-            if token.is_none() {
-                return Ok(listing);
-            }
-        }
+        let (revision, items) = self.pages(scope, Arc::new).await?;
+        Ok(Listing { revision, items })
     }
 
-    fn watch<K: Object>(&self, scope: Scope) -> impl Stream<Item = Change<K>> + Send + 'static {
+    fn watch_keeping<K: Object, T: Send + 'static>(
+        &self,
+        scope: Scope,
+        keep: impl Fn(&Arc<K>) -> T + Send + Sync + 'static,
+    ) -> impl Stream<Item = Change<T>> + Send + 'static {
         let watch = Watch { remote: self.clone(), scope, revision: None, events: None };
-        futures::stream::unfold(watch, |mut watch| async move {
-            let change = watch.next().await;
-            Some((change, watch))
+        futures::stream::unfold((watch, keep), |(mut watch, keep)| async move {
+            let change = watch.next(|object| keep(&Arc::new(object))).await;
+            Some((change, (watch, keep)))
         })
     }
 
@@ -250,14 +263,14 @@ struct Watch<K> {
 }
 
 impl<K: Object> Watch<K> {
-    async fn next(&mut self) -> Change<K> {
+    async fn next<T>(&mut self, keep: impl Fn(K) -> T) -> Change<T> {
         loop {
             if self.revision.is_none() {
-                match self.remote.list::<K>(&self.scope).await {
-                    Ok(listing) => {
-                        self.revision = Some(listing.revision.to_string());
+                match self.remote.pages(&self.scope, &keep).await {
+                    Ok((revision, items)) => {
+                        self.revision = Some(revision.to_string());
                         self.events = None;
-                        return Change::Reset(listing.items);
+                        return Change::Reset(items);
                     }
                     Err(error) => pause::<K>(&error.to_string()).await,
                 }
@@ -270,11 +283,11 @@ impl<K: Object> Watch<K> {
             match events.next().await {
                 Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                     self.reached(&object);
-                    return Change::Applied(Arc::new(object));
+                    return Change::Applied(keep(object));
                 }
                 Some(Ok(WatchEvent::Deleted(object))) => {
                     self.reached(&object);
-                    return Change::Deleted(Arc::new(object));
+                    return Change::Deleted(keep(object));
                 }
                 Some(Ok(WatchEvent::Bookmark(mark))) => {
                     self.revision = Some(mark.metadata.resource_version);

@@ -86,7 +86,7 @@ pub fn status_value(error: &ApiError, continued: Option<&str>) -> Value {
 pub(crate) fn object_bytes<S: Store>(
     api: &Api<S>,
     who: &Identity,
-    record: &Record,
+    record: &Arc<Record>,
 ) -> Result<Bytes, ApiError> {
     if record.kind != Kind::Secret {
         return Ok(record.body.clone());
@@ -130,7 +130,7 @@ pub fn partial(object: &[u8]) -> Result<Bytes, ApiError> {
 pub(crate) fn table_of<S: Store>(
     api: &Api<S>,
     who: &Identity,
-    record: &Record,
+    record: &Arc<Record>,
     include: Include,
     columns: bool,
 ) -> Result<Vec<u8>, ApiError> {
@@ -150,7 +150,7 @@ fn one_row(kind: Kind, meta: &ListMeta, columns: bool, row: &[u8]) -> Result<Vec
 fn row_of<S: Store>(
     api: &Api<S>,
     who: &Identity,
-    record: &Record,
+    record: &Arc<Record>,
     include: Include,
 ) -> Result<Vec<u8>, ApiError> {
     with_kind!(record.kind, K => {
@@ -187,7 +187,7 @@ pub(crate) async fn list_reply<S: Store>(
         Form::Json => list_head(&format!("{}List", kind.row().name), &kind.api_version(), &meta),
         Form::Metadata => list_head("PartialObjectMetadataList", META_VERSION, &meta),
     };
-    let item = |record: &Record| match form {
+    let item = |record: &Arc<Record>| match form {
         Form::Table => row_of(api, who, record, include).map(Bytes::from),
         Form::Json => object_bytes(api, who, record),
         Form::Metadata => object_bytes(api, who, record).and_then(|bytes| partial(&bytes)),

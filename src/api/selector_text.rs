@@ -3,10 +3,9 @@
 //! The label grammar is `labels.Parse`'s: a lexer that takes `in` and `notin` for operators only
 //! where an operator may stand, and a parser that names what it found and what it expected.
 
-use std::collections::BTreeMap;
-
 use crate::object::selector::{Requirement, Selector};
 use crate::object::{ApiError, Key, Kind};
+use crate::store::Pairs;
 
 /// Which records a request is about, by what the store knows of them without decoding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,18 +38,13 @@ impl Selection {
     }
 
     /// Whether an object counts, by its key, labels and selectable fields (absent ones are empty).
-    pub fn matches(
-        &self,
-        key: &Key,
-        labels: &BTreeMap<String, String>,
-        fields: &BTreeMap<String, String>,
-    ) -> bool {
-        self.labels.matches(labels)
+    pub fn matches(&self, key: &Key, labels: &Pairs, fields: &Pairs) -> bool {
+        self.labels.matches_by(&|label| labels.get(label))
             && self.fields.iter().all(|term| {
                 let actual = match term.field.as_str() {
                     "metadata.name" => key.name.as_str(),
                     "metadata.namespace" => key.namespace.as_str(),
-                    field => fields.get(field).map_or("", String::as_str),
+                    field => fields.get(field).unwrap_or_default(),
                 };
                 (actual == term.value) != term.negated
             })
@@ -421,6 +415,8 @@ fn check_value(field: &str, value: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn matches(text: &str, labels: &[(&str, &str)]) -> bool {

@@ -168,7 +168,7 @@ impl<S: Store> Applying<'_, S> {
     /// What the stored object becomes, new addresses left out.
     fn admitted<K: Admit>(
         &self,
-        record: &Record,
+        record: &Arc<Record>,
         mut new: K,
         previous: &Previous<'_>,
         adopt: bool,

@@ -337,7 +337,7 @@ impl<S: Store> Api<S> {
     pub(crate) fn shown<K: Object>(
         &self,
         who: &Identity,
-        record: &Record,
+        record: &Arc<Record>,
     ) -> Result<Arc<K>, ApiError> {
         let object = self.typed::<K>(record)?;
         if K::OBJECT_KIND == Kind::Secret
@@ -362,8 +362,13 @@ impl<S: Store> Api<S> {
     /// Whether some pod bound to the node names the Secret: the one way for its agent to read it.
     fn named_by_a_pod(&self, node: &str, secret: &Key) -> bool {
         let on_node = |record: &Record| {
-            record.header.fields.get("spec.nodeName").is_some_and(|name| name == node)
-                && record.typed::<Pod>().is_ok_and(|pod| names_secret(&pod, &secret.name))
+            if record.header.fields.get("spec.nodeName").is_none_or(|name| name != node) {
+                return false;
+            }
+            // Its agent holds it, as a rule.
+            let named = record.typed::<Pod>().is_ok_and(|pod| names_secret(&pod, &secret.name));
+            record.let_go();
+            named
         };
         self.inner.store.find(Kind::Pod, &secret.namespace, &on_node).is_some()
     }
@@ -372,8 +377,8 @@ impl<S: Store> Api<S> {
     ///
     /// # Errors
     /// `InternalError` naming the object; nothing else stops.
-    pub(crate) fn typed<K: Object>(&self, record: &Record) -> Result<Arc<K>, ApiError> {
-        let keep = |object: &Arc<K>| self.inner.recent.keep(object.clone());
+    pub(crate) fn typed<K: Object>(&self, record: &Arc<Record>) -> Result<Arc<K>, ApiError> {
+        let keep = |object: &Arc<K>| self.inner.recent.keep(record, object.clone());
         record.typed_noting::<K>(keep).map_err(|failure| {
             self.inner.quarantines.fetch_add(1, Ordering::Relaxed);
             let id = (record.kind, record.key.clone(), record.revision);

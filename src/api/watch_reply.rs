@@ -233,7 +233,7 @@ impl<S: Store> Watching<S> {
     ///
     /// A live event's line is shared with the other watches; the state that a watch begins with is
     /// read by nobody else at the same time.
-    fn line(&mut self, event: &'static str, record: &Record, live: bool) -> Option<Bytes> {
+    fn line(&mut self, event: &'static str, record: &Arc<Record>, live: bool) -> Option<Bytes> {
         let columns = self.form == Form::Table && !std::mem::replace(&mut self.columns_sent, true);
         let metrics = self.api.metrics();
         let render = || {
@@ -254,7 +254,7 @@ impl<S: Store> Watching<S> {
         self.api.watch_lines().get(key, record.body.len(), render)
     }
 
-    fn rendered(&self, event: &str, record: &Record, columns: bool) -> Option<Bytes> {
+    fn rendered(&self, event: &str, record: &Arc<Record>, columns: bool) -> Option<Bytes> {
         let object = match self.form {
             Form::Json => object_bytes(&self.api, &self.who, record),
             Form::Metadata => {

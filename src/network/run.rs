@@ -103,9 +103,9 @@ impl NetworkOptions {
 }
 
 enum Seen {
-    Service(Change<Service>),
-    Slice(Change<EndpointSlice>),
-    Node(Change<Node>),
+    Service(Change<Arc<Service>>),
+    Slice(Change<Arc<EndpointSlice>>),
+    Node(Change<Arc<Node>>),
     /// The store holds a commit.
     Commit,
 }

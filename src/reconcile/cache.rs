@@ -59,7 +59,7 @@ impl<K: Object> Cache<K> {
             synced: Signal::default(),
         }));
         let (fed, stop, changes) =
-            (cache.clone(), tasks.stop().clone(), cluster.watch::<K>(Scope::all()));
+            (cache.clone(), tasks.stop().clone(), cluster.watch_keeping(Scope::all(), keep));
         tasks.spawn("cache", async move {
             let mut changes = std::pin::pin!(changes);
             loop {
@@ -71,7 +71,7 @@ impl<K: Object> Cache<K> {
                     change = changes.next() => change,
                 };
                 match change {
-                    Some(change) => fed.take_up(change.map(keep)),
+                    Some(change) => fed.take_up(change),
                     None => {
                         // The watch ends only with the cluster, that is at the daemon's end.
                         debug!(kind = %K::OBJECT_KIND, "watch ended");
@@ -84,7 +84,7 @@ impl<K: Object> Cache<K> {
         cache
     }
 
-    fn take_up(&self, change: crate::object::Change<K>) {
+    fn take_up(&self, change: crate::object::Change<Arc<K>>) {
         let seen = self.0.index.write().unwrap_or_else(PoisonError::into_inner).apply(change);
         for one in seen {
             // Nobody listening is no error: the index is what counts.

@@ -85,7 +85,7 @@ impl<K: Object> Indexed<K> {
     }
 
     /// Takes a change up and answers what really changed: a `Reset` is compared with what is here.
-    pub fn apply(&mut self, change: Change<K>) -> Vec<Seen<K>> {
+    pub fn apply(&mut self, change: Change<Arc<K>>) -> Vec<Seen<K>> {
         match change {
             Change::Applied(object) => self.put(object).into_iter().collect(),
             Change::Deleted(last) => {

@@ -21,6 +21,7 @@
 
 // The nouns, and the decision whether a transaction may happen.
 mod draft;
+mod pairs;
 mod record;
 mod transaction;
 
@@ -45,6 +46,7 @@ mod writer;
 mod model;
 
 pub use draft::{Draft, Header};
+pub use pairs::Pairs;
 pub use reader::{Sqlite, SqliteOptions, WriterMode};
 pub use record::Record;
 pub use schema::{OpenError, StoreLock, hold, sqlite_version, sqlite_version_ok};

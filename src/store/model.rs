@@ -16,8 +16,8 @@ use proptest::prelude::*;
 use crate::object::{Key, Kind};
 use crate::store::ring::Window;
 use crate::store::{
-    ChangeType, Draft, Event, Expect, Header, ListRequest, Record, Sqlite, SqliteOptions, Store,
-    StoreError, Transaction, WatchItem, Write, WriterMode,
+    ChangeType, Draft, Event, Expect, Header, ListRequest, Pairs, Record, Sqlite, SqliteOptions,
+    Store, StoreError, Transaction, WatchItem, Write, WriterMode,
 };
 
 const KINDS: [Kind; 2] = [Kind::Pod, Kind::Service];
@@ -150,11 +150,15 @@ impl Happened {
             kind: record.kind,
             key: record.key.clone(),
             body: String::from_utf8(record.body.to_vec()).expect("text"),
-            app: record.header.labels["app"].clone(),
-            previous: event.previous.as_ref().map(|header| header.labels["app"].clone()),
+            app: app_of(&record.header),
+            previous: event.previous.as_ref().map(|header| app_of(header)),
             ends: event.ends_transaction,
         }
     }
+}
+
+fn app_of(header: &Header) -> String {
+    header.labels.get("app").expect("every object has one").to_owned()
 }
 
 /// The dull one.
@@ -213,8 +217,8 @@ impl Model {
                     };
                     log.push(happened(change, &id, revision, app, &state));
                     state.insert(id, Known { revision, app, claim });
-                    let mut header = Header::default();
-                    header.labels.insert("app".to_owned(), app.to_string());
+                    let labels = Pairs::from_iter([("app", app.to_string())]);
+                    let mut header = Header { labels, ..Header::default() };
                     header.claims.extend(claim.map(|claim| format!("port/{claim}")));
                     let draft = draft(&key, app);
                     Write::Put { kind, key, expect, draft, header }

@@ -56,4 +56,13 @@ impl Record {
         decoded(&object);
         Ok(object)
     }
+
+    /// Gives back what is left of a decoded object that nobody holds any more: as long as this one
+    /// could be asked for it, its memory stays, and an empty Pod is 3 kB.
+    pub fn let_go(&self) {
+        let mut cached = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.as_ref().is_some_and(|object| object.strong_count() == 0) {
+            *cached = None;
+        }
+    }
 }

@@ -141,7 +141,7 @@ async fn durable(report: &mut Report) {
     cluster.close().await;
 }
 
-async fn all_bound(changes: impl Stream<Item = Change<Pod>>) {
+async fn all_bound(changes: impl Stream<Item = Change<Arc<Pod>>>) {
     let mut changes = std::pin::pin!(changes);
     let mut bound = HashSet::new();
     while bound.len() < PODS {

@@ -106,18 +106,24 @@ impl Cluster for Shelf {
         Ok(Listing { revision: 0, items })
     }
 
-    fn watch<K: Object>(&self, scope: Scope) -> impl Stream<Item = Change<K>> + Send + 'static {
+    fn watch_keeping<K: Object, T: Send + 'static>(
+        &self,
+        scope: Scope,
+        keep: impl Fn(&Arc<K>) -> T + Send + Sync + 'static,
+    ) -> impl Stream<Item = Change<T>> + Send + 'static {
         let receiver = self.0.changed.subscribe();
-        let first = self.all(K::OBJECT_KIND, &scope).into_iter().map(typed).collect();
+        let all = self.all(K::OBJECT_KIND, &scope).into_iter();
+        let first = all.map(|value| keep(&typed(value))).collect();
         let begin = futures::stream::iter([Change::Reset(first)]);
-        let rest = futures::stream::unfold((receiver, scope), |(mut receiver, scope)| async {
+        let rest = futures::stream::unfold((receiver, scope, keep), |held| async {
+            let (mut receiver, scope, keep) = held;
             loop {
                 let (kind, value, gone) = receiver.recv().await.ok()?;
                 if kind == K::OBJECT_KIND && covers(&scope, &value) {
-                    let object = typed(value);
+                    let object = keep(&typed(value));
                     let change =
                         if gone { Change::Deleted(object) } else { Change::Applied(object) };
-                    return Some((change, (receiver, scope)));
+                    return Some((change, (receiver, scope, keep)));
                 }
             }
         });

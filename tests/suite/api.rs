@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, config, deployment, object, pod};
 
-async fn next<K: Object>(changes: &mut (impl Stream<Item = Change<K>> + Unpin)) -> Change<K> {
+async fn next<K: Object>(
+    changes: &mut (impl Stream<Item = Change<Arc<K>>> + Unpin),
+) -> Change<Arc<K>> {
     tokio::time::timeout(std::time::Duration::from_secs(20), changes.next())
         .await
         .expect("a change comes")

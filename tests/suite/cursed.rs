@@ -42,8 +42,12 @@ impl Cluster for Cursed {
         self.0.list(scope).await
     }
 
-    fn watch<K: Object>(&self, scope: Scope) -> impl Stream<Item = Change<K>> + Send + 'static {
-        self.0.watch(scope)
+    fn watch_keeping<K: Object, T: Send + 'static>(
+        &self,
+        scope: Scope,
+        keep: impl Fn(&Arc<K>) -> T + Send + Sync + 'static,
+    ) -> impl Stream<Item = Change<T>> + Send + 'static {
+        self.0.watch_keeping(scope, keep)
     }
 
     async fn create<K: Object>(&self, object: &K) -> Result<Arc<K>, ApiError> {

@@ -46,9 +46,11 @@ fn draft(key: &Key, text: &str) -> Draft {
 }
 
 fn labelled(app: &str) -> Header {
-    let mut header = Header { uid: "u".to_owned(), ..Header::default() };
-    header.labels.insert("app".to_owned(), app.to_owned());
-    header
+    Header {
+        uid: "u".to_owned(),
+        labels: [("app", app)].into_iter().collect(),
+        ..Header::default()
+    }
 }
 
 fn put(kind: Kind, key: &Key, expect: Expect, text: &str) -> Write {
@@ -328,7 +330,9 @@ async fn an_object_that_leaves_a_selector_is_known_also_after_a_restart() {
         write(&store, put(Kind::Pod, &name, Expect::Absent, "red")).await.expect("ok");
         write(&store, put(Kind::Pod, &name, Expect::Present, "blue")).await.expect("ok");
         write(&store, delete(Kind::Pod, &name, Expect::Present)).await.expect("ok");
-        let app = |header: Option<&Arc<Header>>| header.map(|h| h.labels["app"].clone());
+        let app = |header: Option<&Arc<Header>>| {
+            header.and_then(|h| h.labels.get("app")).map(str::to_owned)
+        };
         let mut store = Some(store);
         for _ in 0..2 {
             let open_store = store.take().unwrap_or_else(|| open(&folder, options));
@@ -674,7 +678,10 @@ async fn a_batch_that_the_disk_refuses_changes_nothing() {
         let refused = transact(&store, writes).await;
         assert!(matches!(refused, Err(StoreError::Write(reason)) if reason == "no space left"));
         assert_eq!(store.revision(), before);
-        let text = |store: &Sqlite| list(store, Kind::Pod).items[0].header.labels["app"].clone();
+        let text = |store: &Sqlite| {
+            let pods = list(store, Kind::Pod).items;
+            pods[0].header.labels.get("app").expect("every one has it").to_owned()
+        };
         assert_eq!((list(&store, Kind::Pod).items.len(), text(&store)), (1, "x".to_owned()));
         disk.execute_batch("DROP TRIGGER full").expect("drops");
         let b = write(&store, put(Kind::Pod, &key("b"), Expect::Absent, "z")).await.expect("ok");

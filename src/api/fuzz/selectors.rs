@@ -12,6 +12,7 @@ use super::run::fuzz;
 use crate::api::selector_text::{FieldTerm, Selection, label_selector};
 use crate::object::selector::{Requirement, Selector};
 use crate::object::{Key, Kind};
+use crate::store::Pairs;
 
 /// Who share this file's time.
 const TARGETS: u32 = 3;
@@ -170,8 +171,8 @@ fn selectors_select_what_they_say() {
         // The same through the whole selection, beside a field.
         let selection = Selection::parse(Kind::Pod, Some(&text), Some("metadata.name!=gone"))
             .map_err(|error| TestCaseError::fail(error.message))?;
-        let matches =
-            |name| selection.matches(&Key::new("default", name), labels, &BTreeMap::new());
+        let (labels, none) = (Pairs::from(labels), Pairs::default());
+        let matches = |name| selection.matches(&Key::new("default", name), &labels, &none);
         prop_assert_eq!((matches("web"), matches("gone")), (wanted, false));
         Ok(())
     });

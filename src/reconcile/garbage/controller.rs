@@ -12,8 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::object::{
-    ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Object, Patch, Scope, Severity,
-    reference_to,
+    ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Patch, Scope, Severity, reference_to,
 };
 use crate::reconcile::garbage::collection::{Action, Owner, Sight, Step, plan, sight};
 use crate::reconcile::garbage::graph::{Graph, Vertex};
@@ -240,15 +239,14 @@ impl<C: Cluster> Collector<C> {
 
 fn watch<C: Cluster>(cluster: &C, kind: Kind) -> BoxStream<'static, Seen> {
     with_kind!(kind, K => {
-        let vertex = move |object: &K| Vertex::of(kind, &object.metadata);
         cluster
-            .watch::<K>(Scope::all())
+            .watch_keeping::<K, Vertex>(Scope::all(), move |object| {
+                Vertex::of(kind, &object.metadata)
+            })
             .map(move |change| match change {
-                Change::Reset(objects) => {
-                    Seen::Reset(kind, objects.iter().map(|object| vertex(object)).collect())
-                }
-                Change::Applied(object) => Seen::Applied(vertex(&object)),
-                Change::Deleted(object) => Seen::Deleted(object.uid().to_owned()),
+                Change::Reset(vertices) => Seen::Reset(kind, vertices),
+                Change::Applied(vertex) => Seen::Applied(vertex),
+                Change::Deleted(vertex) => Seen::Deleted(vertex.uid),
             })
             .boxed()
     })

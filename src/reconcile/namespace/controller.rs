@@ -110,7 +110,7 @@ impl<C: Cluster> Namespaces<C> {
         }
     }
 
-    fn see(&mut self, change: Change<Namespace>) {
+    fn see(&mut self, change: Change<Arc<Namespace>>) {
         match change {
             Change::Reset(namespaces) => {
                 self.names.clear();

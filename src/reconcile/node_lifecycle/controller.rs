@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
@@ -74,6 +75,14 @@ pub fn run<C: Cluster>(
     });
 }
 
+/// A node's name and its Lease's renewTime.
+type Renewal = (String, Option<Timestamp>);
+
+fn renewal(lease: &Arc<Lease>) -> Renewal {
+    let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
+    (lease.key().name, renewed.map(|time| time.0))
+}
+
 /// Which watches have told their first whole state: before, nobody is judged.
 #[derive(Default)]
 struct Known {
@@ -100,9 +109,12 @@ struct Lifecycle<C> {
 
 impl<C: Cluster> Lifecycle<C> {
     async fn follow(mut self, vitals: Vitals) {
-        let mut nodes = pin!(self.cluster.watch::<Node>(Scope::all()).fuse());
-        let mut leases = pin!(self.cluster.watch::<Lease>(Scope::namespace(LEASES)).fuse());
-        let mut pods = pin!(self.cluster.watch::<Pod>(Scope::all()).fuse());
+        let all = Scope::all;
+        let nodes = self.cluster.watch_keeping(all(), |node: &Arc<Node>| facts(node));
+        let leases = self.cluster.watch_keeping(Scope::namespace(LEASES), renewal);
+        let pods = self.cluster.watch_keeping(all(), |pod: &Arc<Pod>| PodFacts::of(pod));
+        let (mut nodes, mut leases, mut pods) =
+            (pin!(nodes.fuse()), pin!(leases.fuse()), pin!(pods.fuse()));
         let mut pass_at = Instant::now();
         loop {
             // All cancel safe: a stream's next takes nothing before it is ready.
@@ -135,54 +147,45 @@ impl<C: Cluster> Lifecycle<C> {
         }
     }
 
-    fn see_nodes(&mut self, change: Change<Node>) {
+    fn see_nodes(&mut self, change: Change<NodeFacts>) {
         match change {
             Change::Reset(nodes) => {
-                self.nodes = nodes.iter().map(|node| (node.key().name, facts(node))).collect();
+                self.nodes = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
                 self.known.nodes = true;
             }
             Change::Applied(node) => {
-                self.nodes.insert(node.key().name, facts(&node));
+                self.nodes.insert(node.name.clone(), node);
             }
             Change::Deleted(node) => {
-                self.nodes.remove(&node.key().name);
+                self.nodes.remove(&node.name);
             }
         }
     }
 
-    fn see_leases(&mut self, change: Change<Lease>) {
-        let renewed = |lease: &Lease| {
-            lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0)
-        };
+    fn see_leases(&mut self, change: Change<Renewal>) {
         match change {
             Change::Reset(leases) => {
-                self.leases =
-                    leases.iter().map(|lease| (lease.key().name, renewed(lease))).collect();
+                self.leases = leases.into_iter().collect();
                 self.known.leases = true;
             }
-            Change::Applied(lease) => {
-                self.leases.insert(lease.key().name, renewed(&lease));
+            Change::Applied((node, renewed)) => {
+                self.leases.insert(node, renewed);
             }
-            Change::Deleted(lease) => {
-                self.leases.remove(&lease.key().name);
+            Change::Deleted((node, _)) => {
+                self.leases.remove(&node);
             }
         }
     }
 
-    fn see_pods(&mut self, change: Change<Pod>) {
+    fn see_pods(&mut self, change: Change<PodFacts>) {
         match change {
             Change::Reset(pods) => {
                 self.pods.clear();
-                for pod in &pods {
-                    self.take_pod(PodFacts::of(pod));
-                }
+                pods.into_iter().for_each(|pod| self.take_pod(pod));
                 self.known.pods = true;
             }
-            Change::Applied(pod) => self.take_pod(PodFacts::of(&pod)),
-            Change::Deleted(pod) => {
-                let pod = PodFacts::of(&pod);
-                self.drop_pod(&pod.node, &pod.uid);
-            }
+            Change::Applied(pod) => self.take_pod(pod),
+            Change::Deleted(pod) => self.drop_pod(&pod.node, &pod.uid),
         }
     }
 

@@ -196,7 +196,7 @@ impl<C: Cluster> Scheduler<C> {
         due.min(BEAT / 2)
     }
 
-    fn see_nodes(&mut self, change: Change<Node>) {
+    fn see_nodes(&mut self, change: Change<Arc<Node>>) {
         let now = self.clock.now();
         match change {
             Change::Reset(nodes) => {
@@ -232,7 +232,7 @@ impl<C: Cluster> Scheduler<C> {
         })
     }
 
-    fn see_pods(&mut self, change: Change<Pod>) {
+    fn see_pods(&mut self, change: Change<Arc<Pod>>) {
         match change {
             Change::Reset(pods) => {
                 let here: HashSet<&str> = pods.iter().map(|pod| pod.uid()).collect();

@@ -145,11 +145,11 @@ fn object(kind: Kind, key: &Key, tag: &str, facts: &Facts) -> (Draft, Header) {
     }
     if !facts.app.is_empty() {
         body["metadata"]["labels"] = json!({"app": facts.app});
-        header.labels.insert("app".to_owned(), facts.app.clone());
+        header.labels = [("app", &facts.app)].into_iter().collect();
     }
     if !facts.node.is_empty() {
         body["spec"] = json!({"nodeName": facts.node});
-        header.fields.insert("spec.nodeName".to_owned(), facts.node.clone());
+        header.fields = [("spec.nodeName", &facts.node)].into_iter().collect();
     }
     let text = body.to_string();
     let revision_at = text.find(HERE).expect("just written");
