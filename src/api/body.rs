@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, Secret, Service};
 
 use crate::api::admission::{Admit, addresses};
 use crate::object::drift::{Drift, Layer, Phase};
+use crate::object::json_text::member;
 use crate::object::{ApiError, Object};
 use crate::store::{Draft, Header, Pairs};
 
@@ -119,66 +120,6 @@ fn revision_place(json: &[u8]) -> Option<usize> {
     let metadata = member(json, 0, b"metadata")?;
     let value = member(json, metadata, b"resourceVersion")?;
     (json.get(value) == Some(&b'"') && json.get(value + 1) == Some(&b'"')).then_some(value + 1)
-}
-
-/// The offset of a member's value in the object that begins at `at`; compact JSON as serde writes it.
-fn member(json: &[u8], at: usize, name: &[u8]) -> Option<usize> {
-    let mut at = (json.get(at) == Some(&b'{')).then_some(at + 1)?;
-    loop {
-        if json.get(at) != Some(&b'"') {
-            return None;
-        }
-        let key_end = string_end(json, at)?;
-        let value = (json.get(key_end) == Some(&b':')).then_some(key_end + 1)?;
-        if &json[at + 1..key_end - 1] == name {
-            return Some(value);
-        }
-        at = value_end(json, value)?;
-        at = (json.get(at) == Some(&b',')).then_some(at + 1)?;
-    }
-}
-
-/// Behind the closing quote of the string that begins at `at`.
-fn string_end(json: &[u8], at: usize) -> Option<usize> {
-    let mut at = at + 1;
-    loop {
-        match json.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-}
-
-/// Behind the value that begins at `at`.
-fn value_end(json: &[u8], mut at: usize) -> Option<usize> {
-    let mut depth = 0_usize;
-    loop {
-        match json.get(at)? {
-            b'"' => at = string_end(json, at)?,
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
-                continue;
-            }
-            b'}' | b']' => {
-                depth = depth.checked_sub(1)?;
-                at += 1;
-            }
-            b',' | b':' if depth > 0 => {
-                at += 1;
-                continue;
-            }
-            _ => {
-                while !matches!(json.get(at)?, b',' | b'}' | b']') {
-                    at += 1;
-                }
-            }
-        }
-        if depth == 0 {
-            return Some(at);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,55 +1,89 @@
 //! A list on its way out: the stored bodies themselves, one after the other, with commas between
-//! them. Nothing is copied and nothing is put together in advance: a list of everything costs a
-//! pointer an object however slowly its client reads, and is of one revision, for a body never changes.
+//! them. Nothing is put together in advance: a list of everything costs a pointer an object however
+//! slowly its client reads, and is of one revision, for a body never changes. What is sent next is
+//! copied into pieces of [`PIECE`]: a body is in parts (see `store/body.rs`), and a write to a socket for
+//! each part costs more than the copy.
 //!
 //! Its length is known before it begins, so that it is an answer like any other to who counts
 //! streams, compresses, or is asked by HEAD.
 
 use std::convert::Infallible;
+use std::iter::Peekable;
+use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
+use crate::store::Record;
+
+/// Bytes sent at once, unless a single object is larger.
+const PIECE: usize = 64 * 1024;
+
+/// One object of a list.
+pub(crate) enum Item {
+    /// As it is stored.
+    Stored(Arc<Record>),
+    /// As it is shown.
+    Text(Bytes),
+}
+
+impl Item {
+    fn len(&self) -> usize {
+        match self {
+            Self::Stored(record) => record.body.len(),
+            Self::Text(text) => text.len(),
+        }
+    }
+
+    fn append_to(&self, piece: &mut Vec<u8>) {
+        match self {
+            Self::Stored(record) => {
+                record.body.pieces().iter().for_each(|part| piece.extend_from_slice(part));
+            }
+            Self::Text(text) => piece.extend_from_slice(text),
+        }
+    }
+}
+
 /// `{…,"items":[` `{…}` `,` `{…}` `]}`
 pub(crate) struct ListBody {
-    head: Option<Bytes>,
-    items: std::vec::IntoIter<Bytes>,
-    /// An item was sent and no comma after it.
-    within: bool,
-    tail: Option<Bytes>,
+    head: Bytes,
+    items: Peekable<std::vec::IntoIter<Item>>,
     /// Bytes still to come.
     left: u64,
 }
 
+const TAIL: &[u8] = b"]}";
+
 impl ListBody {
     /// `head` ends with the bracket that the items stand in.
-    pub fn new(head: Bytes, items: Vec<Bytes>) -> Self {
-        let tail = Bytes::from_static(b"]}");
+    pub fn new(head: Bytes, items: Vec<Item>) -> Self {
         let commas = items.len().saturating_sub(1);
-        let all = items.iter().map(Bytes::len).sum::<usize>() + commas + head.len() + tail.len();
-        Self {
-            head: Some(head),
-            items: items.into_iter(),
-            within: false,
-            tail: Some(tail),
-            left: all as u64,
-        }
+        let all = items.iter().map(Item::len).sum::<usize>() + commas + head.len() + TAIL.len();
+        Self { head, items: items.into_iter().peekable(), left: all as u64 }
     }
 
     fn next(&mut self) -> Option<Bytes> {
-        if let Some(head) = self.head.take() {
-            return Some(head);
+        if self.left == 0 {
+            return None;
         }
-        if self.within && self.items.len() > 0 {
-            self.within = false;
-            return Some(Bytes::from_static(b","));
+        let mut piece = Vec::with_capacity(PIECE.min(self.left as usize));
+        piece.extend_from_slice(&mem::take(&mut self.head));
+        while let Some(item) =
+            self.items.next_if(|item| piece.is_empty() || piece.len() + item.len() < PIECE)
+        {
+            item.append_to(&mut piece);
+            piece.extend_from_slice(if self.items.peek().is_some() { b"," } else { b"" });
         }
-        let item = self.items.next();
-        self.within = item.is_some();
-        item.or_else(|| self.tail.take())
+        if self.items.peek().is_none() {
+            piece.extend_from_slice(TAIL);
+        }
+        self.left -= piece.len() as u64;
+        Some(piece.into())
     }
 }
 
@@ -61,9 +95,7 @@ impl HttpBody for ListBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let next = self.next();
-        self.left -= next.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+        Poll::Ready(self.next().map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -77,36 +109,44 @@ impl HttpBody for ListBody {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::object::{Key, Kind};
+    use crate::store::Header;
 
-    fn list(items: &[Bytes]) -> ListBody {
-        ListBody::new(Bytes::from_static(b"{\"items\":["), items.to_vec())
+    fn stored(text: &str) -> Item {
+        let (key, header) = (Key::new("default", "a"), Arc::new(Header::default()));
+        Item::Stored(Arc::new(Record::new(Kind::Pod, key, 1, Bytes::from(text.to_owned()), header)))
     }
 
-    #[test]
-    fn a_list_is_its_items_and_knows_how_long_it_is() {
-        for (names, text) in [
-            (vec![], r#"{"items":[]}"#),
-            (vec!["1"], r#"{"items":[1]}"#),
-            (vec!["1", "22", "333"], r#"{"items":[1,22,333]}"#),
-        ] {
-            let items: Vec<Bytes> = names.into_iter().map(Bytes::from).collect();
-            let mut list = list(&items);
-            assert_eq!(list.size_hint().exact(), Some(text.len() as u64));
-            let mut sent = Vec::new();
-            while let Some(bytes) = list.next() {
-                sent.extend(bytes);
-            }
-            assert_eq!(String::from_utf8(sent).as_deref(), Ok(text));
-        }
-    }
-
-    #[test]
-    fn no_body_is_copied() {
-        let items = [Bytes::from(vec![b'1'; 5000]), Bytes::from(vec![b'2'; 5000])];
-        let mut list = list(&items);
+    fn sent(items: Vec<Item>) -> Vec<Bytes> {
+        let mut list = ListBody::new(Bytes::from_static(b"{\"items\":["), items);
+        let promised = list.size_hint().exact();
         let sent: Vec<Bytes> = std::iter::from_fn(|| list.next()).collect();
-        let places = |all: &[Bytes]| -> Vec<_> { all.iter().map(|bytes| bytes.as_ptr()).collect() };
-        assert_eq!(places(&[sent[1].clone(), sent[3].clone()]), places(&items));
+        assert_eq!(promised, Some(sent.iter().map(|piece| piece.len() as u64).sum()));
+        assert!(list.is_end_stream());
+        sent
+    }
+
+    proptest! {
+        /// Short items share a piece, a long one has its own, and what is sent is the list.
+        #[test]
+        fn a_list_is_its_items_and_knows_how_long_it_is(
+            lengths in proptest::collection::vec(prop_oneof![0_usize..9, 0..3 * PIECE], 0..8),
+        ) {
+            let texts: Vec<String> = lengths.iter().map(|length| "1".repeat(*length)).collect();
+            let item = |(at, text): (usize, &String)| match at % 2 {
+                0 => stored(text),
+                _ => Item::Text(Bytes::from(text.clone())),
+            };
+            let pieces = sent(texts.iter().enumerate().map(item).collect());
+            let whole = format!("{{\"items\":[{}]}}", texts.join(","));
+            prop_assert_eq!(pieces.concat(), whole.as_bytes());
+            let longest = texts.iter().map(String::len).max().unwrap_or_default();
+            for piece in &pieces {
+                prop_assert!(!piece.is_empty() && piece.len() <= PIECE.max(longest) + 40);
+            }
+        }
     }
 }

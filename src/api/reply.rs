@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::api::access::Identity;
-use crate::api::list_body::ListBody;
+use crate::api::list_body::{Item, ListBody};
 use crate::api::table::{self, Include};
 use crate::api::table_cells::Tabular;
 use crate::api::table_columns;
@@ -89,7 +89,7 @@ pub(crate) fn object_bytes<S: Store>(
     record: &Arc<Record>,
 ) -> Result<Bytes, ApiError> {
     if record.kind != Kind::Secret {
-        return Ok(record.body.clone());
+        return Ok(record.body.to_bytes());
     }
     let secret = api.shown::<k8s_openapi::api::core::v1::Secret>(who, record)?;
     written_bytes(&*secret)
@@ -188,9 +188,12 @@ pub(crate) async fn list_reply<S: Store>(
         Form::Metadata => list_head("PartialObjectMetadataList", META_VERSION, &meta),
     };
     let item = |record: &Arc<Record>| match form {
-        Form::Table => row_of(api, who, record, include).map(Bytes::from),
-        Form::Json => object_bytes(api, who, record),
-        Form::Metadata => object_bytes(api, who, record).and_then(|bytes| partial(&bytes)),
+        Form::Json if kind != Kind::Secret => Ok(Item::Stored(record.clone())),
+        Form::Json => object_bytes(api, who, record).map(Item::Text),
+        Form::Table => row_of(api, who, record, include).map(|row| Item::Text(row.into())),
+        Form::Metadata => {
+            object_bytes(api, who, record).and_then(|bytes| partial(&bytes)).map(Item::Text)
+        }
     };
     let mut items = Vec::with_capacity(page.items.len());
     for turn in page.items.chunks(AT_A_TURN) {
@@ -203,6 +206,7 @@ pub(crate) async fn list_reply<S: Store>(
 
 /// A list of objects that are JSON text already.
 pub(crate) fn list_of(kind: &str, version: &str, meta: &ListMeta, items: Vec<Bytes>) -> Body {
+    let items = items.into_iter().map(Item::Text).collect();
     Body::new(ListBody::new(list_head(kind, version, meta).into(), items))
 }
 

@@ -90,13 +90,14 @@ fn planned_create<K: Admit>(
 
 /// Nothing is written.
 fn unchanged(kind: Kind, key: Key, before: Option<Arc<Record>>) -> Planned {
-    let after = before.as_deref().and_then(|record| serde_json::from_slice(&record.body).ok());
+    let after =
+        before.as_deref().and_then(|record| serde_json::from_slice(&record.body.text()).ok());
     let action = SetAction::Unchanged;
     Planned { kind, key, action, before, write: None, namespace: None, after }
 }
 
 fn value_of(record: &Record) -> Option<Arc<Value>> {
-    serde_json::from_slice(&record.body).ok().map(Arc::new)
+    serde_json::from_slice(&record.body.text()).ok().map(Arc::new)
 }
 
 struct Applying<'a, S: Store> {
@@ -305,7 +306,7 @@ impl<S: Store> Applying<'_, S> {
         let expect = Expect::Revision(record.revision);
         let (action, write, after) = match outcome(&record, new)? {
             Outcome::Same => {
-                (SetAction::Unchanged, None, serde_json::from_slice(&record.body).ok())
+                (SetAction::Unchanged, None, serde_json::from_slice(&record.body.text()).ok())
             }
             Outcome::Put(object, draft) => {
                 let header = header_of(&*object);
@@ -374,7 +375,7 @@ impl<S: Store> Applying<'_, S> {
         let record =
             self.api.store().get(kind, key).ok_or_else(|| ApiError::not_found(kind, &key.name))?;
         let old = self.api.typed::<K>(&record)?;
-        let mut document: Value = serde_json::from_slice(&record.body).map_err(|error| {
+        let mut document: Value = serde_json::from_slice(&record.body.text()).map_err(|error| {
             ApiError::internal(format!("the stored object is no JSON: {error}"))
         })?;
         document["status"] = status.clone();

@@ -349,7 +349,7 @@ impl<S: Store> Api<S> {
             let record =
                 self.store().get(kind, key).ok_or_else(|| ApiError::not_found(kind, &key.name))?;
             let mut old = self.typed::<K>(&record)?;
-            let mut body = record.body.clone();
+            let mut body = record.body.to_bytes();
             if hidden {
                 old = self.redacted(who, old);
                 body = Bytes::from(serde_json::to_vec(&*old).map_err(|error| {
@@ -538,10 +538,13 @@ pub(crate) fn outcome<K: Admit>(record: &Record, mut new: K) -> Result<Outcome<K
 fn same(record: &Record, draft: &Draft) -> bool {
     let (head, tail) = draft.json.split_at(draft.revision_at);
     let revision = record.revision.to_string();
-    record.body.len() == draft.json.len() + revision.len()
-        && record.body.starts_with(head)
-        && record.body.ends_with(tail)
-        && record.body[head.len()..].starts_with(revision.as_bytes())
+    if record.body.len() != draft.json.len() + revision.len() {
+        return false;
+    }
+    let stored = record.body.text();
+    stored.starts_with(head)
+        && stored.ends_with(tail)
+        && stored[head.len()..].starts_with(revision.as_bytes())
 }
 
 /// The typed object with the revision that its write got.

@@ -17,6 +17,7 @@ mod error;
 pub mod host_path;
 pub mod int_or_percent;
 pub mod inventory;
+pub mod json_text;
 mod key;
 pub mod kind;
 pub mod ledger;

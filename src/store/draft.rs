@@ -1,6 +1,5 @@
 //! Pure: one object on its way into the store: what is known of it, and its text without revision.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -46,14 +45,14 @@ impl Draft {
     }
 
     /// The body with the revision in its place; of a sound draft.
-    pub(super) fn stamp(&self, revision: u64) -> Bytes {
+    pub(super) fn stamp(&self, revision: u64) -> Vec<u8> {
         replace(&self.json, self.revision_at, self.revision_at, revision)
     }
 }
 
 /// The body with its `metadata.resourceVersion` replaced: what a deleted object's last state looks
 /// like. A body without one stays as it is.
-pub(super) fn restamp(body: &Bytes, revision: u64) -> Bytes {
+pub(super) fn restamp(body: &[u8], revision: u64) -> Vec<u8> {
     #[derive(Deserialize)]
     struct Whole<'a> {
         #[serde(borrow)]
@@ -64,24 +63,24 @@ pub(super) fn restamp(body: &Bytes, revision: u64) -> Bytes {
         #[serde(borrow, rename = "resourceVersion")]
         resource_version: &'a RawValue,
     }
-    let Ok(whole) = serde_json::from_slice::<Whole<'_>>(body) else { return body.clone() };
+    let Ok(whole) = serde_json::from_slice::<Whole<'_>>(body) else { return body.to_vec() };
     let raw = whole.metadata.resource_version.get();
     // The raw value is borrowed from the body, so its address tells where it stands.
     let start = raw.as_ptr() as usize - body.as_ptr() as usize;
     if !raw.starts_with('"') {
-        return body.clone();
+        return body.to_vec();
     }
     replace(body, start + 1, start + raw.len() - 1, revision)
 }
 
 /// One allocation of exactly the new length: bodies are kept as long as the object lives.
-fn replace(text: &[u8], start: usize, end: usize, revision: u64) -> Bytes {
+fn replace(text: &[u8], start: usize, end: usize, revision: u64) -> Vec<u8> {
     let digits = revision.to_string();
     let mut body = Vec::with_capacity(text.len() - (end - start) + digits.len());
     body.extend_from_slice(&text[..start]);
     body.extend_from_slice(digits.as_bytes());
     body.extend_from_slice(&text[end..]);
-    body.into()
+    body
 }
 
 #[cfg(test)]
@@ -107,11 +106,9 @@ mod tests {
 
     #[test]
     fn only_the_objects_own_revision_is_replaced() {
-        let body = Bytes::from_static(
-            br#"{"involvedObject":{"resourceVersion":"7"},"metadata":{"name":"\"resourceVersion\":\"7\"", "resourceVersion" : "7"}}"#,
-        );
+        let body = br#"{"involvedObject":{"resourceVersion":"7"},"metadata":{"name":"\"resourceVersion\":\"7\"", "resourceVersion" : "7"}}"#;
         assert_eq!(
-            &restamp(&body, 1234)[..],
+            &restamp(body, 1234)[..],
             br#"{"involvedObject":{"resourceVersion":"7"},"metadata":{"name":"\"resourceVersion\":\"7\"", "resourceVersion" : "1234"}}"#,
         );
     }
@@ -119,8 +116,7 @@ mod tests {
     #[test]
     fn a_body_without_a_revision_stays() {
         for text in ["{}", "not json", r#"{"metadata":{"resourceVersion":7}}"#] {
-            let body = Bytes::from_static(text.as_bytes());
-            assert_eq!(restamp(&body, 9), body);
+            assert_eq!(restamp(text.as_bytes(), 9), text.as_bytes());
         }
     }
 }

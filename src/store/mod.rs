@@ -20,6 +20,7 @@
 //! Deliberately absent: clocks, authorisation, defaults, selectors' syntax. Those are the API's.
 
 // The nouns, and the decision whether a transaction may happen.
+mod body;
 mod draft;
 mod pairs;
 mod record;
@@ -45,6 +46,7 @@ mod writer;
 #[cfg(test)]
 mod model;
 
+pub use body::Body;
 pub use draft::{Draft, Header};
 pub use pairs::Pairs;
 pub use reader::{Sqlite, SqliteOptions, WriterMode};

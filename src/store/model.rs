@@ -149,7 +149,7 @@ impl Happened {
             change: event.change,
             kind: record.kind,
             key: record.key.clone(),
-            body: String::from_utf8(record.body.to_vec()).expect("text"),
+            body: String::from_utf8(record.body.text().into_owned()).expect("text"),
             app: app_of(&record.header),
             previous: event.previous.as_ref().map(|header| app_of(header)),
             ends: event.ends_transaction,
@@ -504,7 +504,7 @@ fn seen(items: &[Arc<Record>]) -> Vec<(Key, u64, String)> {
     items
         .iter()
         .map(|record| {
-            let body = String::from_utf8(record.body.to_vec()).expect("text");
+            let body = String::from_utf8(record.body.text().into_owned()).expect("text");
             (record.key.clone(), record.revision, body)
         })
         .collect()

@@ -146,8 +146,7 @@ impl Sqlite {
         shared.metrics.quarantined.set(loaded.quarantined as i64);
         shared.metrics.published(loaded.index.revision, loaded.floor);
         let keep = options.keep_changes.max(1);
-        let writer =
-            Writer::new(disk, shared.clone(), loaded.index, loaded.floor, keep, loaded.quarantine);
+        let writer = Writer::new(disk, shared.clone(), loaded, keep);
         let door = if inline {
             Door::Inline(Mutex::new(Some(Box::new(writer))))
         } else {

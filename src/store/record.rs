@@ -3,10 +3,8 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bytes::Bytes;
-
 use crate::object::{Key, Kind, Object};
-use crate::store::Header;
+use crate::store::{Body, Header};
 
 /// One object at one revision. Immutable; shared by the index, watches and lists.
 #[derive(Debug)]
@@ -16,14 +14,21 @@ pub struct Record {
     /// The revision of the write that made this state.
     pub revision: u64,
     /// The whole object as JSON, `resourceVersion` included.
-    pub body: Bytes,
+    pub body: Body,
     pub header: Arc<Header>,
     /// Decoded once for everyone who holds it at the same time, and dropped with the last of them.
     typed: Mutex<Option<Weak<dyn Any + Send + Sync>>>,
 }
 
 impl Record {
-    pub fn new(kind: Kind, key: Key, revision: u64, body: Bytes, header: Arc<Header>) -> Self {
+    pub fn new(
+        kind: Kind,
+        key: Key,
+        revision: u64,
+        body: impl Into<Body>,
+        header: Arc<Header>,
+    ) -> Self {
+        let body = body.into();
         Self { kind, key, revision, body, header, typed: Mutex::new(None) }
     }
 
@@ -50,7 +55,7 @@ impl Record {
         {
             return Ok(object);
         }
-        let object: Arc<K> = Arc::new(serde_json::from_slice(&self.body)?);
+        let object: Arc<K> = Arc::new(serde_json::from_slice(&self.body.text())?);
         let erased: Arc<dyn Any + Send + Sync> = object.clone();
         *cached = Some(Arc::downgrade(&erased));
         decoded(&object);

@@ -7,14 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use tracing::error;
 
 use crate::object::{Key, Kind};
+use crate::store::body::Values;
 use crate::store::draft::restamp;
 use crate::store::index::Index;
-use crate::store::{ChangeType, Event, Header, OpenError, Record, schema};
+use crate::store::{Body, ChangeType, Event, Header, OpenError, Record, schema};
 
 /// SQLite or the disk failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,8 @@ pub(super) struct Loaded {
     /// supersedes them.
     pub quarantine: HashMap<(Kind, Key), u64>,
     pub quarantined: usize,
+    /// What the bodies have in common.
+    pub values: Values,
 }
 
 /// An empty store stands at revision 1 as etcd's does: 0 means "any" to clients.
@@ -87,6 +89,7 @@ impl Disk {
             floor,
             quarantine: HashMap::new(),
             quarantined: 0,
+            values: Values::default(),
         };
         let mut superseded = HashSet::new();
         let mut statement = self.connection.prepare(
@@ -104,7 +107,8 @@ impl Disk {
             if superseded.remove(&revision) || deleted {
                 continue;
             }
-            match read_record(row, revision) {
+            let share = |text| Body::sharing(text, &mut loaded.values);
+            match read_record(row, revision, share) {
                 // Newest first: an older row of the same key is what an unreadable one left over.
                 Ok(record) if loaded.index.get(record.kind, &record.key).is_some() => {}
                 Ok(record) => {
@@ -143,7 +147,7 @@ impl Disk {
                 } else {
                     self.header.clear();
                     serde_json::to_writer(&mut self.header, &*record.header)?;
-                    (std::str::from_utf8(&self.header).ok(), Some(&record.body[..]))
+                    (std::str::from_utf8(&self.header).ok(), Some(record.body.text()))
                 };
                 insert.execute(params![
                     record.revision.cast_signed(),
@@ -302,10 +306,14 @@ fn read_name(row: &Row<'_>) -> Result<(Kind, Key), String> {
 }
 
 /// Columns 1 to 5: name, header, body.
-fn read_record(row: &Row<'_>, revision: u64) -> Result<Record, String> {
+fn read_record(
+    row: &Row<'_>,
+    revision: u64,
+    body: impl FnOnce(Vec<u8>) -> Body,
+) -> Result<Record, String> {
     let (kind, key) = read_name(row)?;
     let header = read_header(row, 4)?;
-    let body = read_body(row, 5)?;
+    let body = body(read_body(row, 5)?);
     Ok(Record::new(kind, key, revision, body, Arc::new(header)))
 }
 
@@ -315,13 +323,15 @@ fn read_event(row: &Row<'_>) -> Result<Event, String> {
     let change = ChangeType::of_number(number(6)?).ok_or("no change has this number")?;
     let ends_transaction = number(7)? == 1;
     let (record, previous) = match change {
-        ChangeType::Created => (read_record(row, revision)?, None),
-        ChangeType::Updated => (read_record(row, revision)?, Some(Arc::new(read_header(row, 8)?))),
+        ChangeType::Created => (read_record(row, revision, Body::whole)?, None),
+        ChangeType::Updated => {
+            (read_record(row, revision, Body::whole)?, Some(Arc::new(read_header(row, 8)?)))
+        }
         ChangeType::Deleted => {
             let (kind, key) = read_name(row)?;
             let header = Arc::new(read_header(row, 8)?);
             let body = restamp(&read_body(row, 9)?, revision);
-            (Record::new(kind, key, revision, body, header.clone()), Some(header))
+            (Record::new(kind, key, revision, Body::whole(body), header.clone()), Some(header))
         }
     };
     Ok(Event { change, record: Arc::new(record), previous, ends_transaction })
@@ -339,11 +349,11 @@ fn read_header(row: &Row<'_>, column: usize) -> Result<Header, String> {
 }
 
 /// The text is checked, the JSON is not: it is decoded when somebody asks for the object.
-fn read_body(row: &Row<'_>, column: usize) -> Result<Bytes, String> {
+fn read_body(row: &Row<'_>, column: usize) -> Result<Vec<u8>, String> {
     let value = row.get_ref(column).map_err(|error| error.to_string())?;
     let bytes = value.as_blob().map_err(|error| error.to_string())?;
     std::str::from_utf8(bytes).map_err(|error| format!("body: {error}"))?;
-    Ok(Bytes::copy_from_slice(bytes))
+    Ok(bytes.to_vec())
 }
 
 impl ChangeType {

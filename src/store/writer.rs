@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, warn};
 
 use crate::object::{Key, Kind};
+use crate::store::body::Values;
 use crate::store::compaction::next_floor;
 use crate::store::draft::restamp;
 use crate::store::index::Index;
 use crate::store::precondition::{Effect, plan};
 use crate::store::reader::Shared;
-use crate::store::sqlite::{Checkpointer, Disk, Entry};
-use crate::store::{ChangeType, Event, OpenError, Record, StoreError, Transaction, Write};
+use crate::store::sqlite::{Checkpointer, Disk, Entry, Loaded};
+use crate::store::{Body, ChangeType, Event, OpenError, Record, StoreError, Transaction, Write};
 
 /// Writes of one batch, unless a single transaction is larger. At 25,000 rows/s a full batch takes
 /// 20 ms (reliability.md 4.2).
@@ -62,17 +63,13 @@ pub(super) struct Writer {
     /// Unreadable rows that the next write of their key supersedes.
     quarantine: HashMap<(Kind, Key), u64>,
     checkpoints: Option<Checkpoints>,
+    /// What bodies have in common.
+    values: Values,
 }
 
 impl Writer {
-    pub fn new(
-        disk: Disk,
-        shared: Arc<Shared>,
-        index: Index,
-        floor: u64,
-        keep_changes: u64,
-        quarantine: HashMap<(Kind, Key), u64>,
-    ) -> Self {
+    pub fn new(disk: Disk, shared: Arc<Shared>, loaded: Loaded, keep_changes: u64) -> Self {
+        let Loaded { index, floor, quarantine, values, .. } = loaded;
         let next_revision = index.revision + 1;
         Self {
             disk,
@@ -83,6 +80,7 @@ impl Writer {
             keep_changes,
             quarantine,
             checkpoints: None,
+            values,
         }
     }
 
@@ -161,7 +159,7 @@ impl Writer {
         let (change, record, replaced) = match write {
             Write::Check { .. } => return None,
             Write::Put { kind, key, draft, header, .. } => {
-                let body = draft.stamp(revision);
+                let body = Body::sharing(draft.stamp(revision), &mut self.values);
                 let record = Arc::new(Record::new(kind, key, revision, body, Arc::new(header)));
                 let replaced = self.index.put(record.clone());
                 let change =
@@ -170,7 +168,8 @@ impl Writer {
             }
             Write::Delete { kind, key, .. } => {
                 let last = self.index.remove(kind, &key, revision)?;
-                let body = restamp(&last.body, revision);
+                let text = restamp(&last.body.text(), revision);
+                let body = Body::sharing(text, &mut self.values);
                 let record = Record::new(kind, key, revision, body, last.header.clone());
                 (ChangeType::Deleted, Arc::new(record), Some(last))
             }

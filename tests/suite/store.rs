@@ -112,7 +112,7 @@ async fn a_write_is_answered_as_stored_and_compared_by_revision() {
             write(&store, put(Kind::Pod, &name, Expect::Absent, "one")).await.expect("ok");
         assert_eq!(created.revision, store.revision());
         let text = format!("\"resourceVersion\":\"{}\"", created.revision);
-        assert!(String::from_utf8_lossy(&created.body).contains(&text));
+        assert!(String::from_utf8_lossy(&created.body.text()).contains(&text));
         assert!(Arc::ptr_eq(&created, &store.get(Kind::Pod, &name).expect("is there")));
         assert!(store.get(Kind::ConfigMap, &name).is_none());
 
@@ -129,7 +129,7 @@ async fn a_write_is_answered_as_stored_and_compared_by_revision() {
         assert_eq!(updated.revision, created.revision + 1);
         let deleted = write(&store, delete(Kind::Pod, &name, Expect::Present)).await.expect("ok");
         assert_eq!(deleted.revision, updated.revision + 1);
-        let last = String::from_utf8_lossy(&deleted.body).into_owned();
+        let last = String::from_utf8_lossy(&deleted.body.text()).into_owned();
         assert!(last.contains(&format!("\"resourceVersion\":\"{}\"", deleted.revision)));
         assert!(last.contains("two"), "the last state");
         assert!(store.get(Kind::Pod, &name).is_none());
@@ -245,7 +245,7 @@ async fn a_continued_list_stays_at_its_revision_for_five_minutes() {
         write(&store, put(Kind::Pod, &gone, Expect::Present, "new")).await.expect("ok");
         let next = page(Some("ns-1"), Some(&last), Some(first.revision)).expect("goes on");
         assert_eq!(next.revision, first.revision);
-        assert!(next.items.iter().all(|r| String::from_utf8_lossy(&r.body).contains("old")));
+        assert!(next.items.iter().all(|r| String::from_utf8_lossy(&r.body.text()).contains("old")));
         names.extend(next.items.iter().map(|record| record.key.name.clone()));
         after = next.items.last().filter(|_| next.remaining > 0).map(|r| r.key.clone());
     }
@@ -347,7 +347,7 @@ async fn an_object_that_leaves_a_selector_is_known_also_after_a_restart() {
                         app(event.previous.as_ref()),
                     ));
                     let text = format!("\"resourceVersion\":\"{}\"", record.revision);
-                    assert!(String::from_utf8_lossy(&record.body).contains(&text));
+                    assert!(String::from_utf8_lossy(&record.body.text()).contains(&text));
                 }
             }
             let (red, blue) = (Some("red".to_owned()), Some("blue".to_owned()));

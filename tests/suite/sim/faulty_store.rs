@@ -50,7 +50,8 @@ impl<S: Store> FaultyStore<S> {
 
 /// The object as it is, on its way to a new revision.
 fn same(record: &Record) -> Draft {
-    let body = std::str::from_utf8(&record.body).expect("bodies are JSON text");
+    let body = record.body.text();
+    let body = std::str::from_utf8(&body).expect("bodies are JSON text");
     let name = "\"resourceVersion\":\"";
     let found = format!("{name}{}\"", record.revision);
     let at = body.find(&found).expect("every body carries its revision") + name.len();

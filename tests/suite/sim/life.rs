@@ -181,7 +181,7 @@ impl Life {
 
     fn uid(&self, kind: Kind, key: &Key) -> Option<String> {
         let record = self.store.get(kind, key)?;
-        let object: Value = serde_json::from_slice(&record.body).expect("bodies are JSON");
+        let object: Value = serde_json::from_slice(&record.body.text()).expect("bodies are JSON");
         Some(object["metadata"]["uid"].as_str().expect("stored objects have a uid").to_owned())
     }
 

@@ -121,7 +121,10 @@ fn list(store: &Sqlite, kind: Kind) -> Vec<Value> {
     let select = |_: &Record| true;
     let request = ListRequest { namespace: None, limit: 0, after: None, at: None, select: &select };
     let page = store.list(kind, &request).expect("the latest state is there");
-    page.items.iter().map(|record| serde_json::from_slice(&record.body).expect("JSON")).collect()
+    page.items
+        .iter()
+        .map(|record| serde_json::from_slice(&record.body.text()).expect("JSON"))
+        .collect()
 }
 
 /// A generated name without its five letters of chance.

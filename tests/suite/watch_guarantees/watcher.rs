@@ -288,7 +288,7 @@ fn named(object: &Value) -> (Key, u64, String) {
 fn of_store(item: WatchItem) -> Item {
     match item {
         WatchItem::Event(event) => {
-            let body = serde_json::from_slice(&event.record.body).expect("a body is JSON");
+            let body = serde_json::from_slice(&event.record.body.text()).expect("a body is JSON");
             let (key, revision, tag) = named(&body);
             assert_eq!((&key, revision), (&event.record.key, event.record.revision));
             let change = match event.change {
