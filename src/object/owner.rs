@@ -6,7 +6,12 @@ use crate::object::{Key, Kind};
 
 /// The one reference with `controller: true`.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    controller_among(meta.owner_references.as_deref().unwrap_or_default())
+}
+
+/// As [`controller_of`], where the references are at hand without the rest.
+pub fn controller_among(references: &[OwnerReference]) -> Option<&OwnerReference> {
+    references.iter().find(|owner| owner.controller == Some(true))
 }
 
 /// The kind that a reference names; `None` for one that this cluster does not have. Only the group

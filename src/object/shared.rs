@@ -14,7 +14,7 @@ const FEW: usize = 64;
 
 /// Values of one type, each of them once. A value lives as long as somebody holds it: whenever the
 /// pool has doubled, those that only the pool itself still holds are dropped. So it never has more
-/// than twice as many as were held when it last looked (or [`FEW`]), and looking costs each new value
+/// than twice as many as were held when it last looked (or 64), and looking costs each new value
 /// a constant.
 pub struct Pool<T: ?Sized> {
     held: HashSet<Arc<T>>,

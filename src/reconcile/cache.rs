@@ -1,5 +1,6 @@
 //! One watch of one kind, kept as an indexed cache and fanned out to every controller that looks at
-//! the kind. An object is decoded once, by the API's inner skin, and shared as `Arc`.
+//! the kind. An object is decoded once, by the API's inner skin, and it, or what is kept of it, is shared
+//! as `Arc`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -11,6 +12,7 @@ use tracing::{debug, error};
 use crate::object::selector::{Requirement, Selector};
 use crate::object::{Cluster, Key, Object, Scope};
 use crate::reconcile::indexed::{self, Indexed, Seen, Terms};
+use crate::reconcile::kept::Kept;
 use crate::signal::Signal;
 use crate::task::{Tasks, caught};
 
@@ -23,17 +25,17 @@ const WAKES: usize = 1024;
 
 /// The objects of one kind as far as the watch has told. Cheap to clone; only ever behind, never wrong.
 #[derive(Debug)]
-pub struct Cache<K: Object>(Arc<Shared<K>>);
+pub struct Cache<T: Kept>(Arc<Shared<T>>);
 
 #[derive(Debug)]
-struct Shared<K: Object> {
-    index: RwLock<Indexed<K>>,
-    seen: broadcast::Sender<Seen<K>>,
+struct Shared<T: Kept> {
+    index: RwLock<Indexed<T>>,
+    seen: broadcast::Sender<Seen<T>>,
     is_synced: AtomicBool,
     synced: Signal,
 }
 
-impl<K: Object> Clone for Cache<K> {
+impl<T: Kept> Clone for Cache<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
@@ -44,12 +46,14 @@ impl<K: Object> Cache<K> {
     pub fn follow<C: Cluster>(cluster: &C, terms: Terms<K>, tasks: &Tasks) -> Self {
         Self::follow_keeping(cluster, terms, Arc::clone, tasks)
     }
+}
 
+impl<T: Kept> Cache<T> {
     /// As [`Cache::follow`]; of each object it keeps what `keep` makes of it.
     pub fn follow_keeping<C: Cluster>(
         cluster: &C,
-        terms: Terms<K>,
-        keep: fn(&Arc<K>) -> Arc<K>,
+        terms: Terms<T>,
+        keep: impl Fn(&Arc<T::Whole>) -> Arc<T> + Send + Sync + 'static,
         tasks: &Tasks,
     ) -> Self {
         let cache = Self(Arc::new(Shared {
@@ -74,7 +78,7 @@ impl<K: Object> Cache<K> {
                     Some(change) => fed.take_up(change),
                     None => {
                         // The watch ends only with the cluster, that is at the daemon's end.
-                        debug!(kind = %K::OBJECT_KIND, "watch ended");
+                        debug!(kind = %T::Whole::OBJECT_KIND, "watch ended");
                         stop.cancelled().await;
                         return;
                     }
@@ -84,7 +88,7 @@ impl<K: Object> Cache<K> {
         cache
     }
 
-    fn take_up(&self, change: crate::object::Change<Arc<K>>) {
+    fn take_up(&self, change: crate::object::Change<Arc<T>>) {
         let seen = self.0.index.write().unwrap_or_else(PoisonError::into_inner).apply(change);
         for one in seen {
             // Nobody listening is no error: the index is what counts.
@@ -95,7 +99,7 @@ impl<K: Object> Cache<K> {
         }
     }
 
-    fn index(&self) -> RwLockReadGuard<'_, Indexed<K>> {
+    fn index(&self) -> RwLockReadGuard<'_, Indexed<T>> {
         self.0.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,43 +117,43 @@ impl<K: Object> Cache<K> {
         self.index().revision() >= revision
     }
 
-    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+    pub fn get(&self, key: &Key) -> Option<Arc<T>> {
         self.index().get(key).cloned()
     }
 
     /// In key order.
-    pub fn all(&self) -> Vec<Arc<K>> {
+    pub fn all(&self) -> Vec<Arc<T>> {
         self.index().all().cloned().collect()
     }
 
     pub fn keys(&self) -> Vec<Key> {
-        self.index().all().map(|object| object.key()).collect()
+        self.index().all().map(|object| object.place().key()).collect()
     }
 
     /// In key order.
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
         self.index().in_namespace(namespace).cloned().collect()
     }
 
     /// What a uid controls, in key order. The cache's terms must contain ownership.
-    pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<T>> {
         self.under(&indexed::owned_by(uid))
     }
 
     /// What nobody controls in a namespace. The cache's terms must contain ownership.
-    pub fn orphans_of(&self, namespace: &str) -> Vec<Arc<K>> {
+    pub fn orphans_of(&self, namespace: &str) -> Vec<Arc<T>> {
         self.under(&indexed::orphans_of(namespace))
     }
 
     /// What stands under a term of [`indexed`], in key order.
-    pub fn under(&self, term: &str) -> Vec<Arc<K>> {
+    pub fn under(&self, term: &str) -> Vec<Arc<T>> {
         self.index().under(term).cloned().collect()
     }
 
     /// What a selector selects in a namespace, in key order. Asks the label index by the selector's
     /// rarest `key in (one value)`; only a selector without one scans the namespace. The cache's
     /// terms must contain labels.
-    pub fn selected(&self, namespace: &str, selector: &Selector) -> Vec<Arc<K>> {
+    pub fn selected(&self, namespace: &str, selector: &Selector) -> Vec<Arc<T>> {
         let index = self.index();
         let rarest = selector
             .requirements
@@ -161,8 +165,7 @@ impl<K: Object> Cache<K> {
                 _ => None,
             })
             .min_by_key(|term| index.count_under(term));
-        let matches =
-            |object: &&Arc<K>| selector.matches_optional(object.metadata().labels.as_ref());
+        let matches = |object: &&Arc<T>| selector.matches_optional(object.facts().labels);
         match rarest {
             Some(term) => index.under(&term).filter(matches).cloned().collect(),
             None => index.in_namespace(namespace).filter(matches).cloned().collect(),
@@ -171,7 +174,7 @@ impl<K: Object> Cache<K> {
 
     /// Every change from now on, in order; the first item is [`Seen::All`]. What a change tells is in
     /// the cache already. A subscriber that falls too far behind is told `All` and goes on.
-    pub fn changes(&self) -> impl Stream<Item = Seen<K>> + Send + 'static + use<K> {
+    pub fn changes(&self) -> impl Stream<Item = Seen<T>> + Send + 'static + use<T> {
         let receiver = self.0.seen.subscribe();
         let first = stream::iter([Seen::All]);
         first.chain(stream::unfold(receiver, |mut receiver| async move {
@@ -189,15 +192,15 @@ impl<K: Object> Cache<K> {
     pub fn waking<F, I>(
         &self,
         concerned: F,
-    ) -> impl Stream<Item = Key> + Send + 'static + use<K, F, I>
+    ) -> impl Stream<Item = Key> + Send + 'static + use<T, F, I>
     where
-        F: Fn(&K) -> I + Send + 'static,
+        F: Fn(&T) -> I + Send + 'static,
         I: IntoIterator<Item = Key>,
     {
         let cache = self.clone();
-        let of = move |object: &Arc<K>| -> Vec<Key> {
+        let of = move |object: &Arc<T>| -> Vec<Key> {
             caught(|| concerned(object).into_iter().collect()).unwrap_or_else(|panic| {
-                error!(kind = %K::OBJECT_KIND, object = %object.key(), panic, "object quarantined: it wakes nobody");
+                error!(kind = %T::Whole::OBJECT_KIND, object = %object.place().key(), panic, "object quarantined: it wakes nobody");
                 Vec::new()
             })
         };

@@ -27,6 +27,7 @@ use tracing::{debug, error, warn};
 use crate::object::{ApiError, Cluster, Key, Note, Object, reference};
 use crate::reconcile::cache::Cache;
 use crate::reconcile::indexed::Seen;
+use crate::reconcile::kept::Kept;
 use crate::reconcile::metrics::{Ended, Metrics, Vitals};
 use crate::reconcile::retry;
 use crate::task::{Tasks, caught_async};
@@ -130,7 +131,7 @@ impl<K: Object + kube::Resource<DynamicType = (), Scope: Send + Sync>> Engine<K>
     }
 
     /// No reconcile runs before this cache has its first list.
-    pub fn needs<O: Object>(mut self, cache: &Cache<O>) -> Self {
+    pub fn needs<T: Kept>(mut self, cache: &Cache<T>) -> Self {
         let cache = cache.clone();
         self.needs.push(async move { cache.synced().await }.boxed());
         self

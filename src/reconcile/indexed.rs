@@ -2,30 +2,37 @@
 //!
 //! A term is a text such as `owner/<uid>`; which terms an object has is a plain function of it, given
 //! when the index is made. The last state of a deleted object is handed on, so that its owner is woken.
+//!
+//! An object costs the index a pointer for itself and one for each of its terms: the sets are ordered
+//! by the key that stands in the object itself, and the text of a term is there once.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::object::{Change, Key, Object};
+use crate::object::{Change, Key};
+use crate::reconcile::kept::{Facts, Kept, Place};
+use crate::reconcile::pod_outline::PodOutline;
 
 /// What a subscriber is told.
 #[derive(Clone, Debug)]
-pub enum Seen<K> {
+pub enum Seen<T> {
     /// Look at everything anew: the beginning, or this subscriber fell behind.
     All,
     /// One object came (`before` is none), changed, or went (`after` is none).
-    Changed { before: Option<Arc<K>>, after: Option<Arc<K>> },
+    Changed { before: Option<Arc<T>>, after: Option<Arc<T>> },
 }
 
-impl<K> Seen<K> {
+impl<T> Seen<T> {
     /// The states that this change has to do with: an object that moved from one owner to another
     /// concerns both.
-    pub fn states(&self) -> impl Iterator<Item = &Arc<K>> {
+    pub fn states(&self) -> impl Iterator<Item = &Arc<T>> {
         let (before, after) = match self {
             Self::All => (None, None),
             Self::Changed { before, after } => (before.as_ref(), after.as_ref()),
@@ -35,21 +42,21 @@ impl<K> Seen<K> {
 }
 
 /// Which terms an object is found under.
-pub type Terms<K> = fn(&K) -> Vec<String>;
+pub type Terms<T> = fn(&T) -> Vec<String>;
 
 /// All objects of a kind, as far as the watch has told.
 #[derive(Debug)]
-pub struct Indexed<K> {
-    terms: Terms<K>,
-    objects: BTreeMap<Arc<Key>, Arc<K>>,
-    by_term: BTreeMap<String, BTreeMap<Arc<Key>, Arc<K>>>,
+pub struct Indexed<T: Kept> {
+    terms: Terms<T>,
+    objects: BTreeSet<Placed<T>>,
+    by_term: BTreeMap<String, BTreeSet<Placed<T>>>,
     /// The highest resourceVersion that went by.
     revision: u64,
 }
 
-impl<K: Object> Indexed<K> {
-    pub fn new(terms: Terms<K>) -> Self {
-        Self { terms, objects: BTreeMap::new(), by_term: BTreeMap::new(), revision: 0 }
+impl<T: Kept> Indexed<T> {
+    pub fn new(terms: Terms<T>) -> Self {
+        Self { terms, objects: BTreeSet::new(), by_term: BTreeMap::new(), revision: 0 }
     }
 
     /// The highest resourceVersion that went by.
@@ -57,58 +64,51 @@ impl<K: Object> Indexed<K> {
         self.revision
     }
 
-    pub fn get(&self, key: &Key) -> Option<&Arc<K>> {
-        self.objects.get(key)
+    pub fn get(&self, key: &Key) -> Option<&Arc<T>> {
+        self.objects.get(key as &dyn HasPlace).map(|Placed(object)| object)
     }
 
     /// In key order.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<K>> {
-        self.objects.values()
+    pub fn all(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.objects.iter().map(|Placed(object)| object)
     }
 
     /// Those of one namespace, in key order.
-    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<K>> {
+    pub fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<T>> {
+        let first = Key::new(namespace, "");
         self.objects
-            .range::<Key, _>(Key::new(namespace, "")..)
-            .take_while(move |(key, _)| key.namespace == namespace)
-            .map(|(_, object)| object)
+            .range::<dyn HasPlace, _>((Bound::Included(&first as &dyn HasPlace), Bound::Unbounded))
+            .map(|Placed(object)| object)
+            .take_while(move |object| object.place().namespace == namespace)
     }
 
     /// Those under a term, in key order.
-    pub fn under(&self, term: &str) -> impl Iterator<Item = &Arc<K>> {
-        self.by_term.get(term).into_iter().flat_map(BTreeMap::values)
+    pub fn under(&self, term: &str) -> impl Iterator<Item = &Arc<T>> {
+        self.by_term.get(term).into_iter().flatten().map(|Placed(object)| object)
     }
 
     /// How many are under a term.
     pub fn count_under(&self, term: &str) -> usize {
-        self.by_term.get(term).map_or(0, BTreeMap::len)
+        self.by_term.get(term).map_or(0, BTreeSet::len)
     }
 
     /// Takes a change up and answers what really changed: a `Reset` is compared with what is here.
-    pub fn apply(&mut self, change: Change<Arc<K>>) -> Vec<Seen<K>> {
+    pub fn apply(&mut self, change: Change<Arc<T>>) -> Vec<Seen<T>> {
         match change {
             Change::Applied(object) => self.put(object).into_iter().collect(),
             Change::Deleted(last) => {
-                self.revision = self.revision.max(revision_of(&*last));
-                self.remove(&last.key());
+                self.revision = self.revision.max(last.facts().revision);
+                self.remove(&Placed(last.clone()));
                 vec![Seen::Changed { before: Some(last), after: None }]
             }
             Change::Reset(objects) => {
-                let mut kept: BTreeMap<Key, ()> = BTreeMap::new();
-                let mut seen = Vec::new();
-                for object in objects {
-                    kept.insert(object.key(), ());
-                    seen.extend(self.put(object));
-                }
-                let gone: Vec<Arc<Key>> = self
-                    .objects
-                    .keys()
-                    .filter(|key| !kept.contains_key(&***key))
-                    .cloned()
-                    .collect();
-                for key in gone {
-                    let before = self.remove(&key);
-                    seen.push(Seen::Changed { before, after: None });
+                let kept: BTreeSet<Placed<T>> = objects.iter().cloned().map(Placed).collect();
+                let mut seen: Vec<Seen<T>> =
+                    objects.into_iter().filter_map(|object| self.put(object)).collect();
+                let gone: Vec<Placed<T>> = self.objects.difference(&kept).cloned().collect();
+                for placed in gone {
+                    self.remove(&placed);
+                    seen.push(Seen::Changed { before: Some(placed.0), after: None });
                 }
                 seen
             }
@@ -116,10 +116,10 @@ impl<K: Object> Indexed<K> {
     }
 
     /// Nothing when the same state is here already.
-    fn put(&mut self, object: Arc<K>) -> Option<Seen<K>> {
-        self.revision = self.revision.max(revision_of(&*object));
-        let key = Arc::new(object.key());
-        let before = self.objects.get(&key).cloned();
+    fn put(&mut self, object: Arc<T>) -> Option<Seen<T>> {
+        self.revision = self.revision.max(object.facts().revision);
+        let placed = Placed(object.clone());
+        let before = self.objects.get(&placed).map(|Placed(before)| before.clone());
         if before.as_ref().is_some_and(|before| same_state(&**before, &*object)) {
             return None;
         }
@@ -127,27 +127,26 @@ impl<K: Object> Indexed<K> {
         if let Some(before) = &before {
             let stale = (self.terms)(before).into_iter().filter(|term| !terms.contains(term));
             for term in stale {
-                self.leave(&term, &key);
+                self.leave(&term, &placed);
             }
         }
         for term in terms {
-            self.by_term.entry(term).or_default().insert(key.clone(), object.clone());
+            self.by_term.entry(term).or_default().replace(placed.clone());
         }
-        self.objects.insert(key, object.clone());
+        self.objects.replace(placed);
         Some(Seen::Changed { before, after: Some(object) })
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Arc<K>> {
-        let (key, object) = self.objects.remove_entry(key)?;
+    fn remove(&mut self, placed: &Placed<T>) {
+        let Some(Placed(object)) = self.objects.take(placed) else { return };
         for term in (self.terms)(&object) {
-            self.leave(&term, &key);
+            self.leave(&term, placed);
         }
-        Some(object)
     }
 
-    fn leave(&mut self, term: &str, key: &Key) {
+    fn leave(&mut self, term: &str, placed: &Placed<T>) {
         if let Some(under) = self.by_term.get_mut(term) {
-            under.remove(key);
+            under.remove(placed);
             if under.is_empty() {
                 self.by_term.remove(term);
             }
@@ -155,22 +154,77 @@ impl<K: Object> Indexed<K> {
     }
 }
 
-fn same_state<K: Object>(one: &K, other: &K) -> bool {
-    let (one, other) = (one.metadata(), other.metadata());
-    one.uid == other.uid && one.resource_version == other.resource_version
+fn same_state<T: Kept>(one: &T, other: &T) -> bool {
+    let (one, other) = (one.facts(), other.facts());
+    one.uid == other.uid && one.revision == other.revision
 }
 
-/// The revision an object was written at; 0 before it is stored.
-pub fn revision_of<K: Object>(object: &K) -> u64 {
-    let text = object.metadata().resource_version.as_deref().unwrap_or_default();
-    text.parse().unwrap_or_default()
+/// An object that is ordered by its key, and found by one.
+#[derive(Clone, Debug)]
+struct Placed<T>(Arc<T>);
+
+/// What has a key to look by: an object of the index, or a [`Key`].
+trait HasPlace {
+    fn place(&self) -> Place<'_>;
 }
 
-/// The uid of the owner that controls an object.
-pub fn controller_uid(meta: &ObjectMeta) -> Option<&str> {
-    let owners = meta.owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+impl<T: Kept> HasPlace for Placed<T> {
+    fn place(&self) -> Place<'_> {
+        self.0.place()
+    }
 }
+
+impl HasPlace for Key {
+    fn place(&self) -> Place<'_> {
+        Place { namespace: &self.namespace, name: &self.name }
+    }
+}
+
+impl<'a, T: Kept> Borrow<dyn HasPlace + 'a> for Placed<T> {
+    fn borrow(&self) -> &(dyn HasPlace + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn HasPlace + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl PartialOrd for dyn HasPlace + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn HasPlace + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for dyn HasPlace + '_ {}
+
+impl<T: Kept> Ord for Placed<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.place().cmp(&other.0.place())
+    }
+}
+
+impl<T: Kept> PartialOrd for Placed<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T: Kept> PartialEq for Placed<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.place() == other.0.place()
+    }
+}
+
+impl<T: Kept> Eq for Placed<T> {}
 
 /// The term of what a uid controls.
 pub fn owned_by(uid: &str) -> String {
@@ -182,42 +236,35 @@ pub fn orphans_of(namespace: &str) -> String {
     format!("orphan/{namespace}")
 }
 
-/// The term of the pods bound to a node; the empty name is "not bound".
-pub fn on_node(node: &str) -> String {
-    format!("node/{node}")
-}
-
 /// The term of what has a label in a namespace.
 pub fn labelled(namespace: &str, label: &str, value: &str) -> String {
     format!("label/{namespace}/{label}={value}")
 }
 
 /// No terms: found by key and namespace alone.
-pub fn no_terms<K>(_: &K) -> Vec<String> {
+pub fn no_terms<T>(_: &T) -> Vec<String> {
     Vec::new()
 }
 
 /// Owner or orphan.
-pub fn ownership(meta: &ObjectMeta) -> String {
-    match controller_uid(meta) {
-        Some(uid) => owned_by(uid),
-        None => orphans_of(meta.namespace.as_deref().unwrap_or_default()),
+pub fn ownership(facts: &Facts<'_>) -> String {
+    match facts.controller() {
+        Some(owner) => owned_by(&owner.uid),
+        None => orphans_of(facts.place.namespace),
     }
 }
 
-/// A pod by owner, node and each of its labels.
-pub fn pod_terms(pod: &Pod) -> Vec<String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
-    let mut terms = vec![ownership(&pod.metadata), on_node(node)];
-    let labels = pod.metadata.labels.iter().flatten();
-    terms.extend(labels.map(|(label, value)| labelled(namespace, label, value)));
-    terms
+/// A pod by owner and each of its labels.
+pub fn pod_terms(pod: &PodOutline) -> Vec<String> {
+    let facts = pod.facts();
+    let labels = pod.labels.iter();
+    let labels = labels.map(|(label, value)| labelled(facts.place.namespace, label, value));
+    std::iter::once(ownership(&facts)).chain(labels).collect()
 }
 
 /// A ReplicaSet by owner.
 pub fn replica_set_terms(replica_set: &ReplicaSet) -> Vec<String> {
-    vec![ownership(&replica_set.metadata)]
+    vec![ownership(&replica_set.facts())]
 }
 
 /// The term of the Services that select a label in a namespace, by their first selector entry.
@@ -243,18 +290,20 @@ pub fn slice_terms(slice: &EndpointSlice) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::reconcile::pod_outline::outline;
 
-    fn pod(name: &str, revision: u64, owner: Option<&str>) -> Arc<Pod> {
+    fn pod(name: &str, revision: u64, owner: Option<&str>) -> Arc<PodOutline> {
         let owner = owner.map(|uid| OwnerReference {
             uid: uid.to_owned(),
             controller: Some(true),
             ..OwnerReference::default()
         });
-        Arc::new(Pod {
+        outline(&Pod {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
                 namespace: Some("a".to_owned()),
@@ -279,7 +328,7 @@ mod tests {
         let [Seen::Changed { before: Some(last), after: None }] = &seen[..] else {
             panic!("one deletion, not {seen:?}")
         };
-        assert_eq!(last.metadata.name.as_deref(), Some("x"));
+        assert_eq!(&*last.name, "x");
         assert_eq!(index.count_under(&owned_by("o")), 0);
         assert_eq!(index.revision(), 2);
     }
@@ -289,8 +338,11 @@ mod tests {
         let mut index = Indexed::new(pod_terms);
         index.apply(Change::Applied(pod("x", 1, Some("old"))));
         let seen = index.apply(Change::Applied(pod("x", 2, Some("new"))));
-        let owners: Vec<_> =
-            seen[0].states().filter_map(|pod| controller_uid(&pod.metadata)).collect();
+        let owners: Vec<_> = seen[0]
+            .states()
+            .filter_map(|pod| pod.facts().controller())
+            .map(|owner| &*owner.uid)
+            .collect();
         assert_eq!(owners, ["old", "new"]);
         assert_eq!(index.count_under(&owned_by("old")), 0);
         assert_eq!(index.count_under(&owned_by("new")), 1);
@@ -304,7 +356,7 @@ mod tests {
             steps in proptest::collection::vec((0_usize..6, 0_usize..3, any::<bool>()), 1..60),
         ) {
             let mut index = Indexed::new(pod_terms);
-            let mut dull: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
+            let mut dull: BTreeMap<String, Arc<PodOutline>> = BTreeMap::new();
             for (revision, (name, owner, delete)) in (1..).zip(steps) {
                 let name = format!("p{name}");
                 let owner = ["u0", "u1"].get(owner).copied();
@@ -319,7 +371,7 @@ mod tests {
                 for (term, uid) in [(owned_by("u0"), Some("u0")), (owned_by("u1"), Some("u1")), (orphans_of("a"), None)] {
                     let expected: Vec<_> = dull
                         .values()
-                        .filter(|pod| controller_uid(&pod.metadata) == uid)
+                        .filter(|pod| pod.facts().controller().map(|owner| &*owner.uid) == uid)
                         .map(|pod| pod.key())
                         .collect();
                     let answered: Vec<_> = index.under(&term).map(|pod| pod.key()).collect();

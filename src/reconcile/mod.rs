@@ -18,6 +18,8 @@
 //! Deliberately absent: leader election (one process decides), a home-made work queue, finalizers and
 //! Events of kube-runtime (they write past the API's inner skin).
 
+pub mod kept;
+
 pub mod indexed;
 
 pub mod cache;

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 pub use crate::object::owner::controller_of;
 use crate::object::owner::{kind_of, place_of};
 use crate::object::{Key, Object};
+use crate::reconcile::kept::Kept;
 
 /// The reference that makes `owner` the controller of an object, and a foreground deletion of the
 /// owner wait for it.
@@ -20,10 +21,11 @@ pub fn controller_reference<K: Object>(owner: &K) -> OwnerReference {
 }
 
 /// The key of the controlling owner of a kind, in the object's own namespace.
-pub fn controller_key<K: Object>(meta: &ObjectMeta) -> Option<Key> {
-    let owner = controller_of(meta)?;
+pub fn controller_key<K: Object>(owned: &impl Kept) -> Option<Key> {
+    let facts = owned.facts();
+    let owner = facts.controller()?;
     let kind = kind_of(owner).filter(|kind| *kind == K::OBJECT_KIND)?;
-    place_of(kind, owner, meta.namespace.as_deref().unwrap_or_default())
+    place_of(kind, owner, facts.place.namespace)
 }
 
 /// `deletionTimestamp` is set.

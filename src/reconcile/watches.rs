@@ -1,5 +1,7 @@
 //! The caches that the controllers share: one watch a kind for the whole room.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -9,14 +11,14 @@ use crate::reconcile::cache::Cache;
 use crate::reconcile::indexed::{
     no_terms, pod_terms, replica_set_terms, service_terms, slice_terms,
 };
-use crate::reconcile::pod_outline::outline;
+use crate::reconcile::pod_outline::{Outlines, PodOutline};
 use crate::task::Tasks;
 
 /// Every cache of the room. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watches {
-    /// By owner, orphanhood, node and label; of each the outline.
-    pub pods: Cache<Pod>,
+    /// By owner, orphanhood and label; of each the outline.
+    pub pods: Cache<PodOutline>,
     /// By owner and orphanhood.
     pub replica_sets: Cache<ReplicaSet>,
     pub deployments: Cache<Deployment>,
@@ -29,6 +31,10 @@ pub struct Watches {
 impl Watches {
     /// Begins to follow all of them, until the stop signal.
     pub fn follow<C: Cluster>(cluster: &C, tasks: &Tasks) -> Self {
+        let outlines = Mutex::new(Outlines::default());
+        let outline = move |pod: &Arc<Pod>| {
+            Arc::new(outlines.lock().unwrap_or_else(PoisonError::into_inner).of(pod))
+        };
         Self {
             pods: Cache::follow_keeping(cluster, pod_terms, outline, tasks),
             replica_sets: Cache::follow(cluster, replica_set_terms, tasks),

@@ -21,7 +21,7 @@ use crate::reconcile::deployment::rollout_plan::{
 use crate::reconcile::deployment::status::{Occurred, report};
 use crate::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use crate::reconcile::expectation::Expectation;
-use crate::reconcile::indexed::revision_of;
+use crate::reconcile::kept::revision_of;
 use crate::reconcile::metrics::Vitals;
 use crate::reconcile::owner::{controller_key, controller_of};
 use crate::reconcile::pod_state::is_finished;
@@ -33,7 +33,7 @@ pub fn run<C: Cluster>(cluster: C, watches: &Watches, vitals: Vitals, clock: Clo
     let deployments = watches.deployments.clone();
     let owners = watches.replica_sets.waking(move |set: &ReplicaSet| {
         match controller_of(&set.metadata) {
-            Some(_) => controller_key::<Deployment>(&set.metadata).into_iter().collect(),
+            Some(_) => controller_key::<Deployment>(set).into_iter().collect(),
             None => {
                 // An orphan concerns every Deployment that would adopt it.
                 let namespace = set.metadata.namespace.as_deref().unwrap_or_default();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tracing::info;
 
@@ -14,23 +14,23 @@ use crate::object::{Cluster, DeleteOptions, Key, Object};
 use crate::reconcile::endpoint_slice::plan::{SERVICE_NAME, Step, plan};
 use crate::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use crate::reconcile::expectation::Expectation;
-use crate::reconcile::indexed::{labelled, revision_of, selecting};
+use crate::reconcile::indexed::{labelled, selecting};
+use crate::reconcile::kept::revision_of;
 use crate::reconcile::metrics::Vitals;
 use crate::reconcile::owner::is_deleting;
+use crate::reconcile::pod_outline::PodOutline;
 use crate::reconcile::watches::Watches;
 use crate::task::Tasks;
 
 /// Starts the controller, until the stop signal.
 pub fn run<C: Cluster>(cluster: C, watches: &Watches, vitals: Vitals, clock: Clock, tasks: &Tasks) {
     let services = watches.services.clone();
-    let by_pod = watches.pods.waking(move |pod: &Pod| {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let labels = pod.metadata.labels.iter().flatten();
+    let by_pod = watches.pods.waking(move |pod: &PodOutline| {
+        let labels = pod.labels.iter();
         labels
-            .flat_map(|(label, value)| services.under(&selecting(namespace, label, value)))
+            .flat_map(|(label, value)| services.under(&selecting(&pod.namespace, label, value)))
             .filter(|service| {
-                selector_of(service)
-                    .is_some_and(|selector| selector.matches_optional(pod.metadata.labels.as_ref()))
+                selector_of(service).is_some_and(|selector| selector.matches(&pod.labels))
             })
             .map(|service| service.key())
             .collect::<Vec<Key>>()

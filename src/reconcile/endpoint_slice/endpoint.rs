@@ -1,57 +1,46 @@
 //! Pure: what one pod is to one Service: an endpoint, and the ports it is reached at.
 
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{ObjectReference, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::object::Object;
-use crate::reconcile::pod_state::{is_finished, is_ready, node_name};
+use crate::reconcile::pod_outline::{PodOutline, protocol};
+use crate::reconcile::pod_state::is_finished;
 
 /// `None` for a pod that has ended or has no IPv4 address yet.
-pub fn endpoint_of(service: &Service, pod: &Pod) -> Option<Endpoint> {
+pub fn endpoint_of(service: &Service, pod: &PodOutline) -> Option<Endpoint> {
     if is_finished(pod) {
         return None;
     }
-    let address = address_of(pod)?;
-    let spec = pod.spec.as_ref();
+    let address = pod.address?;
     let publishes_unready =
         service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
-    let serving = is_ready(pod);
-    let terminating = pod.metadata.deletion_timestamp.is_some();
-    let subdomain = spec.and_then(|spec| spec.subdomain.as_deref());
-    let hostname = spec.and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
-    let node = node_name(pod);
+    let (serving, terminating) = (pod.is_ready, pod.is_deleting);
+    let name = service.metadata.name.as_deref();
+    let host = pod.host.as_ref().filter(|host| Some(&*host.subdomain) == name);
     Some(Endpoint {
-        addresses: vec![address.to_owned()],
+        addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
             ready: Some(publishes_unready || (serving && !terminating)),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hostname: hostname.filter(|_| subdomain == service.metadata.name.as_deref()),
-        node_name: (!node.is_empty()).then(|| node.to_owned()),
+        hostname: host.map(|host| host.hostname.clone()),
+        node_name: (!pod.node.is_empty()).then(|| pod.node.to_string()),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: Some(pod.uid().to_owned()),
+            namespace: Some(pod.namespace.to_string()),
+            name: Some(pod.name.to_string()),
+            uid: Some(pod.uid.to_string()),
             ..ObjectReference::default()
         }),
         ..Endpoint::default()
     })
 }
 
-/// The IPv4 address; a pod may have one of each family.
-fn address_of(pod: &Pod) -> Option<&str> {
-    let status = pod.status.as_ref()?;
-    let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let mut all = all.chain(status.pod_ip.as_deref());
-    all.find(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok())
-}
-
 /// The Service's ports as they are on this pod, in the Service's order. A named target port that the
 /// pod does not have is left out: another pod of the Service may have it.
-pub fn ports_of(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
+pub fn ports_of(service: &Service, pod: &PodOutline) -> Vec<EndpointPort> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let port = |port: &ServicePort| {
         Some(EndpointPort {
@@ -64,39 +53,26 @@ pub fn ports_of(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     ports.filter_map(port).collect()
 }
 
-fn protocol(text: Option<&str>) -> &str {
-    text.filter(|text| !text.is_empty()).unwrap_or("TCP")
-}
-
-fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
+fn target_port(port: &ServicePort, pod: &PodOutline) -> Option<i32> {
     match &port.target_port {
         None | Some(IntOrString::Int(0)) => Some(port.port),
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
-            let spec = pod.spec.as_ref()?;
-            let sidecars = spec.init_containers.iter().flatten();
-            let sidecars =
-                sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-            spec.containers.iter().chain(sidecars).find_map(|container| {
-                named_port(container, name, protocol(port.protocol.as_deref()))
-            })
+            let wanted = protocol(port.protocol.as_deref());
+            let mut named = pod.ports.iter().filter(|named| named.name == *name);
+            named.find(|named| named.protocol == wanted).map(|named| named.number)
         }
     }
 }
 
-fn named_port(container: &Container, name: &str, wanted: &str) -> Option<i32> {
-    let ports = container.ports.iter().flatten();
-    ports
-        .filter(|port| port.name.as_deref() == Some(name))
-        .find(|port| protocol(port.protocol.as_deref()) == wanted)
-        .map(|port| port.container_port)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::reconcile::pod_outline::outline;
 
     fn service(spec: Value) -> Service {
         serde_json::from_value(json!({
@@ -105,7 +81,7 @@ mod tests {
         .expect("a Service")
     }
 
-    fn pod(ready: bool, deleting: bool, extra: Value) -> Pod {
+    fn pod(ready: bool, deleting: bool, extra: Value) -> Arc<PodOutline> {
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "p", "namespace": "a", "uid": "u"},
@@ -119,7 +95,7 @@ mod tests {
             pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
         json_patch::merge(&mut pod, &extra);
-        serde_json::from_value(pod).expect("a Pod")
+        outline(&serde_json::from_value(pod).expect("a Pod"))
     }
 
     #[test]

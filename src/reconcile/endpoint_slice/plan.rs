@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::object::{Key, Object};
 use crate::reconcile::endpoint_slice::endpoint::{endpoint_of, ports_of};
 use crate::reconcile::owner::{controller_of, controller_reference, is_deleting};
+use crate::reconcile::pod_outline::PodOutline;
 
 /// Endpoints of one slice (`maxEndpointsPerSlice` of Kubernetes).
 pub const MOST: usize = 100;
@@ -45,7 +46,11 @@ pub enum Step {
 }
 
 /// `pods` are those the Service selects, `existing` the slices labelled with its name.
-pub fn plan(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> Vec<Step> {
+pub fn plan(
+    service: &Service,
+    pods: &[Arc<PodOutline>],
+    existing: &[Arc<EndpointSlice>],
+) -> Vec<Step> {
     let ours: Vec<&EndpointSlice> =
         existing.iter().map(|slice| &**slice).filter(|slice| is_ours(service, slice)).collect();
     let external = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
@@ -81,7 +86,7 @@ struct Group {
     endpoints: BTreeMap<String, Endpoint>,
 }
 
-fn wanted(service: &Service, pods: &[Arc<Pod>]) -> BTreeMap<String, Group> {
+fn wanted(service: &Service, pods: &[Arc<PodOutline>]) -> BTreeMap<String, Group> {
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for pod in pods {
         let Some(endpoint) = endpoint_of(service, pod) else { continue };
@@ -89,7 +94,7 @@ fn wanted(service: &Service, pods: &[Arc<Pod>]) -> BTreeMap<String, Group> {
         let key = port_key(&ports);
         let group =
             groups.entry(key).or_insert_with(|| Group { ports, endpoints: BTreeMap::new() });
-        group.endpoints.insert(pod.uid().to_owned(), endpoint);
+        group.endpoints.insert(pod.uid.to_string(), endpoint);
     }
     groups
 }
@@ -287,6 +292,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::reconcile::pod_outline::outline;
 
     fn service(spec: Value) -> Service {
         serde_json::from_value(json!({
@@ -301,10 +307,10 @@ mod tests {
         service(json!({"clusterIP": "10.43.0.1", "ports": [{"port": 80, "targetPort": "http"}]}))
     }
 
-    fn pod(number: usize, ready: bool, port: i32) -> Arc<Pod> {
+    fn pod(number: usize, ready: bool, port: i32) -> Arc<PodOutline> {
         let name = format!("p{number:04}");
-        Arc::new(
-            serde_json::from_value(json!({
+        outline(
+            &serde_json::from_value(json!({
                 "apiVersion": "v1", "kind": "Pod",
                 "metadata": {"name": name, "namespace": "a", "uid": name},
                 "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": port}]}]},

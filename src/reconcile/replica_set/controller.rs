@@ -17,9 +17,11 @@ use crate::reconcile::adoption::settle;
 use crate::reconcile::claim::claims;
 use crate::reconcile::engine::{Engine, Failed, Next, Reconcile};
 use crate::reconcile::expectation::Expectation;
-use crate::reconcile::indexed::revision_of;
+use crate::reconcile::kept::{Kept, revision_of};
 use crate::reconcile::metrics::Vitals;
 use crate::reconcile::owner::{controller_key, controller_of};
+use crate::reconcile::pod_outline::PodOutline;
+use crate::reconcile::pod_state::is_active;
 use crate::reconcile::replica_set::deletion_rank::neighbours;
 use crate::reconcile::replica_set::plan::{Deletion, MOST_REST, Plan, plan, rest, wanted};
 use crate::reconcile::replica_set::pod_template::pod_of;
@@ -33,15 +35,13 @@ const WRITES: usize = 64;
 /// Starts the controller, until the stop signal.
 pub fn run<C: Cluster>(cluster: C, watches: &Watches, vitals: Vitals, clock: Clock, tasks: &Tasks) {
     let replica_sets = watches.replica_sets.clone();
-    let owners = watches.pods.waking(move |pod: &Pod| match controller_of(&pod.metadata) {
-        Some(_) => controller_key::<ReplicaSet>(&pod.metadata).into_iter().collect(),
+    let owners = watches.pods.waking(move |pod: &PodOutline| match pod.facts().controller() {
+        Some(_) => controller_key::<ReplicaSet>(pod).into_iter().collect(),
         None => {
             // An orphan concerns every ReplicaSet that would adopt it.
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let all = replica_sets.in_namespace(namespace).into_iter();
+            let all = replica_sets.in_namespace(&pod.namespace).into_iter();
             all.filter(|candidate| {
-                selector_of(candidate)
-                    .is_some_and(|selector| selector.matches_optional(pod.metadata.labels.as_ref()))
+                selector_of(candidate).is_some_and(|selector| selector.matches(&pod.labels))
             })
             .map(|candidate| candidate.key())
             .collect::<Vec<Key>>()
@@ -131,8 +131,7 @@ impl<C: Cluster> ReplicaSets<C> {
         let expected = expectations.get(key)?;
         let pods = &self.watches.pods;
         let is_leaving = |key: &Key, uid: &str| {
-            pods.get(key)
-                .is_none_or(|pod| pod.uid() != uid || pod.metadata.deletion_timestamp.is_some())
+            pods.get(key).is_none_or(|pod| *pod.uid != *uid || pod.is_deleting)
         };
         if expected.is_met(|revision| pods.has_seen(revision), is_leaving, now) {
             expectations.remove(key);
@@ -149,7 +148,7 @@ impl<C: Cluster> ReplicaSets<C> {
     }
 
     /// Every pod that is the ReplicaSet's, in any state.
-    async fn observe(&self, replica_set: &ReplicaSet) -> Result<Vec<Arc<Pod>>, Failed> {
+    async fn observe(&self, replica_set: &ReplicaSet) -> Result<Vec<Arc<PodOutline>>, Failed> {
         let Some(selector) = selector_of(replica_set) else { return Ok(Vec::new()) };
         let pods = &self.watches.pods;
         let mut candidates = pods.owned_by(replica_set.uid());
@@ -162,7 +161,7 @@ impl<C: Cluster> ReplicaSets<C> {
     async fn perform(
         &self,
         replica_set: &ReplicaSet,
-        pods: &[Arc<Pod>],
+        pods: &[Arc<PodOutline>],
         now: Timestamp,
     ) -> Result<bool, Failed> {
         let surplus = pods.len() > wanted(replica_set);
@@ -184,7 +183,7 @@ impl<C: Cluster> ReplicaSets<C> {
     }
 
     /// The pods of every ReplicaSet of the same owner, for the rule of doubled-up pods.
-    fn related(&self, replica_set: &ReplicaSet) -> Vec<Arc<Pod>> {
+    fn related(&self, replica_set: &ReplicaSet) -> Vec<Arc<PodOutline>> {
         let pods = &self.watches.pods;
         match controller_of(&replica_set.metadata) {
             None => pods.owned_by(replica_set.uid()),
@@ -323,8 +322,8 @@ impl<C: Cluster> ReplicaSets<C> {
     }
 }
 
-fn failure(replica_set: &ReplicaSet, pods: &[Arc<Pod>], failed: &Failed) -> ReplicaFailure {
-    let active = pods.iter().filter(|pod| crate::reconcile::pod_state::is_active(pod)).count();
+fn failure(replica_set: &ReplicaSet, pods: &[Arc<PodOutline>], failed: &Failed) -> ReplicaFailure {
+    let active = pods.iter().filter(|pod| is_active(pod)).count();
     let reason = if active < wanted(replica_set) { "FailedCreate" } else { "FailedDelete" };
     ReplicaFailure { reason, message: failed.source.to_string() }
 }

@@ -11,20 +11,19 @@
 //! (7) and (8) are equal.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 
-use crate::object::Object;
-use crate::reconcile::pod_state::{is_active, is_ready, node_name, phase, ready_since};
+use crate::reconcile::pod_outline::{Phase, PodOutline};
+use crate::reconcile::pod_state::is_active;
 
-/// An annotation; the cache keeps it.
+/// An annotation; the cache keeps what it says.
 pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// A pod's place; lower goes first. The fields stand in the order of the rules.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
+pub struct Rank<'a> {
     bound: bool,
     phase: u8,
     ready: bool,
@@ -36,51 +35,49 @@ pub struct Rank {
     sidecar_restarts: Reverse<i32>,
     /// Unknown first, then the younger.
     age: Option<i64>,
-    uid: String,
+    uid: &'a str,
 }
 
 /// Active pods of the same owner on each node.
 pub type Neighbours<'a> = BTreeMap<&'a str, usize>;
 
 /// Counts the active pods on each node.
-pub fn neighbours<'a>(related: impl IntoIterator<Item = &'a Pod>) -> Neighbours<'a> {
+pub fn neighbours<'a>(related: impl IntoIterator<Item = &'a PodOutline>) -> Neighbours<'a> {
     let mut count = Neighbours::new();
     for pod in related.into_iter().filter(|pod| is_active(pod)) {
-        *count.entry(node_name(pod)).or_default() += 1;
+        *count.entry(&*pod.node).or_default() += 1;
     }
     count
 }
 
-pub fn rank(pod: &Pod, neighbours: &Neighbours<'_>, now: Timestamp) -> Rank {
-    let ready = is_ready(pod);
-    let (restarts, sidecar_restarts) = restarts(pod);
+pub fn rank<'a>(pod: &'a PodOutline, neighbours: &Neighbours<'_>, now: Timestamp) -> Rank<'a> {
     Rank {
-        bound: !node_name(pod).is_empty(),
-        phase: match phase(pod) {
-            "Unknown" => 1,
-            "Running" => 2,
-            _ => 0,
+        bound: !pod.node.is_empty(),
+        phase: match pod.phase {
+            Phase::Unknown => 1,
+            Phase::Running => 2,
+            Phase::Pending | Phase::Succeeded | Phase::Failed => 0,
         },
-        ready,
-        cost: deletion_cost(pod),
-        neighbours: Reverse(neighbours.get(node_name(pod)).copied().unwrap_or_default()),
-        ready_for: ready.then(|| ready_since(pod)).flatten().map(|since| power_of_two(since, now)),
-        restarts: Reverse(restarts),
-        sidecar_restarts: Reverse(sidecar_restarts),
-        age: pod.metadata.creation_timestamp.as_ref().map(|time| power_of_two(time.0, now)),
-        uid: pod.uid().to_owned(),
+        ready: pod.is_ready,
+        cost: pod.deletion_cost,
+        neighbours: Reverse(neighbours.get(&*pod.node).copied().unwrap_or_default()),
+        ready_for: pod.ready_since.map(|since| power_of_two(since, now)),
+        restarts: Reverse(pod.restarts),
+        sidecar_restarts: Reverse(pod.sidecar_restarts),
+        age: pod.created.map(|created| power_of_two(created, now)),
+        uid: &pod.uid,
     }
 }
 
 /// Why this pod and not another, as far as its own state says it.
-pub fn reason(pod: &Pod) -> &'static str {
-    if node_name(pod).is_empty() {
+pub fn reason(pod: &PodOutline) -> &'static str {
+    if pod.node.is_empty() {
         "not bound to a node"
-    } else if phase(pod) != "Running" {
+    } else if pod.phase != Phase::Running {
         "not running yet"
-    } else if !is_ready(pod) {
+    } else if !pod.is_ready {
         "not ready"
-    } else if deletion_cost(pod) != 0 {
+    } else if pod.deletion_cost != 0 {
         "by its pod-deletion-cost"
     } else {
         "by neighbours, time and restarts"
@@ -88,23 +85,16 @@ pub fn reason(pod: &Pod) -> &'static str {
 }
 
 /// The first `count` of the order.
-pub fn first<'a, P: AsRef<Pod>>(
+pub fn first<'a, P: AsRef<PodOutline>>(
     pods: &'a [P],
     neighbours: &Neighbours<'_>,
     count: usize,
     now: Timestamp,
 ) -> Vec<&'a P> {
-    let mut ranked: Vec<(Rank, &P)> =
+    let mut ranked: Vec<(Rank<'_>, &P)> =
         pods.iter().map(|pod| (rank(pod.as_ref(), neighbours, now), pod)).collect();
     ranked.sort_by(|(one, _), (other, _)| one.cmp(other));
     ranked.into_iter().take(count).map(|(_, pod)| pod).collect()
-}
-
-/// An annotation that is no integer counts as none, as in Kubernetes: admission has refused it.
-fn deletion_cost(pod: &Pod) -> i32 {
-    let annotations = pod.metadata.annotations.as_ref();
-    let text = annotations.and_then(|annotations| annotations.get(DELETION_COST));
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 /// The power of two that a duration in nanoseconds falls into; -1 for none or the future.
@@ -117,33 +107,17 @@ fn power_of_two(since: Timestamp, now: Timestamp) -> i64 {
     }
 }
 
-/// The most restarts of one container, of the regular ones and of the restartable init containers.
-fn restarts(pod: &Pod) -> (i32, i32) {
-    let Some(status) = &pod.status else { return (0, 0) };
-    let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let sidecars: BTreeSet<&str> = init
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"))
-        .map(|container| container.name.as_str())
-        .collect();
-    let regular =
-        status.container_statuses.iter().flatten().map(|container| container.restart_count);
-    let sidecar = status.init_container_statuses.iter().flatten();
-    let sidecar = sidecar
-        .filter(|container| sidecars.contains(container.name.as_str()))
-        .map(|container| container.restart_count);
-    (regular.max().unwrap_or_default(), sidecar.max().unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use jiff::SignedDuration;
-    use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodSpec, PodStatus};
+    use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec, PodStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::reconcile::pod_outline::outline;
 
     const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -170,14 +144,14 @@ mod tests {
         age_seconds: 5100,
     };
 
-    fn pod(uid: &str, made: &Made) -> Arc<Pod> {
+    fn pod(uid: &str, made: &Made) -> Arc<PodOutline> {
         let ready = made.ready_seconds.map(|seconds| PodCondition {
             type_: "Ready".into(),
             status: "True".into(),
             last_transition_time: Some(ago(seconds)),
             ..PodCondition::default()
         });
-        Arc::new(Pod {
+        outline(&Pod {
             metadata: ObjectMeta {
                 name: Some(uid.into()),
                 uid: Some(uid.into()),
@@ -218,7 +192,7 @@ mod tests {
             let (victim, stays) = (pod("z", &victim), pod("a", &stays));
             let none = Neighbours::new();
             let pods = [stays, victim];
-            let order = first(&pods, &none, 2, NOW).into_iter().map(|pod| pod.uid());
+            let order = first(&pods, &none, 2, NOW).into_iter().map(|pod| &*pod.uid);
             assert_eq!(order.collect::<Vec<_>>(), ["z", "a"], "{rule}");
         }
     }
@@ -228,7 +202,7 @@ mod tests {
         let lonely = pod("a", &Made { node: "n2", ready_seconds: Some(1), ..OLD });
         let pods = [pod("x", &OLD), pod("y", &OLD), lonely];
         let count = neighbours(pods.iter().map(|pod| &**pod));
-        let order: Vec<_> = first(&pods, &count, 3, NOW).into_iter().map(|pod| pod.uid()).collect();
+        let order: Vec<_> = first(&pods, &count, 3, NOW).into_iter().map(|pod| &*pod.uid).collect();
         assert_eq!(order, ["x", "y", "a"]);
     }
 
@@ -240,7 +214,7 @@ mod tests {
             pod("a", &Made { ready_seconds: Some(6000), ..OLD }),
         ];
         let order: Vec<_> =
-            first(&pods, &Neighbours::new(), 1, NOW).into_iter().map(|pod| pod.uid()).collect();
+            first(&pods, &Neighbours::new(), 1, NOW).into_iter().map(|pod| &*pod.uid).collect();
         assert_eq!(order, ["a"]);
     }
 
@@ -262,32 +236,31 @@ mod tests {
     }
 
     /// Kubernetes' `Less`, rule by rule, for pairs whose ready times are not within one power of two.
-    fn upstream_less(one: &Pod, other: &Pod, count: &Neighbours<'_>) -> Option<bool> {
-        let ordinal =
-            |pod: &Pod| ["Pending", "Unknown", "Running"].iter().position(|p| *p == phase(pod));
-        if node_name(one) != node_name(other)
-            && (node_name(one).is_empty() || node_name(other).is_empty())
-        {
-            return Some(node_name(one).is_empty());
+    fn upstream_less(one: &PodOutline, other: &PodOutline, count: &Neighbours<'_>) -> Option<bool> {
+        let phases = [Phase::Pending, Phase::Unknown, Phase::Running];
+        let ordinal = |pod: &PodOutline| phases.iter().position(|phase| *phase == pod.phase);
+        if one.node != other.node && (one.node.is_empty() || other.node.is_empty()) {
+            return Some(one.node.is_empty());
         }
         if ordinal(one) != ordinal(other) {
             return Some(ordinal(one) < ordinal(other));
         }
-        if is_ready(one) != is_ready(other) {
-            return Some(!is_ready(one));
+        if one.is_ready != other.is_ready {
+            return Some(!one.is_ready);
         }
-        if deletion_cost(one) != deletion_cost(other) {
-            return Some(deletion_cost(one) < deletion_cost(other));
+        if one.deletion_cost != other.deletion_cost {
+            return Some(one.deletion_cost < other.deletion_cost);
         }
-        if count.get(node_name(one)) != count.get(node_name(other)) {
-            return Some(count.get(node_name(one)) > count.get(node_name(other)));
+        if count.get(&*one.node) != count.get(&*other.node) {
+            return Some(count.get(&*one.node) > count.get(&*other.node));
         }
-        if let (Some(a), Some(b)) = (ready_since(one), ready_since(other))
+        if let (Some(a), Some(b)) = (one.ready_since, other.ready_since)
             && a != b
         {
             let (a, b) = (power_of_two(a, NOW), power_of_two(b, NOW));
             return (a != b).then_some(a < b);
         }
+        let restarts = |pod: &PodOutline| (pod.restarts, pod.sidecar_restarts);
         if restarts(one) != restarts(other) {
             return Some(restarts(one) > restarts(other));
         }
@@ -298,7 +271,7 @@ mod tests {
         /// Sorting by the rank agrees with every pairwise rule of Kubernetes that is transitive.
         #[test]
         fn the_order_is_total_and_agrees_with_upstream(made in proptest::collection::vec(any_made(), 1..12)) {
-            let pods: Vec<Arc<Pod>> =
+            let pods: Vec<Arc<PodOutline>> =
                 made.iter().enumerate().map(|(index, made)| pod(&format!("u{index:02}"), made)).collect();
             let count = neighbours(pods.iter().map(|pod| &**pod));
             let sorted = first(&pods, &count, pods.len(), NOW);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
 
-use crate::object::{Key, Object};
+use crate::object::Key;
 use crate::reconcile::owner::is_deleting;
+use crate::reconcile::pod_outline::PodOutline;
 use crate::reconcile::pod_state::is_active;
 use crate::reconcile::replica_set::deletion_rank::{self, Neighbours};
 
@@ -54,14 +54,14 @@ pub struct Deletion {
 /// owner on each node (needed only where pods are too many).
 pub fn plan(
     replica_set: &ReplicaSet,
-    pods: &[Arc<Pod>],
+    pods: &[Arc<PodOutline>],
     neighbours: &Neighbours<'_>,
     now: Timestamp,
 ) -> Plan {
     if is_deleting(&replica_set.metadata) {
         return Plan::Nothing;
     }
-    let active: Vec<&Arc<Pod>> = pods.iter().filter(|pod| is_active(pod)).collect();
+    let active: Vec<&Arc<PodOutline>> = pods.iter().filter(|pod| is_active(pod)).collect();
     let wanted = wanted(replica_set);
     let have = active.len();
     if have < wanted {
@@ -76,9 +76,9 @@ pub fn plan(
     }
     let count = (have - wanted).min(BURST);
     let deletions = deletion_rank::first(&active, neighbours, count, now);
-    let deletion = |pod: &&Arc<Pod>| Deletion {
+    let deletion = |pod: &&Arc<PodOutline>| Deletion {
         key: pod.key(),
-        uid: pod.uid().to_owned(),
+        uid: pod.uid.to_string(),
         reason: format!("{have} pods, {wanted} wanted: {}", deletion_rank::reason(pod)),
     };
     Plan::Delete(deletions.into_iter().map(deletion).collect())
@@ -106,10 +106,11 @@ pub fn slow_start(count: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::apps::v1::ReplicaSetSpec;
-    use k8s_openapi::api::core::v1::PodStatus;
+    use k8s_openapi::api::core::v1::{Pod, PodStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
     use super::*;
+    use crate::reconcile::pod_outline::outline;
 
     fn replica_set(replicas: i32) -> ReplicaSet {
         ReplicaSet {
@@ -118,9 +119,9 @@ mod tests {
         }
     }
 
-    fn pods(count: usize, phase: &str) -> Vec<Arc<Pod>> {
+    fn pods(count: usize, phase: &str) -> Vec<Arc<PodOutline>> {
         let pod = |index| {
-            Arc::new(Pod {
+            outline(&Pod {
                 metadata: ObjectMeta {
                     name: Some(format!("p{index}")),
                     uid: Some(format!("{phase}-{index}")),
@@ -133,7 +134,7 @@ mod tests {
         (0..count).map(pod).collect()
     }
 
-    fn planned(replicas: i32, pods: &[Arc<Pod>]) -> Plan {
+    fn planned(replicas: i32, pods: &[Arc<PodOutline>]) -> Plan {
         plan(&replica_set(replicas), pods, &Neighbours::new(), Timestamp::UNIX_EPOCH)
     }
 
@@ -158,7 +159,7 @@ mod tests {
     fn finished_and_leaving_pods_do_not_count() {
         let mut all = pods(3, "Failed");
         let mut leaving = (*pods(1, "Running")[0]).clone();
-        leaving.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        leaving.is_deleting = true;
         all.push(Arc::new(leaving));
         assert_eq!(
             planned(1, &all),

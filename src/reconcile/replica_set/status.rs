@@ -5,14 +5,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::object::Object;
 use crate::object::selector::Selector;
-use crate::reconcile::pod_state::{
-    Availability, availability, is_active, is_ready, is_terminating,
-};
+use crate::reconcile::pod_outline::PodOutline;
+use crate::reconcile::pod_state::{Availability, availability, is_active, is_terminating};
 
 const REPLICA_FAILURE: &str = "ReplicaFailure";
 
@@ -45,7 +42,7 @@ pub enum Attempt {
 /// has removed, or a rollout takes it for available.
 pub fn report(
     replica_set: &ReplicaSet,
-    pods: &[Arc<Pod>],
+    pods: &[Arc<PodOutline>],
     leaving: &BTreeSet<String>,
     attempt: &Attempt,
     now: Timestamp,
@@ -57,11 +54,11 @@ pub fn report(
     let min_ready_seconds = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or_default();
     let (mut replicas, mut fully_labeled, mut ready, mut available) = (0, 0, 0, 0);
     let mut next_available: Option<Timestamp> = None;
-    let left = |pod: &&Arc<Pod>| leaving.contains(pod.uid());
+    let left = |pod: &&Arc<PodOutline>| leaving.contains(&*pod.uid);
     for pod in pods.iter().filter(|pod| is_active(pod) && !left(pod)) {
         replicas += 1;
-        fully_labeled += i32::from(fully.matches_optional(pod.metadata.labels.as_ref()));
-        ready += i32::from(is_ready(pod));
+        fully_labeled += i32::from(fully.matches(&pod.labels));
+        ready += i32::from(pod.is_ready);
         match availability(pod, min_ready_seconds, now) {
             Availability::NotReady => {}
             Availability::Available => available += 1,
@@ -119,10 +116,11 @@ mod tests {
 
     use jiff::SignedDuration;
     use k8s_openapi::api::apps::v1::ReplicaSetSpec;
-    use k8s_openapi::api::core::v1::{PodCondition, PodStatus, PodTemplateSpec};
+    use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus, PodTemplateSpec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
+    use crate::reconcile::pod_outline::outline;
 
     const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -130,14 +128,14 @@ mod tests {
         Some(BTreeMap::from([("app".into(), "web".into()), ("v".into(), version.into())]))
     }
 
-    fn pod(version: &str, ready_seconds: Option<i64>, deleting: bool) -> Arc<Pod> {
+    fn pod(version: &str, ready_seconds: Option<i64>, deleting: bool) -> Arc<PodOutline> {
         let ready = ready_seconds.map(|seconds| PodCondition {
             type_: "Ready".into(),
             status: "True".into(),
             last_transition_time: Some(Time(NOW - SignedDuration::from_secs(seconds))),
             ..PodCondition::default()
         });
-        Arc::new(Pod {
+        outline(&Pod {
             metadata: ObjectMeta {
                 labels: labels(version),
                 deletion_timestamp: deleting.then_some(Time(NOW)),
