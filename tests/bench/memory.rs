@@ -1,10 +1,10 @@
 //! What the daemon's process keeps with 10,000 pods of 5.5 kB, made by its own controllers of one
-//! commit: a Deployment of as many replicas that select a node which is not there. Engine there is
-//! none, so that what is counted is the cluster's state and not 10,000 containers. In a network
-//! namespace of its own; needs root.
+//! commit: replicas of one Deployment, and of two thousand that are all different, which select a node
+//! that is not there. Engine there is none, so that what is counted is the cluster's state and not
+//! 10,000 containers. In a network namespace of its own; needs root.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,26 +17,31 @@ use crate::process::{huge_pages, peak_mb, resident_mb};
 use crate::report::Report;
 
 const PODS: usize = 10_000;
+/// Deployments that they belong to.
+const SCENES: [(usize, &str); 2] = [(1, "one template"), (2_000, "2,000 templates")];
 /// Of a stored pod.
-const BYTES: std::ops::RangeInclusive<usize> = 5_300..=5_700;
+const BYTES: std::ops::RangeInclusive<usize> = 5_300..=5_800;
 /// Environment variables of its two containers: they make the size.
 const VARIABLES: usize = 32;
 /// For the writes that follow the last pod to be over, and for garbage to be given back.
-const SETTLING: Duration = Duration::from_secs(15);
+const SETTLING: Duration = Duration::from_secs(30);
 /// Nothing that works takes this long.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 pub fn run(report: &mut Report) {
-    let rows = thread::spawn(|| {
-        // SAFETY: NEWNET leaves the table of open files shared, which is what could go wrong.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-            .expect("the memory benchmark needs root");
-        sh(Command::new("ip").args(["link", "set", "lo", "up"]));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(measure())
-    });
-    for (row, megabytes) in rows.join().expect("a measurement does not panic") {
-        report.sample(&format!("{row}, huge pages {}", huge_pages()), "MB", megabytes);
+    for (deployments, scene) in SCENES {
+        let rows = thread::spawn(move || {
+            // SAFETY: NEWNET leaves the table of open files shared, which is what could go wrong.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+                .expect("the memory benchmark needs root");
+            sh(Command::new("ip").args(["link", "set", "lo", "up"]));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(measure(deployments))
+        });
+        for (row, megabytes) in rows.join().expect("a measurement does not panic") {
+            let name = format!("{scene}: {row}, huge pages {}", huge_pages());
+            report.sample(&name, "MB", megabytes);
+        }
     }
 }
 
@@ -50,64 +55,81 @@ impl Drop for Daemon {
     }
 }
 
-async fn measure() -> Vec<(&'static str, f64)> {
+async fn measure(deployments: usize) -> Vec<(&'static str, f64)> {
     let folder = tempfile::tempdir_in(".").expect("a folder on this disk");
-    let repo = folder.path().join("repo");
-    write_repository(&repo);
-    let log = std::fs::File::create(folder.path().join("ballast.log")).expect("a log");
-    let daemon = Command::new(env!("CARGO_BIN_EXE_ballast"))
+    let home = folder.path().to_owned();
+    write_repository(&home.join("repo"), deployments);
+    let (daemon, address) = start(&home).await;
+    let pid = daemon.0.id();
+    let mut rows = vec![("resident, nothing applied yet", resident_mb(pid))];
+    let begun = Instant::now();
+    while count(address).await < PODS {
+        assert!(begun.elapsed() < PATIENCE, "{}", told(&home));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(SETTLING).await;
+    rows.push(("resident, 10,000 pods", resident_mb(pid)));
+    rows.push(("most so far", peak_mb(pid)));
+    let mut client = Client::connect(address).await;
+    let list = client.get("/api/v1/pods", &[]).await;
+    assert!(BYTES.contains(&(list.bytes / PODS)), "a pod is {} bytes", list.bytes / PODS);
+    rows.push(("the pods' own bytes", list.bytes as f64 / f64::from(1 << 20)));
+    rows.push(("resident, after a list of all", resident_mb(pid)));
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    client.get("/api/v1/pods", &accept).await;
+    rows.push(("resident, after a table of all", resident_mb(pid)));
+    tokio::time::sleep(SETTLING).await;
+    rows.push(("resident, 30 s later", resident_mb(pid)));
+    drop((client, daemon));
+    let (daemon, address) = start(&home).await;
+    tokio::time::sleep(SETTLING).await;
+    assert_eq!(count(address).await, PODS, "{}", told(&home));
+    rows.push(("resident, 30 s after a restart", resident_mb(daemon.0.id())));
+    rows.push(("most since the restart", peak_mb(daemon.0.id())));
+    rows
+}
+
+async fn start(home: &Path) -> (Daemon, SocketAddr) {
+    let log = std::fs::File::options().create(true).append(true).open(home.join("ballast.log"));
+    let log = log.expect("a log");
+    let daemon = Command::new(binary())
         .arg("run")
-        .arg(&repo)
+        .arg(home.join("repo"))
         .args(["--node-name", "bench", "--docker"])
-        .arg(format!("unix://{}", folder.path().join("no-engine.sock").display()))
+        .arg(format!("unix://{}", home.join("no-engine.sock").display()))
         .arg("--data-dir")
-        .arg(folder.path().join("data"))
+        .arg(home.join("data"))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("the log"))
         .stderr(log)
         .spawn()
         .expect("ballast starts");
     let daemon = Daemon(daemon);
-    let pid = daemon.0.id();
     let address: SocketAddr = "127.0.0.1:7440".parse().expect("an address");
     let begun = Instant::now();
     while tokio::net::TcpStream::connect(address).await.is_err() {
-        assert!(begun.elapsed() < PATIENCE, "{}", told(folder.path()));
+        assert!(begun.elapsed() < PATIENCE, "{}", told(home));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let mut rows = vec![("resident, nothing applied yet", resident_mb(pid))];
-    let mut client = Client::connect(address).await;
-    while count(&mut client).await < PODS {
-        assert!(begun.elapsed() < PATIENCE, "{}", told(folder.path()));
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    tokio::time::sleep(SETTLING).await;
-    rows.push(("resident, 10,000 pods", resident_mb(pid)));
-    rows.push(("most so far", peak_mb(pid)));
-    // The one from before was idle for too long and is closed.
-    let mut client = Client::connect(address).await;
-    let list = client.get("/api/v1/pods", &[]).await;
-    assert!(BYTES.contains(&(list.bytes / PODS)), "a pod is {} bytes", list.bytes / PODS);
-    rows.push(("resident, after a list of all", resident_mb(pid)));
-    for table in ["", "?limit=500"] {
-        let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
-        client.get(&format!("/api/v1/pods{table}"), &accept).await;
-    }
-    rows.push(("resident, after a table of all", resident_mb(pid)));
-    tokio::time::sleep(SETTLING).await;
-    rows.push(("resident, 15 s later", resident_mb(pid)));
-    rows.push(("most ever", peak_mb(pid)));
-    rows.push(("the pods' own bytes", list.bytes as f64 / f64::from(1 << 20)));
-    rows
+    (daemon, address)
 }
 
-/// How many pods there are.
-async fn count(client: &mut Client) -> usize {
-    let request = Request::get("/api/v1/pods?limit=1").body(Body::empty()).expect("a request");
-    let (_, _, bytes) = client.whole(request).await;
+/// The program to measure: another one than was just built where `BALLAST_BENCH_BINARY` names it, such
+/// as what is shipped.
+fn binary() -> PathBuf {
+    let other = std::env::var_os("BALLAST_BENCH_BINARY");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_ballast").into(), PathBuf::from)
+}
+
+/// How many pods the ReplicaSets count. A list of pods with a limit would make the store keep each
+/// state that it was asked for.
+async fn count(address: SocketAddr) -> usize {
+    let mut client = Client::connect(address).await;
+    let request = Request::get("/apis/apps/v1/replicasets").body(Body::empty());
+    let (_, _, bytes) = client.whole(request.expect("a request")).await;
     let list: serde_json::Value = serde_json::from_slice(&bytes).expect("a list");
-    let remaining = list["metadata"]["remainingItemCount"].as_u64().unwrap_or_default() as usize;
-    remaining + list["items"].as_array().map_or(0, Vec::len)
+    let sets = list["items"].as_array().into_iter().flatten();
+    sets.filter_map(|set| set["status"]["replicas"].as_u64()).sum::<u64>() as usize
 }
 
 fn told(folder: &Path) -> String {
@@ -116,14 +138,17 @@ fn told(folder: &Path) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-fn write_repository(repo: &Path) {
+/// Deployments whose pods no node may take; each has a template of its own.
+fn write_repository(repo: &Path, deployments: usize) {
     std::fs::create_dir_all(repo).expect("a folder");
-    let variables: String = (0..VARIABLES)
-        .map(|n| {
-            format!("        - {{name: SETTING_{n:02}, value: value-of-setting-{n:02}-for-web}}\n")
-        })
-        .collect();
-    let container = |name: &str| {
+    let container = |number: usize, name: &str| {
+        let variables: String = (0..VARIABLES)
+            .map(|n| {
+                format!(
+                    "        - {{name: SETTING_{n:02}, value: value-{number:04}-{n:02}-of-web}}\n"
+                )
+            })
+            .collect();
         format!(
             "      - name: {name}
         image: registry.example/team/web:v1.27.3
@@ -132,27 +157,31 @@ fn write_repository(repo: &Path) {
 {variables}"
         )
     };
-    let text = format!(
-        "apiVersion: v1
-kind: Namespace
-metadata: {{name: bench}}
----
-apiVersion: apps/v1
+    let deployment = |number: usize| {
+        let replicas = PODS / deployments;
+        format!(
+            "apiVersion: apps/v1
 kind: Deployment
-metadata: {{name: many, namespace: bench}}
+metadata: {{name: many-{number}, namespace: bench}}
 spec:
-  replicas: {PODS}
-  selector: {{matchLabels: {{app: many}}}}
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: many-{number}}}}}
   template:
-    metadata: {{labels: {{app: many}}}}
+    metadata: {{labels: {{app: many-{number}}}}}
     spec:
       nodeSelector: {{kubernetes.io/hostname: elsewhere}}
       containers:
 {}{}",
-        container("web"),
-        container("side")
-    );
-    std::fs::write(repo.join("many.yaml"), text).expect("a file");
+            container(number, "web"),
+            container(number, "side")
+        )
+    };
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n";
+    std::fs::write(repo.join("namespace.yaml"), namespace).expect("a file");
+    for number in 0..deployments {
+        let file = repo.join(format!("many-{number}.yaml"));
+        std::fs::write(file, deployment(number)).expect("a file");
+    }
     sh(Command::new("git").args(["init", "-q", "-b", "main"]).arg(repo));
     let git = |arguments: &[&str]| {
         let identity = ["-c", "user.name=Bench", "-c", "user.email=bench@example.invalid"];
