@@ -15,6 +15,10 @@ mod store;
 
 use report::Report;
 
+/// The program's own: some benchmarks run its parts in this process.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures, and prints into a report.
 type Benchmark = fn(&mut Report);
 
