@@ -150,6 +150,18 @@ impl<S: Store> Cluster for Local<S> {
         Ok(Listing { revision, items: self.api.all_shown(&self.who, &records) })
     }
 
+    async fn list_keeping<K: Object, T: Send>(
+        &self,
+        scope: &Scope,
+        mut keep: impl FnMut(&Arc<K>) -> T + Send,
+    ) -> Result<Vec<T>, ApiError> {
+        let kind = K::OBJECT_KIND;
+        let selection = Selection::parse(kind, scope.labels.as_deref(), scope.fields.as_deref())?;
+        let (_, records) = self.records(kind, scope, &selection)?;
+        let shown = records.iter().filter_map(|record| self.api.shown(&self.who, record).ok());
+        Ok(shown.map(|object| keep(&object)).collect())
+    }
+
     fn watch_keeping<K: Object, T: Send + 'static>(
         &self,
         scope: Scope,

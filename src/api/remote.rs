@@ -117,7 +117,7 @@ impl Remote {
     async fn pages<K: Object, T>(
         &self,
         scope: &Scope,
-        keep: impl Fn(K) -> T,
+        mut keep: impl FnMut(K) -> T,
     ) -> Result<(u64, Vec<T>), ApiError> {
         let (mut items, mut token) = (Vec::new(), None);
         loop {
@@ -128,7 +128,7 @@ impl Remote {
             }
             let page: Page<K> = self.send(Method::GET, path, JSON, None).await?;
             let revision = page.metadata.resource_version.parse().unwrap_or(0);
-            items.extend(page.items.into_iter().map(&keep));
+            items.extend(page.items.into_iter().map(&mut keep));
             token = page.metadata.continue_.filter(|token| !token.is_empty());
             if token.is_none() {
                 return Ok((revision, items));
@@ -156,6 +156,15 @@ impl Cluster for Remote {
     async fn list<K: Object>(&self, scope: &Scope) -> Result<Listing<K>, ApiError> {
         let (revision, items) = self.pages(scope, Arc::new).await?;
         Ok(Listing { revision, items })
+    }
+
+    async fn list_keeping<K: Object, T: Send>(
+        &self,
+        scope: &Scope,
+        mut keep: impl FnMut(&Arc<K>) -> T + Send,
+    ) -> Result<Vec<T>, ApiError> {
+        let (_, items) = self.pages(scope, |object| keep(&Arc::new(object))).await?;
+        Ok(items)
     }
 
     fn watch_keeping<K: Object, T: Send + 'static>(

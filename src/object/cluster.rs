@@ -103,6 +103,16 @@ pub trait Cluster: Clone + Send + Sync + 'static {
         scope: &Scope,
     ) -> impl Future<Output = Result<Listing<K>, ApiError>> + Send;
 
+    /// As [`Cluster::list`], of what `keep` makes of each object: for whoever needs a part of ten
+    /// thousand pods, which decoded at once are 320 MB.
+    fn list_keeping<K: Object, T: Send>(
+        &self,
+        scope: &Scope,
+        keep: impl FnMut(&Arc<K>) -> T + Send,
+    ) -> impl Future<Output = Result<Vec<T>, ApiError>> + Send {
+        async move { Ok(self.list::<K>(scope).await?.items.iter().map(keep).collect()) }
+    }
+
     /// Endless; see [`Change`]. The first item is a `Reset`.
     fn watch<K: Object>(
         &self,
@@ -112,8 +122,7 @@ pub trait Cluster: Clone + Send + Sync + 'static {
     }
 
     /// As [`Cluster::watch`], of what `keep` makes of each object. Whoever needs a tenth of a pod
-    /// says so here: a `Reset` is made one object after the other, and ten thousand pods decoded at
-    /// once are 320 MB.
+    /// says so here: a `Reset` is made one object after the other, as in [`Cluster::list_keeping`].
     fn watch_keeping<K: Object, T: Send + 'static>(
         &self,
         scope: Scope,

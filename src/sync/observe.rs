@@ -1,6 +1,7 @@
 //! Reads what is there, as far as a plan or a verdict depends on it. It decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -102,24 +103,25 @@ async fn guests<C: Cluster>(
 ) -> Result<Vec<String>, ApiError> {
     let ours: BTreeSet<(Kind, Key)> =
         inventory.iter().map(|entry| (entry.kind, entry.key())).collect();
-    let mut found = Vec::new();
+    let (mut found, scope) = (Vec::new(), Scope::namespace(namespace));
     for kind in GUESTS {
-        let metas: Vec<ObjectMeta> = with_kind!(kind, K => {
-            let listing = cluster.list::<K>(&Scope::namespace(namespace)).await?;
-            listing.items.iter().map(|item| k8s_openapi::Metadata::metadata(&**item).clone()).collect()
-        });
-        for meta in metas {
+        let guest = |meta: &ObjectMeta| {
             let key = Key::new(namespace, meta.name.clone().unwrap_or_default());
-            let owned = meta.owner_references.is_some_and(|owners| !owners.is_empty());
-            let managed = meta.labels.is_some_and(|labels| {
+            let owned = meta.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
+            let managed = meta.labels.as_ref().is_some_and(|labels| {
                 labels.contains_key("endpointslice.kubernetes.io/managed-by")
             });
             // Kubernetes puts this one into every namespace.
             let usual = kind == Kind::ConfigMap && key.name == "kube-root-ca.crt";
-            if !owned && !managed && !usual && !ours.contains(&(kind, key.clone())) {
-                found.push(format!("{kind} {key}"));
-            }
-        }
+            let id = (kind, key);
+            (!owned && !managed && !usual && !ours.contains(&id))
+                .then(|| format!("{kind} {}", id.1))
+        };
+        let guests = with_kind!(kind, K => {
+            let of = |object: &Arc<K>| guest(k8s_openapi::Metadata::metadata(&**object));
+            cluster.list_keeping::<K, _>(&scope, of).await?
+        });
+        found.extend(guests.into_iter().flatten());
     }
     Ok(found)
 }

@@ -201,15 +201,18 @@ async fn list<C: Cluster>(cluster: &C, namespace: &str) -> (Vec<Content>, Vec<St
     let scope = Scope::namespace(namespace);
     let (mut content, mut failures) = (Vec::new(), Vec::new());
     for kind in Kind::all().filter(|kind| kind.row().namespaced) {
-        with_kind!(kind, K => match cluster.list::<K>(&scope).await {
-            Ok(listing) => content.extend(listing.items.iter().map(|object| Content {
+        with_kind!(kind, K => {
+            let of = |object: &Arc<K>| Content {
                 kind,
                 key: object.key(),
                 uid: object.uid().to_owned(),
                 deleting: object.metadata.deletion_timestamp.is_some(),
                 finalizers: object.metadata.finalizers.clone().unwrap_or_default(),
-            })),
-            Err(error) => failures.push(format!("{}: {error}", kind.row().plural)),
+            };
+            match cluster.list_keeping::<K, _>(&scope, of).await {
+                Ok(found) => content.extend(found),
+                Err(error) => failures.push(format!("{}: {error}", kind.row().plural)),
+            }
         });
     }
     (content, failures)
