@@ -1,5 +1,6 @@
 //! Pure: what the page says, decided from objects and the time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -8,10 +9,10 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use crate::object::age::human_age;
-use crate::object::condition;
 use crate::object::drift::{Class, Drift, Layer, Phase};
 use crate::object::selector::Selector;
 use crate::object::source::{Commit, Problem, Source};
+use crate::object::{Pool, condition};
 
 /// A verdict older than this is shown as stale: twice the interval it is computed in, at least.
 const STALE_SECONDS: i64 = 60;
@@ -120,10 +121,34 @@ pub struct Observed {
     pub sources: Vec<Arc<Source>>,
     pub deployments: Vec<Arc<Deployment>>,
     pub replica_sets: Vec<Arc<ReplicaSet>>,
-    pub pods: Vec<Arc<Pod>>,
+    pub pods: Vec<PodSeen>,
     pub services: Vec<Arc<Service>>,
     pub nodes: Vec<Arc<Node>>,
     pub drifts: Vec<Arc<Drift>>,
+}
+
+/// What the page needs of a pod.
+#[derive(Clone, Debug)]
+pub struct PodSeen {
+    namespace: String,
+    /// Shared: replicas have the same.
+    labels: Arc<Labels>,
+    facts: PodFacts,
+    /// Its own row, where it stands in Git by itself.
+    row: Option<Box<Workload>>,
+}
+
+pub type Labels = BTreeMap<String, String>;
+
+impl PodSeen {
+    pub fn of(pod: &Pod, labels: &mut Pool<Labels>, now: Timestamp) -> Self {
+        Self {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            labels: labels.share(pod.metadata.labels.clone().unwrap_or_default()),
+            facts: pod_facts(pod),
+            row: stands_alone(&pod.metadata).then(|| Box::new(pod_row(pod, now))),
+        }
+    }
 }
 
 /// What to say about what was read.
@@ -156,8 +181,8 @@ fn workloads(observed: &Observed, now: Timestamp) -> Vec<Workload> {
     let deployments = observed.deployments.iter().map(|one| deployment_row(one, pods, now));
     let sets = observed.replica_sets.iter().filter(|set| stands_alone(&set.metadata));
     let sets = sets.map(|one| replica_set_row(one, pods, now));
-    let alone = pods.iter().filter(|pod| stands_alone(&pod.metadata));
-    deployments.chain(sets).chain(alone.map(|pod| pod_row(pod, now))).collect()
+    let alone = pods.iter().filter_map(|pod| pod.row.as_deref().cloned());
+    deployments.chain(sets).chain(alone).collect()
 }
 
 fn stands_alone(meta: &ObjectMeta) -> bool {
@@ -258,7 +283,7 @@ fn converged_fact(source: &Source, now: Timestamp) -> Fact {
     }
 }
 
-fn deployment_row(deployment: &Deployment, pods: &[Arc<Pod>], now: Timestamp) -> Workload {
+fn deployment_row(deployment: &Deployment, pods: &[PodSeen], now: Timestamp) -> Workload {
     let status = deployment.status.clone().unwrap_or_default();
     let desired = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let (ready, updated) =
@@ -294,7 +319,7 @@ fn deployment_row(deployment: &Deployment, pods: &[Arc<Pod>], now: Timestamp) ->
     }
 }
 
-fn replica_set_row(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Workload {
+fn replica_set_row(set: &ReplicaSet, pods: &[PodSeen], now: Timestamp) -> Workload {
     let spec = set.spec.as_ref();
     let desired = spec.and_then(|spec| spec.replicas).unwrap_or(1);
     let ready = set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
@@ -313,7 +338,7 @@ fn replica_set_row(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> Workl
     }
 }
 
-fn pod_row(pod: &Arc<Pod>, now: Timestamp) -> Workload {
+fn pod_row(pod: &Pod, now: Timestamp) -> Workload {
     let facts = pod_facts(pod);
     let done = facts.phase == "Succeeded";
     Workload {
@@ -339,19 +364,14 @@ fn images(spec: Option<&PodSpec>) -> Vec<String> {
     containers.filter_map(|container| container.image.clone()).collect()
 }
 
-fn pods_of(
-    meta: &ObjectMeta,
-    selector: Option<&LabelSelector>,
-    pods: &[Arc<Pod>],
-) -> Vec<PodFacts> {
+fn pods_of(meta: &ObjectMeta, selector: Option<&LabelSelector>, pods: &[PodSeen]) -> Vec<PodFacts> {
     let selector = selector.and_then(|selector| Selector::of_label_selector(selector).ok());
     let selector = selector.unwrap_or_default();
-    let mine = |pod: &&Arc<Pod>| {
-        pod.metadata.namespace == meta.namespace
-            && !selector.is_everything()
-            && selector.matches_optional(pod.metadata.labels.as_ref())
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let mine = |pod: &&PodSeen| {
+        pod.namespace == namespace && !selector.is_everything() && selector.matches(&pod.labels)
     };
-    pods.iter().filter(mine).map(|pod| pod_facts(pod)).collect()
+    pods.iter().filter(mine).map(|pod| pod.facts.clone()).collect()
 }
 
 fn age_of(meta: &ObjectMeta, now: Timestamp) -> String {
@@ -498,10 +518,11 @@ mod tests {
                 "status": {"replicas": 2, "readyReplicas": 1}}))
         };
         let pod = |name: &str, owners, phase: &str| {
-            object::<Pod>(json!({"metadata": {"name": name, "namespace": "n",
+            let pod = object::<Pod>(json!({"metadata": {"name": name, "namespace": "n",
                 "labels": {"a": "b"}, "ownerReferences": owners},
                 "spec": {"containers": [{"name": "c", "image": "job:1"}]},
-                "status": {"phase": phase}}))
+                "status": {"phase": phase}}));
+            PodSeen::of(&pod, &mut Pool::default(), at(0))
         };
         let none = || json!([]);
         let observed = Observed {

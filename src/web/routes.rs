@@ -1,18 +1,21 @@
 //! The dashboard's one route.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
 use crate::clock::Clock;
 use crate::object::drift::Drift;
 use crate::object::source::Source;
-use crate::object::{ApiError, Cluster, Scope};
-use crate::web::facts::{Observed, facts};
+use crate::object::{ApiError, Cluster, Pool, Scope};
+use crate::web::facts::{Observed, PodSeen, facts};
 use crate::web::page;
 
 /// Nothing but our own inline style: no script, no frame, no form, no foreign origin.
@@ -30,8 +33,9 @@ pub fn router<C: Cluster>(cluster: C, clock: Clock) -> Router {
 }
 
 async fn index<C: Cluster>(State(dashboard): State<Dashboard<C>>) -> Response {
-    let (code, body) = match observe(&dashboard.cluster).await {
-        Ok(observed) => (StatusCode::OK, page::page(&facts(&observed, dashboard.clock.now()))),
+    let now = dashboard.clock.now();
+    let (code, body) = match observe(&dashboard.cluster, now).await {
+        Ok(observed) => (StatusCode::OK, page::page(&facts(&observed, now))),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, page::failure(&error.to_string())),
     };
     let headers = [
@@ -45,13 +49,14 @@ async fn index<C: Cluster>(State(dashboard): State<Dashboard<C>>) -> Response {
     (code, headers, body.into_string()).into_response()
 }
 
-async fn observe<C: Cluster>(cluster: &C) -> Result<Observed, ApiError> {
-    let all = Scope::all();
+async fn observe<C: Cluster>(cluster: &C, now: Timestamp) -> Result<Observed, ApiError> {
+    let (all, mut labels) = (Scope::all(), Pool::default());
+    let seen = |pod: &Arc<Pod>| PodSeen::of(pod, &mut labels, now);
     Ok(Observed {
         sources: cluster.list::<Source>(&all).await?.items,
         deployments: cluster.list::<Deployment>(&all).await?.items,
         replica_sets: cluster.list::<ReplicaSet>(&all).await?.items,
-        pods: cluster.list::<Pod>(&all).await?.items,
+        pods: cluster.list_keeping(&all, seen).await?,
         services: cluster.list::<Service>(&all).await?.items,
         nodes: cluster.list::<Node>(&all).await?.items,
         drifts: cluster.list::<Drift>(&all).await?.items,
