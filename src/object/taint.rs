@@ -1,6 +1,9 @@
 //! Pure: taints of nodes, and which tolerations of pods bear them (`ToleratesTaint` of
 //! `k8s.io/component-helpers`). Read by the scheduler's filter and by eviction.
 
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 /// Set on a node whose Ready condition is False.
@@ -16,6 +19,31 @@ pub const NO_SCHEDULE: &str = "NoSchedule";
 pub const PREFER_NO_SCHEDULE: &str = "PreferNoSchedule";
 /// As `NoSchedule`, and running pods leave when their toleration's seconds are over.
 pub const NO_EXECUTE: &str = "NoExecute";
+
+/// A pod's tolerations, in its order, as a value that a [`Pool`](crate::object::Pool) can share: most
+/// pods have the same two.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tolerations(pub Vec<Toleration>);
+
+/// Texts and whole numbers: every value equals itself.
+impl Eq for Tolerations {}
+
+impl Hash for Tolerations {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for one in &self.0 {
+            let Toleration { key, operator, value, effect, toleration_seconds } = one;
+            (key, operator, value, effect, toleration_seconds).hash(state);
+        }
+    }
+}
+
+impl Deref for Tolerations {
+    type Target = [Toleration];
+
+    fn deref(&self) -> &[Toleration] {
+        &self.0
+    }
+}
 
 /// Whether a toleration bears a taint: the effect matches or is empty, the key matches or is
 /// empty with `Exists`, and the value matches or is not asked. An operator that is unknown bears

@@ -2,6 +2,7 @@
 //! asked first ([`sight`]), then the decision ([`plan`]).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
@@ -43,7 +44,7 @@ pub struct Dependent {
 pub struct Sight {
     pub kind: Kind,
     pub key: Key,
-    pub uid: String,
+    pub uid: Arc<str>,
     /// By owner uid; those that must be asked are not in it.
     pub owners: HashMap<String, Owner>,
     pub questions: Vec<Question>,
@@ -60,8 +61,9 @@ pub struct Sight {
 pub struct Step {
     pub kind: Kind,
     pub key: Key,
-    pub uid: String,
-    pub resource_version: Option<String>,
+    pub uid: Arc<str>,
+    /// Only while the object is at this revision.
+    pub revision: Option<u64>,
     pub action: Action,
     /// For the log: why.
     pub reason: &'static str,
@@ -100,7 +102,7 @@ pub fn sight(graph: &Graph, uid: &str) -> Option<Sight> {
         list_dependents: vertex.orphans_dependents(),
         invalid: Vec::new(),
     };
-    for reference in &vertex.owners {
+    for reference in vertex.owners.iter() {
         see_owner(graph, vertex, reference, &mut sight);
     }
     let lost = |owner: &Owner| *owner != Owner::Present && *owner != Owner::Unresolvable;
@@ -199,16 +201,16 @@ pub fn plan(
 /// The owner waits for this object, which has dependents: they go first too. If one of them waits
 /// already, this may be a circle in which everybody waits; the object then blocks nobody.
 fn delete_before_owner(item: &Vertex, sight: &Sight) -> Vec<Step> {
-    let delete = |resource_version: Option<String>| Step {
-        resource_version,
+    let delete = |revision: Option<u64>| Step {
+        revision,
         ..step(item, Action::Delete(Propagation::Foreground), "its owner waits for it")
     };
     let circle = sight.dependents.iter().any(|dependent| dependent.awaits_dependents);
     let blocks = item.owners.iter().any(|owner| owner.block_owner_deletion == Some(true));
     if !circle || !blocks {
-        return vec![delete(item.resource_version.clone())];
+        return vec![delete(known(item.revision))];
     }
-    let mut freed = item.owners.clone();
+    let mut freed = item.owners.to_vec();
     for reference in &mut freed {
         reference.block_owner_deletion = Some(false);
     }
@@ -219,11 +221,10 @@ fn delete_before_owner(item: &Vertex, sight: &Sight) -> Vec<Step> {
 /// First every dependent loses the reference, then the owner its finalizer: in the other order a
 /// crash in between would leave dependents whose owner is gone, and they would be deleted.
 fn orphan(item: &Vertex, dependents: &[Vertex]) -> Vec<Step> {
-    let named = dependents
-        .iter()
-        .filter(|dependent| dependent.owners.iter().any(|owner| owner.uid == item.uid));
+    let named = dependents.iter().filter(|dependent| dependent.is_owned_by(&item.uid));
     let freed = named.map(|dependent| {
-        let left = dependent.owners.iter().filter(|owner| owner.uid != item.uid).cloned().collect();
+        let left =
+            dependent.owners.iter().filter(|owner| *owner.uid != *item.uid).cloned().collect();
         step(dependent, Action::SetOwners(left), "its owner leaves it behind")
     });
     freed.chain([without_finalizer(item, ORPHAN, "its dependents are free")]).collect()
@@ -239,10 +240,15 @@ fn step(item: &Vertex, action: Action, reason: &'static str) -> Step {
         kind: item.kind,
         key: item.key.clone(),
         uid: item.uid.clone(),
-        resource_version: item.resource_version.clone(),
+        revision: known(item.revision),
         action,
         reason,
     }
+}
+
+/// What was never stored is at no revision.
+fn known(revision: u64) -> Option<u64> {
+    (revision > 0).then_some(revision)
 }
 
 #[cfg(test)]
@@ -252,7 +258,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::reconcile::garbage::graph::tests::{reference, vertex};
+    use crate::reconcile::garbage::graph::Owners;
+    use crate::reconcile::garbage::graph::tests::{finalizers, reference, vertex};
 
     fn graph(vertices: &[&Vertex]) -> Graph {
         let mut graph = Graph::default();
@@ -310,7 +317,7 @@ mod tests {
     fn foreground_waits_for_blocking_dependents_only() {
         let mut owner = vertex(Kind::ReplicaSet, "n", "r", vec![]);
         owner.deleting = true;
-        owner.finalizers = vec!["other".into(), FOREGROUND.into()];
+        owner.finalizers = finalizers(&["other", FOREGROUND]);
         let blocking = vertex(Kind::Pod, "n", "p", owned_by(&owner, true));
         let free = vertex(Kind::Pod, "n", "q", owned_by(&owner, false));
         assert_eq!(decide(&graph(&[&owner, &blocking, &free]), &owner, &[]), []);
@@ -324,7 +331,7 @@ mod tests {
     fn orphaning_frees_the_dependents_before_the_owner_goes() {
         let mut owner = vertex(Kind::ReplicaSet, "n", "r", vec![]);
         owner.deleting = true;
-        owner.finalizers = vec![ORPHAN.into()];
+        owner.finalizers = finalizers(&[ORPHAN]);
         let pod = vertex(Kind::Pod, "n", "p", owned_by(&owner, true));
         let steps = decide(&graph(&[&owner, &pod]), &owner, &[]);
         assert_eq!(steps, [Action::SetOwners(vec![]), Action::SetFinalizers(vec![])]);
@@ -363,18 +370,18 @@ mod tests {
     /// A store with Kubernetes' deletion rules, and a collector whose graph is behind it.
     #[derive(Default)]
     struct World {
-        stored: BTreeMap<String, Vertex>,
+        stored: BTreeMap<Arc<str>, Vertex>,
         revision: u64,
         /// Told to nobody yet.
-        events: std::collections::VecDeque<(String, Option<Vertex>)>,
+        events: std::collections::VecDeque<(Arc<str>, Option<Vertex>)>,
         graph: Graph,
-        dirty: BTreeSet<String>,
+        dirty: BTreeSet<Arc<str>>,
     }
 
     impl World {
         fn write(&mut self, mut vertex: Vertex) {
             self.revision += 1;
-            vertex.resource_version = Some(self.revision.to_string());
+            vertex.revision = self.revision;
             let uid = vertex.uid.clone();
             if vertex.deleting && vertex.finalizers.is_empty() {
                 self.stored.remove(&uid);
@@ -387,11 +394,12 @@ mod tests {
 
         fn delete(&mut self, uid: &str, propagation: Propagation) {
             let Some(mut vertex) = self.stored.get(uid).cloned() else { return };
-            vertex.finalizers.retain(|name| name != ORPHAN && name != FOREGROUND);
+            let left = Arc::make_mut(&mut vertex.finalizers);
+            left.retain(|name| name != ORPHAN && name != FOREGROUND);
             match propagation {
                 Propagation::Background => {}
-                Propagation::Foreground => vertex.finalizers.push(FOREGROUND.into()),
-                Propagation::Orphan => vertex.finalizers.push(ORPHAN.into()),
+                Propagation::Foreground => left.push(FOREGROUND.into()),
+                Propagation::Orphan => left.push(ORPHAN.into()),
             }
             vertex.deleting = true;
             self.write(vertex);
@@ -412,7 +420,7 @@ mod tests {
             let Some(item) = self.stored.get(uid).cloned() else { return };
             let mut owners = sight.owners.clone();
             for question in &sight.questions {
-                let answer = match self.stored.get(&question.uid) {
+                let answer = match self.stored.get(question.uid.as_str()) {
                     Some(owner) if owner.awaits_dependents() => Owner::Waiting,
                     Some(_) => Owner::Present,
                     None => Owner::Absent,
@@ -422,20 +430,18 @@ mod tests {
             let dependents: Vec<Vertex> = self.stored.values().cloned().collect();
             for step in plan(&item, &owners, &sight, &dependents) {
                 let Some(mut stored) = self.stored.get(&step.uid).cloned() else { break };
-                if step.resource_version.is_some()
-                    && step.resource_version != stored.resource_version
-                {
-                    self.dirty.insert(uid.to_owned());
+                if step.revision.is_some_and(|revision| revision != stored.revision) {
+                    self.dirty.insert(uid.into());
                     break;
                 }
                 match step.action {
                     Action::Delete(propagation) => self.delete(&step.uid, propagation),
                     Action::SetOwners(owners) => {
-                        stored.owners = owners;
+                        stored.owners = Arc::new(Owners(owners));
                         self.write(stored);
                     }
                     Action::SetFinalizers(finalizers) => {
-                        stored.finalizers = finalizers;
+                        stored.finalizers = Arc::new(finalizers);
                         self.write(stored);
                     }
                 }
@@ -526,7 +532,7 @@ mod tests {
                 let survivors: BTreeMap<String, BTreeSet<String>> = world
                     .stored
                     .values()
-                    .map(|v| (v.uid.clone(), v.owners.iter().map(|o| o.uid.clone()).collect()))
+                    .map(|v| (v.uid.to_string(), v.owners.iter().map(|o| o.uid.clone()).collect()))
                     .collect();
                 prop_assert_eq!(&survivors, &oracle, "after {} {:?}", number, propagation);
                 prop_assert!(world.stored.values().all(|vertex| !vertex.deleting));

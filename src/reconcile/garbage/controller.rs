@@ -1,6 +1,7 @@
 //! The loop: metadata of all kinds in, steps performed. It decides nothing.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -15,7 +16,7 @@ use crate::object::{
     ApiError, Change, Cluster, DeleteOptions, Key, Kind, Note, Patch, Scope, Severity, reference_to,
 };
 use crate::reconcile::garbage::collection::{Action, Owner, Sight, Step, plan, sight};
-use crate::reconcile::garbage::graph::{Graph, Vertex};
+use crate::reconcile::garbage::graph::{Graph, Shared, Vertex};
 use crate::reconcile::metrics::{Ended, Vitals};
 use crate::reconcile::quarantine::Quarantine;
 use crate::reconcile::retry;
@@ -66,7 +67,7 @@ fn followed() -> impl Iterator<Item = Kind> {
 enum Seen {
     Reset(Kind, Vec<Vertex>),
     Applied(Vertex),
-    Deleted(String),
+    Deleted(Arc<str>),
 }
 
 struct Collector<C> {
@@ -75,11 +76,11 @@ struct Collector<C> {
     graph: Graph,
     /// Kinds whose first whole state has not arrived: until then nobody is judged.
     unknown: HashSet<Kind>,
-    dirty: BTreeSet<String>,
-    looking: HashSet<String>,
+    dirty: BTreeSet<Arc<str>>,
+    looking: HashSet<Arc<str>>,
     /// How often in a row a look failed.
-    failures: HashMap<String, u32>,
-    later: BTreeSet<(Instant, String)>,
+    failures: HashMap<Arc<str>, u32>,
+    later: BTreeSet<(Instant, Arc<str>)>,
     quarantine: Quarantine,
 }
 
@@ -109,7 +110,7 @@ impl<C: Cluster> Collector<C> {
             }
             let now = Instant::now();
             if everything_at <= now {
-                self.dirty.extend(self.graph.all().map(str::to_owned));
+                self.dirty.extend(self.graph.all().cloned());
                 everything_at = now + LOOK_AGAIN;
             }
             while self.later.first().is_some_and(|(due, _)| *due <= now) {
@@ -128,13 +129,10 @@ impl<C: Cluster> Collector<C> {
     fn see(&mut self, seen: Seen) {
         match seen {
             Seen::Reset(kind, vertices) => {
-                let here: HashSet<&str> = vertices.iter().map(|v| v.uid.as_str()).collect();
-                let gone: Vec<String> = self
-                    .graph
-                    .of_kind(kind)
-                    .filter(|uid| !here.contains(uid))
-                    .map(str::to_owned)
-                    .collect();
+                let here: HashSet<&str> = vertices.iter().map(|v| &*v.uid).collect();
+                let known = self.graph.of_kind(kind);
+                let gone: Vec<Arc<str>> =
+                    known.filter(|uid| !here.contains(&***uid)).cloned().collect();
                 for uid in gone {
                     self.dirty.extend(self.graph.remove(&uid));
                 }
@@ -207,7 +205,7 @@ impl<C: Cluster> Collector<C> {
     }
 
     fn settle(&mut self, (about, looked): Looked) {
-        let uid = about.uid.clone().unwrap_or_default();
+        let uid: Arc<str> = about.uid.as_deref().unwrap_or_default().into();
         self.looking.remove(&uid);
         let delay = match looked {
             Ok(Ok(())) => {
@@ -217,9 +215,9 @@ impl<C: Cluster> Collector<C> {
             Ok(Err(failure)) => {
                 let failures = self.count_failure(&uid);
                 if failure.is_conflict() {
-                    debug!(uid, error = %failure, "object changed meanwhile");
+                    debug!(uid = &*uid, error = %failure, "object changed meanwhile");
                 } else {
-                    warn!(uid, error = %failure, "collecting an object failed");
+                    warn!(uid = &*uid, error = %failure, "collecting an object failed");
                 }
                 retry::after_failures(failures)
             }
@@ -230,18 +228,21 @@ impl<C: Cluster> Collector<C> {
         self.later.insert((Instant::now() + delay, uid));
     }
 
-    fn count_failure(&mut self, uid: &str) -> u32 {
-        let failures = self.failures.entry(uid.to_owned()).or_insert(0);
+    fn count_failure(&mut self, uid: &Arc<str>) -> u32 {
+        let failures = self.failures.entry(uid.clone()).or_insert(0);
         *failures = failures.saturating_add(1);
         *failures
     }
 }
 
 fn watch<C: Cluster>(cluster: &C, kind: Kind) -> BoxStream<'static, Seen> {
+    // Of a kind: another's objects have other owners. One task takes from the watch, so nobody waits.
+    let shared = Mutex::new(Shared::default());
     with_kind!(kind, K => {
         cluster
             .watch_keeping::<K, Vertex>(Scope::all(), move |object| {
-                Vertex::of(kind, &object.metadata)
+                let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                Vertex::of(kind, &object.metadata, &mut shared)
             })
             .map(move |change| match change {
                 Change::Reset(vertices) => Seen::Reset(kind, vertices),
@@ -264,9 +265,10 @@ async fn look<C: Cluster>(cluster: &C, sight: &Sight) -> Result<(), ApiError> {
     let mut owners = sight.owners.clone();
     for question in &sight.questions {
         let answer = match read(cluster, question.kind, &question.key).await? {
-            Some(owner) if owner.uid == question.uid && owner.awaits_dependents() => Owner::Waiting,
-            Some(owner) if owner.uid == question.uid => Owner::Present,
-            _ => Owner::Absent,
+            Some(owner) if *owner.uid != *question.uid => Owner::Absent,
+            Some(owner) if owner.awaits_dependents() => Owner::Waiting,
+            Some(_) => Owner::Present,
+            None => Owner::Absent,
         };
         owners.insert(question.uid.clone(), answer);
     }
@@ -280,7 +282,7 @@ async fn look<C: Cluster>(cluster: &C, sight: &Sight) -> Result<(), ApiError> {
 
 async fn read<C: Cluster>(cluster: &C, kind: Kind, key: &Key) -> Result<Option<Vertex>, ApiError> {
     with_kind!(kind, K => match cluster.get::<K>(key).await {
-        Ok(object) => Ok(Some(Vertex::of(kind, &object.metadata))),
+        Ok(object) => Ok(Some(Vertex::of(kind, &object.metadata, &mut Shared::default()))),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     })
@@ -288,7 +290,7 @@ async fn read<C: Cluster>(cluster: &C, kind: Kind, key: &Key) -> Result<Option<V
 
 /// Every object that names the one in sight as owner, read uncached.
 async fn list_dependents<C: Cluster>(cluster: &C, sight: &Sight) -> Result<Vec<Vertex>, ApiError> {
-    let mut dependents = Vec::new();
+    let (mut dependents, mut shared) = (Vec::new(), Shared::default());
     for kind in followed() {
         let scope = match sight.key.namespace.as_str() {
             "" => Scope::all(),
@@ -297,10 +299,12 @@ async fn list_dependents<C: Cluster>(cluster: &C, sight: &Sight) -> Result<Vec<V
             _ => continue,
         };
         with_kind!(kind, K => {
-            let listing = cluster.list::<K>(&scope).await?;
-            let vertices = listing.items.iter().map(|object| Vertex::of(kind, &object.metadata));
-            dependents
-                .extend(vertices.filter(|v| v.owners.iter().any(|owner| owner.uid == sight.uid)));
+            let of_ours = |object: &Arc<K>| {
+                let vertex = Vertex::of(kind, &object.metadata, &mut shared);
+                vertex.is_owned_by(&sight.uid).then_some(vertex)
+            };
+            let found = cluster.list_keeping::<K, _>(&scope, of_ours).await?;
+            dependents.extend(found.into_iter().flatten());
         });
     }
     Ok(dependents)
@@ -311,8 +315,8 @@ async fn perform<C: Cluster>(cluster: &C, step: &Step) -> Result<(), ApiError> {
     let done = match &step.action {
         Action::Delete(propagation) => {
             let options = DeleteOptions {
-                uid: Some(step.uid.clone()),
-                resource_version: step.resource_version.clone(),
+                uid: Some(step.uid.to_string()),
+                resource_version: step.revision.map(|revision| revision.to_string()),
                 propagation: Some(*propagation),
                 grace_seconds: None,
             };
@@ -347,9 +351,9 @@ fn or_null(list: Value) -> Value {
 }
 
 async fn patch<C: Cluster>(cluster: &C, step: &Step, mut metadata: Value) -> Result<(), ApiError> {
-    metadata["uid"] = json!(step.uid);
-    if let Some(version) = &step.resource_version {
-        metadata["resourceVersion"] = json!(version);
+    metadata["uid"] = json!(&*step.uid);
+    if let Some(revision) = step.revision {
+        metadata["resourceVersion"] = json!(revision.to_string());
     }
     let patch = Patch::Merge(json!({"metadata": metadata}));
     with_kind!(step.kind, K => cluster.patch::<K>(&step.key, &patch).await.map(|_| ()))
