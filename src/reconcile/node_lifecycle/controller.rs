@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
@@ -20,7 +20,7 @@ use crate::object::{
     reference_to,
 };
 use crate::reconcile::metrics::{Ended, Vitals};
-use crate::reconcile::node_lifecycle::eviction::{self, PodFacts, PodStep};
+use crate::reconcile::node_lifecycle::eviction::{self, PodFacts, PodStep, Shared};
 use crate::reconcile::node_lifecycle::heartbeat::{Memory, NodeFacts, Settings};
 use crate::reconcile::node_lifecycle::pod_gc::{self, Missing, Removal};
 use crate::reconcile::node_lifecycle::verdict::{self, Health, Step};
@@ -99,7 +99,7 @@ struct Lifecycle<C> {
     /// Node name to the Lease's renewTime.
     leases: BTreeMap<String, Option<Timestamp>>,
     /// By node name, then by uid; the empty name holds pods without a node.
-    pods: BTreeMap<String, BTreeMap<String, PodFacts>>,
+    pods: BTreeMap<Arc<str>, BTreeMap<Arc<str>, PodFacts>>,
     known: Known,
     memory: Memory,
     missing: Missing,
@@ -112,7 +112,11 @@ impl<C: Cluster> Lifecycle<C> {
         let all = Scope::all;
         let nodes = self.cluster.watch_keeping(all(), |node: &Arc<Node>| facts(node));
         let leases = self.cluster.watch_keeping(Scope::namespace(LEASES), renewal);
-        let pods = self.cluster.watch_keeping(all(), |pod: &Arc<Pod>| PodFacts::of(pod));
+        // Nobody waits for it: only this task takes from the watch.
+        let shared = Mutex::new(Shared::default());
+        let pods = self.cluster.watch_keeping(all(), move |pod: &Arc<Pod>| {
+            PodFacts::of(pod, &mut shared.lock().unwrap_or_else(PoisonError::into_inner))
+        });
         let (mut nodes, mut leases, mut pods) =
             (pin!(nodes.fuse()), pin!(leases.fuse()), pin!(pods.fuse()));
         let mut pass_at = Instant::now();
@@ -223,7 +227,7 @@ impl<C: Cluster> Lifecycle<C> {
         let mut ended = Ended::Done;
         for (node, health) in nodes.iter().zip(healths) {
             let decided = caught(|| {
-                let here = self.pods.get(&node.name).into_iter().flat_map(BTreeMap::values);
+                let here = self.pods.get(node.name.as_str()).into_iter().flat_map(BTreeMap::values);
                 let pods = eviction::plan(node, health, disrupted, here, &self.memory, now);
                 (verdict::plan(node, health, disrupted, now), pods)
             });
@@ -386,7 +390,8 @@ async fn change_pod<C: Cluster>(cluster: &C, step: &PodStep, clock: Clock) -> Re
         PodStep::MarkNotReady { key, uid } => {
             let mut pod = Pod::clone(&*cluster.get::<Pod>(key).await?);
             let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-            if pod.metadata.uid.as_deref() != Some(uid) || !condition::is_true(conditions, "Ready")
+            if pod.metadata.uid.as_deref() != Some(&**uid)
+                || !condition::is_true(conditions, "Ready")
             {
                 return Ok(());
             }
@@ -405,7 +410,7 @@ async fn change_pod<C: Cluster>(cluster: &C, step: &PodStep, clock: Clock) -> Re
         }
         PodStep::Evict { key, uid, taint } => {
             let pod = cluster.get::<Pod>(key).await?;
-            let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
+            let options = DeleteOptions { uid: Some(uid.to_string()), ..DeleteOptions::default() };
             cluster.delete::<Pod>(key, &options).await?;
             info!(pod = %key, taint, "pod evicted");
             let message = format!("Marking for deletion Pod {key}");
@@ -417,14 +422,14 @@ async fn change_pod<C: Cluster>(cluster: &C, step: &PodStep, clock: Clock) -> Re
 
 async fn remove<C: Cluster>(cluster: &C, removal: &Removal) -> Result<(), ApiError> {
     if let Some(node) = &removal.unless_node {
-        match cluster.get::<Node>(&Key::cluster(node.clone())).await {
+        match cluster.get::<Node>(&Key::cluster(&**node)).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
     }
     let options = DeleteOptions {
-        uid: Some(removal.uid.clone()),
+        uid: Some(removal.uid.to_string()),
         grace_seconds: Some(0),
         ..DeleteOptions::default()
     };

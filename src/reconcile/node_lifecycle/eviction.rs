@@ -1,9 +1,12 @@
 //! Pure: which pods have to leave a node, and when.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
-use crate::object::{Key, Object, condition, taint};
+use crate::object::taint::Tolerations;
+use crate::object::{Key, Object, Pool, condition, taint};
 use crate::reconcile::node_lifecycle::heartbeat::{Memory, NodeFacts};
 use crate::reconcile::node_lifecycle::verdict::Health;
 
@@ -11,10 +14,10 @@ use crate::reconcile::node_lifecycle::verdict::Health;
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodFacts {
     pub key: Key,
-    pub uid: String,
+    pub uid: Arc<str>,
     /// Empty where it has none.
-    pub node: String,
-    pub tolerations: Vec<Toleration>,
+    pub node: Arc<str>,
+    pub tolerations: Arc<Tolerations>,
     pub created: Option<Timestamp>,
     /// Its condition Ready is True.
     pub ready: bool,
@@ -24,13 +27,20 @@ pub struct PodFacts {
     pub deleting: bool,
 }
 
+/// What pods have in common, each once.
+#[derive(Debug, Default)]
+pub struct Shared {
+    nodes: Pool<str>,
+    tolerations: Pool<Tolerations>,
+}
+
 /// What is to be done about one pod.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodStep {
     /// Its agent is silent, so nobody vouches for its readiness: it gets no traffic any more.
-    MarkNotReady { key: Key, uid: String },
+    MarkNotReady { key: Key, uid: Arc<str> },
     /// A taint that it does not bear, or not any longer: deleted with its grace.
-    Evict { key: Key, uid: String, taint: String },
+    Evict { key: Key, uid: Arc<str>, taint: String },
 }
 
 impl PodStep {
@@ -46,15 +56,17 @@ impl PodStep {
 }
 
 impl PodFacts {
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &Pod, shared: &mut Shared) -> Self {
         let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
         let phase = status.and_then(|status| status.phase.as_deref());
         let conditions = status.and_then(|status| status.conditions.as_deref());
+        let node = spec.and_then(|spec| spec.node_name.as_deref());
+        let tolerations = spec.and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
         Self {
             key: pod.key(),
-            uid: pod.uid().to_owned(),
-            node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-            tolerations: spec.and_then(|spec| spec.tolerations.clone()).unwrap_or_default(),
+            uid: pod.uid().into(),
+            node: shared.nodes.share_ref(node.unwrap_or_default()),
+            tolerations: shared.tolerations.share(Tolerations(tolerations)),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             ready: condition::is_true(conditions.unwrap_or_default(), "Ready"),
             over: matches!(phase, Some("Succeeded" | "Failed")),
@@ -121,6 +133,7 @@ fn end_of_stay<'a>(
 
 #[cfg(test)]
 pub(super) mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
@@ -129,9 +142,9 @@ pub(super) mod tests {
     pub fn pod(name: &str, node: &str, tolerations: Vec<Toleration>) -> PodFacts {
         PodFacts {
             key: Key::new("n", name),
-            uid: format!("{name}-uid"),
-            node: node.to_owned(),
-            tolerations,
+            uid: format!("{name}-uid").into(),
+            node: node.into(),
+            tolerations: Arc::new(Tolerations(tolerations)),
             created: Some(at(0)),
             ready: false,
             over: false,
@@ -168,6 +181,27 @@ pub(super) mod tests {
             PodStep::MarkNotReady { key, .. } => format!("{} is not ready", key.name),
         });
         (names.collect(), again)
+    }
+
+    #[test]
+    fn what_pods_have_in_common_is_held_once() {
+        let mut shared = Shared::default();
+        let mut read = |name: &str, node: Option<&str>, seconds: i64| {
+            let spec = PodSpec {
+                node_name: node.map(str::to_owned),
+                tolerations: Some(vec![bears(taint::UNREACHABLE, Some(seconds))]),
+                ..PodSpec::default()
+            };
+            let mut pod = Pod { spec: Some(spec), ..Pod::default() };
+            pod.metadata.name = Some(name.to_owned());
+            PodFacts::of(&pod, &mut shared)
+        };
+        let (one, two) = (read("p", Some("a"), 30), read("q", Some("a"), 30));
+        assert!(Arc::ptr_eq(&one.tolerations, &two.tolerations));
+        assert!(Arc::ptr_eq(&one.node, &two.node));
+        let waits = read("r", None, 31);
+        assert_eq!((&*waits.node, waits.tolerations[0].toleration_seconds), ("", Some(31)));
+        assert!(size_of::<PodFacts>() <= 120, "{} bytes", size_of::<PodFacts>());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! never bound and are to go, and the oldest of too many finished ones (`pkg/controller/podgc`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -13,14 +14,14 @@ use crate::reconcile::node_lifecycle::heartbeat::Settings;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Removal {
     pub key: Key,
-    pub uid: String,
+    pub uid: Arc<str>,
     /// Only if an uncached read says that this node does not exist.
-    pub unless_node: Option<String>,
+    pub unless_node: Option<Arc<str>>,
     pub reason: &'static str,
 }
 
 /// Since when nodes that pods name have been missing. State in by value, out by value.
-pub type Missing = BTreeMap<String, Timestamp>;
+pub type Missing = BTreeMap<Arc<str>, Timestamp>;
 
 pub fn plan<'a>(
     pods: impl Iterator<Item = &'a PodFacts> + Clone,
@@ -36,7 +37,7 @@ pub fn plan<'a>(
             if pod.deleting {
                 removals.push(removal(pod, None, "it was never bound and is to go"));
             }
-        } else if !nodes.contains(pod.node.as_str()) {
+        } else if !nodes.contains(&*pod.node) {
             let since = *still_missing
                 .entry(pod.node.clone())
                 .or_insert_with(|| missing.get(&pod.node).copied().unwrap_or(now));
@@ -55,7 +56,7 @@ pub fn plan<'a>(
     (removals, still_missing)
 }
 
-fn removal(pod: &PodFacts, unless_node: Option<String>, reason: &'static str) -> Removal {
+fn removal(pod: &PodFacts, unless_node: Option<Arc<str>>, reason: &'static str) -> Removal {
     Removal { key: pod.key.clone(), uid: pod.uid.clone(), unless_node, reason }
 }
 
