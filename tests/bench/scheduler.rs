@@ -10,7 +10,7 @@ use ballast::api::{Identity, Local};
 use ballast::clock::Clock;
 use ballast::object::{Change, Cluster as _, Object, Scope};
 use ballast::reconcile::scheduler;
-use ballast::reconcile::scheduler::demand::Demand;
+use ballast::reconcile::scheduler::demand::{Demand, Shared};
 use ballast::reconcile::scheduler::placement::{Placement, place};
 use ballast::reconcile::scheduler::snapshot::Snapshot;
 use ballast::store::Sqlite;
@@ -91,16 +91,16 @@ fn decisions(report: &mut Report, name: &str, more: impl Fn(usize) -> serde_json
         snapshot.apply_node(&node(number));
     }
     let pods: Vec<Pod> = (0..PODS).map(|number| pod(number, &more(number))).collect();
-    let (mut start, mut placed) = (0, 0_usize);
+    let (mut start, mut placed, mut shared) = (0, 0_usize, Shared::default());
     let begun = Instant::now();
     for (number, pod) in pods.iter().enumerate() {
-        let demand = Demand::of(pod);
+        let demand = Demand::of(pod, &mut shared);
         // The golden ratio's bits: any spread-out numbers do.
         let random = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let decision = place(&snapshot, &demand, start, random);
         start += decision.examined;
         if let Placement::Node { name, .. } = decision.placement {
-            snapshot.charge(&demand.uid, &name, Arc::new(demand.footprint), true);
+            snapshot.charge(demand.uid, &name, demand.template.footprint.clone(), true);
             placed += 1;
         }
     }

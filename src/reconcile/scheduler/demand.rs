@@ -1,15 +1,18 @@
-//! Pure: what a pod asks of a node, worked out once a pod instead of once a node.
+//! Pure: what a pod asks of a node, worked out once a pod instead of once a node, and held once for
+//! all replicas that ask the same.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
+    Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 
 use crate::object::quantity::Quantity;
 use crate::object::selector::{Requirement, Selector};
-use crate::object::{Key, Object};
+use crate::object::taint::Tolerations;
+use crate::object::{Key, Object, Pool};
 
 /// A container without a CPU request counts as this much when nodes are compared, so that such
 /// pods spread too (kube-scheduler `DefaultMilliCPURequest`). Never counted in the filter.
@@ -18,7 +21,7 @@ const SCORED_CPU_MILLIS: i64 = 100;
 const SCORED_MEMORY_BYTES: i64 = 200 * 1024 * 1024;
 
 /// Sums of resources; every addition saturates.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Amounts {
     pub cpu_millis: i64,
     pub memory_bytes: i64,
@@ -38,7 +41,7 @@ pub struct HostPort {
 }
 
 /// What a pod takes from the node it is on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Footprint {
     /// Counted by the filter: what the pod says.
     pub requests: Amounts,
@@ -52,7 +55,7 @@ pub struct Footprint {
 }
 
 /// One alternative of a node affinity: all of it must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Term {
     labels: Selector,
     fields: Selector,
@@ -64,17 +67,30 @@ pub struct Term {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Demand {
     pub key: Key,
-    pub uid: String,
+    pub uid: Arc<str>,
+    pub template: Arc<Template>,
+}
+
+/// Everything that a pod asks, who it is excepted: the replicas of one owner ask the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Template {
     /// Higher goes first.
     pub priority: i32,
-    pub footprint: Footprint,
-    pub tolerations: Vec<Toleration>,
+    pub footprint: Arc<Footprint>,
+    pub tolerations: Tolerations,
     pub node_selector: Selector,
     /// Alternatives: one must hold. `None` asks nothing.
     pub required: Option<Vec<Term>>,
     /// Weight and term; the weights of the terms that hold are added.
     pub preferred: Vec<(i64, Term)>,
     pub images: Vec<String>,
+}
+
+/// What demands and charges have in common, each once.
+#[derive(Debug, Default)]
+pub struct Shared {
+    templates: Pool<Template>,
+    footprints: Pool<Footprint>,
 }
 
 /// What a pod is to the scheduler.
@@ -114,7 +130,14 @@ impl<'a> Standing<'a> {
 }
 
 impl Demand {
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &Pod, shared: &mut Shared) -> Self {
+        let template = Template::of(pod, shared);
+        Self { key: pod.key(), uid: pod.uid().into(), template: shared.templates.share(template) }
+    }
+}
+
+impl Template {
+    fn of(pod: &Pod, shared: &mut Shared) -> Self {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
@@ -123,11 +146,9 @@ impl Demand {
         let preferred = affinity
             .and_then(|node| node.preferred_during_scheduling_ignored_during_execution.as_ref());
         Self {
-            key: pod.key(),
-            uid: pod.uid().to_owned(),
             priority: spec.priority.unwrap_or(0),
-            footprint: Footprint::of(pod),
-            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            footprint: Footprint::of(pod, shared),
+            tolerations: Tolerations(spec.tolerations.clone().unwrap_or_default()),
             node_selector: spec.node_selector.as_ref().map(Selector::of_map).unwrap_or_default(),
             required: required
                 .map(|selector| selector.node_selector_terms.iter().map(Term::of).collect()),
@@ -146,7 +167,7 @@ impl Demand {
 }
 
 impl Footprint {
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &Pod, shared: &mut Shared) -> Arc<Self> {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let owner = pod
@@ -167,13 +188,13 @@ impl Footprint {
             }
             amounts
         });
-        Self {
+        shared.footprints.share(Self {
             requests: pod_requests(spec, asked),
             scored_cpu_millis: scored.cpu_millis,
             scored_memory_bytes: scored.memory_bytes,
             ports: host_ports(spec),
             owner,
-        }
+        })
     }
 }
 
@@ -342,9 +363,9 @@ mod tests {
 
     use super::*;
 
-    fn demand(spec: serde_json::Value) -> Demand {
+    fn template(spec: serde_json::Value) -> Arc<Template> {
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec});
-        Demand::of(&serde_json::from_value(pod).expect("a pod"))
+        Demand::of(&serde_json::from_value(pod).expect("a pod"), &mut Shared::default()).template
     }
 
     fn container(cpu: &str) -> serde_json::Value {
@@ -358,7 +379,7 @@ mod tests {
         let cpu = |init: Vec<serde_json::Value>| {
             let spec = json!({"containers": [container("100m"), container("100m")],
                 "initContainers": init});
-            demand(spec).footprint.requests.cpu_millis
+            template(spec).footprint.requests.cpu_millis
         };
         assert_eq!(cpu(vec![]), 200);
         assert_eq!(cpu(vec![container("150m")]), 200);
@@ -370,7 +391,8 @@ mod tests {
 
     #[test]
     fn a_silent_container_counts_only_in_the_score() {
-        let footprint = demand(json!({"containers": [{"name": "a"}, container("0")]})).footprint;
+        let spec = json!({"containers": [{"name": "a"}, container("0")]});
+        let footprint = &template(spec).footprint;
         assert_eq!(footprint.requests, Amounts::default());
         assert_eq!(footprint.scored_cpu_millis, 100);
         assert_eq!(footprint.scored_memory_bytes, 2 * 200 * 1024 * 1024);
@@ -379,7 +401,7 @@ mod tests {
     #[test]
     fn an_unreadable_request_fits_nowhere() {
         let footprint =
-            demand(json!({"containers": [container("many"), container("1")]})).footprint;
+            &template(json!({"containers": [container("many"), container("1")]})).footprint;
         assert_eq!(footprint.requests.cpu_millis, i64::MAX);
     }
 
@@ -393,7 +415,33 @@ mod tests {
         assert!(!udp.conflicts(&port("0.0.0.0")));
         let spec = json!({"containers": [{"name": "a", "ports": [
             {"containerPort": 1, "hostPort": 80}, {"containerPort": 2}]}]});
-        assert_eq!(demand(spec).footprint.ports, [port("0.0.0.0")]);
+        assert_eq!(template(spec).footprint.ports, [port("0.0.0.0")]);
+    }
+
+    #[test]
+    fn replicas_ask_the_same_and_it_is_held_once() {
+        let mut shared = Shared::default();
+        let mut read = |name: &str, owner: &str, image: &str| {
+            let owners = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner,
+                "uid": owner, "controller": true}]);
+            let spec = json!({"containers": [{"name": "c", "image": image,
+                    "resources": {"requests": {"cpu": "1", "example.com/gpu": "1"}}}],
+                "nodeSelector": {"disk": "fast"},
+                "tolerations": [{"key": "k", "operator": "Exists", "tolerationSeconds": 300}]});
+            let meta =
+                json!({"name": name, "namespace": "n", "uid": name, "ownerReferences": owners});
+            let pod = json!({"metadata": meta, "spec": spec});
+            Demand::of(&serde_json::from_value(pod).expect("a pod"), &mut shared)
+        };
+        let (one, two) = (read("a", "r", "web:1"), read("b", "r", "web:1"));
+        assert!(Arc::ptr_eq(&one.template, &two.template));
+        assert_ne!(one, two);
+        let newer = read("c", "r", "web:2");
+        assert_ne!(one.template, newer.template);
+        assert!(Arc::ptr_eq(&one.template.footprint, &newer.template.footprint));
+        let other = read("d", "s", "web:1");
+        assert_ne!(one.template.footprint, other.template.footprint, "owners spread apart");
+        assert!(size_of::<Demand>() <= 72, "{} bytes", size_of::<Demand>());
     }
 
     #[test]

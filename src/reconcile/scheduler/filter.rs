@@ -8,7 +8,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::object::taint;
-use crate::reconcile::scheduler::demand::Demand;
+use crate::reconcile::scheduler::demand::Template;
 use crate::reconcile::scheduler::snapshot::NodeView;
 
 /// One thing that speaks against a node.
@@ -48,51 +48,51 @@ impl fmt::Display for Refusal {
 
 /// What speaks against the node, empty when nothing does. As in the reference the first filter
 /// that refuses ends the question, in this order; only resources are all named at once.
-pub fn refusals(demand: &Demand, node: &NodeView) -> Vec<Refusal> {
-    if node.unschedulable && !bears_cordon(demand) {
+pub fn refusals(template: &Template, node: &NodeView) -> Vec<Refusal> {
+    if node.unschedulable && !bears_cordon(template) {
         return vec![Refusal::Unschedulable];
     }
-    if let Some(taint) = untolerated(demand, node) {
+    if let Some(taint) = untolerated(template, node) {
         let value = taint.value.clone().unwrap_or_default();
         return vec![Refusal::Tainted { key: taint.key.clone(), value }];
     }
-    if !matches_affinity(demand, node) {
+    if !matches_affinity(template, node) {
         return vec![Refusal::Affinity];
     }
-    if !has_free_ports(demand, node) {
+    if !has_free_ports(template, node) {
         return vec![Refusal::Ports];
     }
-    lacking(demand, node)
+    lacking(template, node)
 }
 
-fn bears_cordon(demand: &Demand) -> bool {
+fn bears_cordon(template: &Template) -> bool {
     let cordon = Taint {
         key: taint::UNSCHEDULABLE.to_owned(),
         effect: taint::NO_SCHEDULE.to_owned(),
         ..Taint::default()
     };
-    taint::tolerating(&demand.tolerations, &cordon).is_some()
+    taint::tolerating(&template.tolerations, &cordon).is_some()
 }
 
-fn untolerated<'a>(demand: &Demand, node: &'a NodeView) -> Option<&'a Taint> {
+fn untolerated<'a>(template: &Template, node: &'a NodeView) -> Option<&'a Taint> {
     let repels =
         |taint: &&Taint| taint.effect == taint::NO_SCHEDULE || taint.effect == taint::NO_EXECUTE;
     node.taints
         .iter()
         .filter(repels)
-        .find(|taint| taint::tolerating(&demand.tolerations, taint).is_none())
+        .find(|taint| taint::tolerating(&template.tolerations, taint).is_none())
 }
 
-fn matches_affinity(demand: &Demand, node: &NodeView) -> bool {
-    demand.node_selector.matches(&node.labels)
-        && demand
+fn matches_affinity(template: &Template, node: &NodeView) -> bool {
+    template.node_selector.matches(&node.labels)
+        && template
             .required
             .as_ref()
             .is_none_or(|terms| terms.iter().any(|term| term.matches(&node.name, &node.labels)))
 }
 
-fn has_free_ports(demand: &Demand, node: &NodeView) -> bool {
-    demand
+fn has_free_ports(template: &Template, node: &NodeView) -> bool {
+    template
         .footprint
         .ports
         .iter()
@@ -100,13 +100,13 @@ fn has_free_ports(demand: &Demand, node: &NodeView) -> bool {
 }
 
 /// A pod that asks nothing of a resource is not refused for it, even on a node that is overfull.
-fn lacking(demand: &Demand, node: &NodeView) -> Vec<Refusal> {
+fn lacking(template: &Template, node: &NodeView) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     if node.promised.pods + 1 > node.allocatable_pods {
         refusals.push(Refusal::TooManyPods);
     }
     let (asked, has, promised) =
-        (&demand.footprint.requests, &node.allocatable, &node.promised.requests);
+        (&template.footprint.requests, &node.allocatable, &node.promised.requests);
     let short =
         |asked: i64, has: i64, promised: i64| asked > 0 && asked > has.saturating_sub(promised);
     for (name, is_short) in [
@@ -144,16 +144,19 @@ pub fn sentence(nodes: usize, counts: &BTreeMap<Refusal, usize>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::reconcile::scheduler::demand::{Demand, Shared};
     use crate::reconcile::scheduler::snapshot::{Snapshot, tests::node};
 
-    fn demand(spec: Value) -> Demand {
+    fn template(spec: Value) -> Arc<Template> {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("pod");
-        Demand::of(&pod)
+        Demand::of(&pod, &mut Shared::default()).template
     }
 
     fn says(spec: Value, change: impl FnOnce(&mut NodeView)) -> Vec<String> {
@@ -161,7 +164,7 @@ mod tests {
         snapshot.apply_node(&node("a", "1", "1Gi", 2));
         let mut view = snapshot.nodes()[0].clone();
         change(&mut view);
-        refusals(&demand(spec), &view).iter().map(ToString::to_string).collect()
+        refusals(&template(spec), &view).iter().map(ToString::to_string).collect()
     }
 
     fn tainted(effect: &str) -> impl FnOnce(&mut NodeView) {
@@ -212,7 +215,7 @@ mod tests {
     fn a_taken_port_is_not_free() {
         let spec = json!({"containers": [{"name": "c", "ports":
             [{"containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.1"}]}]});
-        let taken = demand(spec.clone()).footprint.ports[0].clone();
+        let taken = template(spec.clone()).footprint.ports[0].clone();
         let everywhere =
             crate::reconcile::scheduler::demand::HostPort { ip: "0.0.0.0".into(), ..taken };
         assert!(says(spec.clone(), |_| {}).is_empty());

@@ -19,7 +19,7 @@
 //! it sets it as it binds.
 //!
 //! Reading order: what a pod asks, what the nodes have, who can, who should, the decision, when,
-//! the loop.
+//! what a watch keeps of a pod, the loop.
 
 pub mod demand;
 pub mod filter;
@@ -27,6 +27,7 @@ pub mod placement;
 pub mod queue;
 pub mod run;
 pub mod score;
+pub mod sighting;
 pub mod snapshot;
 
 pub use run::{Options, run, run_with};

@@ -47,7 +47,7 @@ pub fn place(snapshot: &Snapshot, demand: &Demand, start: usize, random: u64) ->
     let mut examined = 0;
     while examined < nodes.len() && feasible.len() < enough {
         let place = (start % nodes.len() + examined) % nodes.len();
-        let against = refusals(demand, &nodes[place]);
+        let against = refusals(&demand.template, &nodes[place]);
         if against.is_empty() {
             feasible.push(place);
         }
@@ -81,7 +81,7 @@ fn best(snapshot: &Snapshot, demand: &Demand, feasible: &[usize], random: u64) -
     if let [only] = feasible {
         return Some(*only);
     }
-    let scores = scores(snapshot, demand, feasible);
+    let scores = scores(snapshot, &demand.template, feasible);
     let highest = scores.iter().max()?;
     let ties = scores.iter().filter(|score| *score == highest).count();
     let drawn = usize::try_from(random % u64::try_from(ties).ok()?).ok()?;
@@ -91,14 +91,12 @@ fn best(snapshot: &Snapshot, demand: &Demand, feasible: &[usize], random: u64) -
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use k8s_openapi::api::core::v1::{Node, Pod};
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
-    use crate::reconcile::scheduler::demand::HostPort;
+    use crate::reconcile::scheduler::demand::{HostPort, Shared};
     use crate::reconcile::scheduler::snapshot::tests::node;
 
     fn pod(name: &str, cpu_millis: i64, memory_mib: i64, port: i32, color: Option<&str>) -> Pod {
@@ -113,6 +111,10 @@ mod tests {
             },
         }))
         .expect("a pod")
+    }
+
+    fn demand(pod: &Pod) -> Demand {
+        Demand::of(pod, &mut Shared::default())
     }
 
     #[test]
@@ -143,7 +145,7 @@ mod tests {
             }
             snapshot.apply_node(&node);
         }
-        let decision = place(&snapshot, &Demand::of(&pod("p", 1000, 0, 0, None)), 0, 0);
+        let decision = place(&snapshot, &demand(&pod("p", 1000, 0, 0, None)), 0, 0);
         let Placement::Unschedulable { message, .. } = decision.placement else {
             panic!("no node can take it")
         };
@@ -160,7 +162,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             snapshot.apply_node(&node(name, "4", "4Gi", 10));
         }
-        let drawn = |random| place(&snapshot, &Demand::of(&pod("p", 1, 1, 0, None)), 0, random);
+        let drawn = |random| place(&snapshot, &demand(&pod("p", 1, 1, 0, None)), 0, random);
         let names: Vec<_> = (0..4)
             .map(|random| match drawn(random).placement {
                 Placement::Node { name, feasible: 3 } => name,
@@ -176,7 +178,7 @@ mod tests {
         for number in 0..150 {
             snapshot.apply_node(&node(&format!("n{number}"), "4", "4Gi", 10));
         }
-        let decision = place(&snapshot, &Demand::of(&pod("p", 1, 1, 0, None)), 120, 0);
+        let decision = place(&snapshot, &demand(&pod("p", 1, 1, 0, None)), 120, 0);
         assert_eq!(decision.examined, 100);
         assert_eq!(decision.placement, Placement::Node { name: "n120".into(), feasible: 100 });
     }
@@ -242,7 +244,7 @@ mod tests {
             for (number, (asked, random, leaves)) in pods.iter().enumerate() {
                 let uid = format!("p{number}");
                 let pod = pod(&uid, asked.cpu, asked.memory, asked.port, asked.color);
-                let demand = Demand::of(&pod);
+                let demand = demand(&pod);
                 let here = |node: usize| -> Vec<&Asked> {
                     placed.iter().filter(|(_, on, _)| *on == node).map(|(_, _, a)| a).collect()
                 };
@@ -255,7 +257,7 @@ mod tests {
                         let node: usize = name.parse().expect("our own name");
                         prop_assert!(open.contains(&node), "{name} cannot take it");
                         prop_assert_eq!(feasible, open.len());
-                        snapshot.charge(&uid, &name, Arc::new(demand.footprint), true);
+                        snapshot.charge(&*uid, &name, demand.template.footprint.clone(), true);
                         placed.push((uid, node, asked.clone()));
                     }
                     Placement::Unschedulable { refusals, .. } => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::object::Pool;
 use crate::reconcile::scheduler::demand::Demand;
 
 /// The first back-off (kube-scheduler `podInitialBackoffSeconds`).
@@ -56,34 +57,38 @@ struct Waiting {
     attempts: u32,
     tried_at: Timestamp,
     /// The message that was last reported for this pod.
-    reported: Option<String>,
+    reported: Option<Arc<str>>,
 }
 
 /// Every pod without a node.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Queue {
-    waiting: HashMap<String, Waiting>,
-    active: BTreeSet<((Reverse<i32>, u64), String)>,
+    waiting: HashMap<Arc<str>, Waiting>,
+    active: BTreeSet<((Reverse<i32>, u64), Arc<str>)>,
     /// Back-off and parked together, by when they are due.
-    later: BTreeSet<(Timestamp, String)>,
+    later: BTreeSet<(Timestamp, Arc<str>)>,
     /// The parked ones, by what they need.
-    parked: BTreeSet<(Needs, String)>,
+    parked: BTreeSet<(Needs, Arc<str>)>,
     arrivals: u64,
+    /// Pods that fit nowhere do so for the same reason, mostly.
+    messages: Pool<str>,
 }
 
 impl Queue {
     /// A pod waits. One that waits already keeps its place and its back-off, unless what it asks
     /// has changed: then it is tried at once. `reported` is the message its condition carries.
-    pub fn add(&mut self, demand: Arc<Demand>, reported: Option<String>, now: Timestamp) {
+    pub fn add(&mut self, demand: Arc<Demand>, reported: Option<&str>, now: Timestamp) {
         let uid = demand.uid.clone();
         if let Some(waiting) = self.waiting.get_mut(&uid) {
-            let changed = *waiting.demand != *demand;
-            waiting.demand = demand;
-            if changed && waiting.place != Place::Taken {
-                self.activate(&uid);
+            if *waiting.demand != *demand {
+                waiting.demand = demand;
+                if waiting.place != Place::Taken {
+                    self.activate(&uid);
+                }
             }
             return;
         }
+        let reported = reported.map(|message| self.messages.share_ref(message));
         let waiting = Waiting { demand, place: Place::Taken, attempts: 0, tried_at: now, reported };
         self.waiting.insert(uid.clone(), waiting);
         self.activate(&uid);
@@ -132,8 +137,8 @@ impl Queue {
             Cause::NodeChanged => Needs::Nodes,
             Cause::PodLeft => Needs::Room,
         };
-        let from = (first, String::new());
-        let helped: Vec<String> = self.parked.range(from..).map(|(_, uid)| uid.clone()).collect();
+        let from = (first, Arc::default());
+        let helped: Vec<Arc<str>> = self.parked.range(from..).map(|(_, uid)| uid.clone()).collect();
         for uid in helped {
             let until = end_of_back_off(&self.waiting[&uid]);
             if until <= now {
@@ -144,14 +149,15 @@ impl Queue {
         }
     }
 
-    /// Remembers what is now reported. `false` when the same was reported before.
-    pub fn report(&mut self, uid: &str, message: &str) -> bool {
-        let Some(waiting) = self.waiting.get_mut(uid) else { return false };
-        let is_new = waiting.reported.as_deref() != Some(message);
-        if is_new {
-            waiting.reported = Some(message.to_owned());
+    /// Remembers what is now reported, and answers it. `None` when the same was reported before.
+    pub fn report(&mut self, uid: &str, message: &str) -> Option<Arc<str>> {
+        let waiting = self.waiting.get_mut(uid)?;
+        if waiting.reported.as_deref() == Some(message) {
+            return None;
         }
-        is_new
+        let message = self.messages.share_ref(message);
+        waiting.reported = Some(message.clone());
+        Some(message)
     }
 
     /// The report did not arrive: the next one is new again, and comes after the pod's back-off.
@@ -187,19 +193,21 @@ impl Queue {
     }
 
     /// The uids of all that wait, in no order.
-    pub fn uids(&self) -> impl Iterator<Item = &str> {
-        self.waiting.keys().map(String::as_str)
+    pub fn uids(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.waiting.keys()
     }
 
     fn activate(&mut self, uid: &str) {
         self.arrivals += 1;
-        let priority = self.waiting[uid].demand.priority;
+        let priority = self.waiting[uid].demand.template.priority;
         self.settle(uid, Place::Active { order: (Reverse(priority), self.arrivals) });
     }
 
     fn settle(&mut self, uid: &str, place: Place) {
         self.leave_place(uid);
-        let name = uid.to_owned();
+        let waiting = self.waiting.get_mut(uid).expect("the caller looked");
+        waiting.place = place;
+        let name = waiting.demand.uid.clone();
         match place {
             Place::Active { order } => {
                 self.active.insert((order, name));
@@ -213,12 +221,11 @@ impl Queue {
             }
             Place::Taken => {}
         }
-        self.waiting.get_mut(uid).expect("the caller looked").place = place;
     }
 
     fn leave_place(&mut self, uid: &str) {
         let Some(waiting) = self.waiting.get_mut(uid) else { return };
-        let name = uid.to_owned();
+        let name = waiting.demand.uid.clone();
         match std::mem::replace(&mut waiting.place, Place::Taken) {
             Place::Active { order } => {
                 self.active.remove(&(order, name));
@@ -248,9 +255,11 @@ fn later(from: Timestamp, by: SignedDuration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reconcile::scheduler::demand::Template;
 
     fn demand(uid: &str, priority: i32) -> Arc<Demand> {
-        Arc::new(Demand { uid: uid.to_owned(), priority, ..Demand::default() })
+        let template = Arc::new(Template { priority, ..Template::default() });
+        Arc::new(Demand { uid: uid.into(), template, ..Demand::default() })
     }
 
     fn at(millis: i64) -> Timestamp {
@@ -258,7 +267,7 @@ mod tests {
     }
 
     fn taken(queue: &mut Queue, millis: i64) -> Option<String> {
-        queue.take(at(millis)).map(|demand| demand.uid.clone())
+        queue.take(at(millis)).map(|demand| demand.uid.to_string())
     }
 
     #[test]
@@ -324,12 +333,29 @@ mod tests {
     #[test]
     fn a_message_is_new_once() {
         let mut queue = Queue::default();
-        queue.add(demand("a", 0), Some("old".into()), at(0));
-        assert!(!queue.report("a", "old"));
-        assert!(queue.report("a", "new"));
-        assert!(!queue.report("a", "new"));
+        queue.add(demand("a", 0), Some("old"), at(0));
+        assert_eq!(queue.report("a", "old"), None);
+        let told = queue.report("a", "new").expect("it is new");
+        assert_eq!((&*told, queue.report("a", "new")), ("new", None));
         queue.forget_report("a");
-        assert!(queue.report("a", "new"));
-        assert!(!queue.report("b", "new"));
+        assert_eq!(queue.report("a", "new").as_deref(), Some("new"));
+        assert_eq!(queue.report("b", "new"), None);
+        queue.add(demand("b", 0), None, at(0));
+        let same = queue.report("b", "new").expect("it is new");
+        assert!(Arc::ptr_eq(&told, &same), "a message is held once");
+    }
+
+    #[test]
+    fn a_pod_that_waits_is_held_once() {
+        let mut queue = Queue::default();
+        let waits = demand("a", 0);
+        queue.add(waits.clone(), None, at(0));
+        queue.take(at(0));
+        queue.park("a", Needs::Room, at(0));
+        // Here, as the key, where it waits for time and where it waits for room.
+        assert_eq!(Arc::strong_count(&waits.uid), 4);
+        queue.add(demand("a", 0), None, at(1));
+        assert_eq!(Arc::strong_count(&waits), 2, "the same demand does not take its place");
+        assert!(size_of::<Waiting>() <= 80, "{} bytes", size_of::<Waiting>());
     }
 }

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -18,12 +18,14 @@ use tracing::{debug, error, info, warn};
 use crate::clock::Clock;
 use crate::object::{
     ApiError, Change, Cluster, Kind, Note, Object, Scope, Severity, condition, reference,
+    reference_to,
 };
 use crate::reconcile::engine::Beat;
 use crate::reconcile::metrics::Metrics;
 use crate::reconcile::scheduler::demand::{Demand, Standing};
 use crate::reconcile::scheduler::placement::{Placement, place};
 use crate::reconcile::scheduler::queue::{Cause, Needs, Queue};
+use crate::reconcile::scheduler::sighting::{Cursed, Is, Observer, Read, Sighting};
 use crate::reconcile::scheduler::snapshot::Snapshot;
 use crate::task::{Tasks, caught};
 
@@ -107,7 +109,7 @@ struct Scheduler<C> {
 /// A reason that is to be written to a pod.
 struct Report {
     demand: Arc<Demand>,
-    message: String,
+    message: Arc<str>,
 }
 
 /// What became of something that was done in the background.
@@ -143,7 +145,11 @@ impl<C: Cluster> Scheduler<C> {
     async fn follow(mut self, mut outcomes: mpsc::UnboundedReceiver<Outcome>) {
         let stop = self.tasks.stop().clone();
         let mut nodes = pin!(self.cluster.watch::<Node>(Scope::all()).fuse());
-        let mut pods = pin!(self.cluster.watch::<Pod>(Scope::all()).fuse());
+        // Nobody waits for it: only this task takes from the watch.
+        let observer = Mutex::new(Observer::default());
+        let see =
+            move |pod: &Arc<Pod>| observer.lock().unwrap_or_else(PoisonError::into_inner).see(pod);
+        let mut pods = pin!(self.cluster.watch_keeping(Scope::all(), see).fuse());
         let mut beat_at = Instant::now();
         loop {
             let (busy, pause) = (self.is_busy(), self.pause());
@@ -232,62 +238,57 @@ impl<C: Cluster> Scheduler<C> {
         })
     }
 
-    fn see_pods(&mut self, change: Change<Arc<Pod>>) {
+    fn see_pods(&mut self, change: Change<Sighting>) {
         match change {
             Change::Reset(pods) => {
-                let here: HashSet<&str> = pods.iter().map(|pod| pod.uid()).collect();
-                let gone: Vec<String> = self
-                    .queue
-                    .uids()
-                    .chain(self.snapshot.charged())
-                    .filter(|uid| !here.contains(uid))
-                    .map(str::to_owned)
-                    .collect();
+                let here: HashSet<&str> = pods.iter().map(|pod| &*pod.uid).collect();
+                let known = self.queue.uids().chain(self.snapshot.charged());
+                let gone: Vec<Arc<str>> =
+                    known.filter(|uid| !here.contains(&***uid)).cloned().collect();
                 for uid in gone {
                     self.forget(&uid);
                 }
-                for pod in &pods {
+                for pod in pods {
                     self.see_pod(pod);
                 }
                 self.pods_known = true;
             }
-            Change::Applied(pod) => self.see_pod(&pod),
-            Change::Deleted(pod) => self.forget(pod.uid()),
+            Change::Applied(pod) => self.see_pod(pod),
+            Change::Deleted(pod) => self.forget(&pod.uid),
         }
     }
 
-    fn see_pod(&mut self, pod: &Pod) {
-        let uid = pod.uid();
-        match Standing::of(pod) {
-            Standing::Bound(node) => {
-                self.queue.remove(uid);
-                if self.snapshot.node_of(uid) == Some(node) {
+    fn see_pod(&mut self, Sighting { uid, is }: Sighting) {
+        match is {
+            Is::Bound { node, footprint } => {
+                self.queue.remove(&uid);
+                if self.snapshot.node_of(&uid) == Some(&*node) {
                     // What a bound pod asks cannot change: admission refuses it.
-                    self.snapshot.confirm(uid);
-                } else if let Some(demand) = self.read(pod) {
-                    self.snapshot.charge(uid, node, Arc::new(demand.footprint), false);
+                    self.snapshot.confirm(&uid);
+                } else if let Some(footprint) = self.readable(footprint) {
+                    self.snapshot.charge(uid, &node, footprint, false);
                 }
             }
-            Standing::Over => self.forget(uid),
+            Is::Over => self.forget(&uid),
             // A pod whose binding is under way or answered still looks unbound for a moment.
-            Standing::Waits if self.snapshot.is_assumed(uid) => {}
-            Standing::Waits => {
-                if let Some(demand) = self.read(pod) {
-                    self.queue.add(Arc::new(demand), reported(pod), self.clock.now());
+            Is::Waits { .. } if self.snapshot.is_assumed(&uid) => {}
+            Is::Waits { demand, reported } => {
+                if let Some(demand) = self.readable(demand) {
+                    self.queue.add(demand, reported.as_deref(), self.clock.now());
                 }
             }
-            Standing::Aside => {
-                self.queue.remove(uid);
+            Is::Aside => {
+                self.queue.remove(&uid);
             }
         }
     }
 
-    /// `None`, and shown, when reading the pod panics: it is not placed until it changes.
-    fn read(&self, pod: &Pod) -> Option<Demand> {
-        let read = caught(|| Demand::of(pod));
-        read.map_err(|panic| {
-            error!(pod = %pod.key(), panic, "pod quarantined: it is not placed");
-            self.cluster.note(Note::quarantined(reference(pod), COMPONENT, &panic, None));
+    /// `None`, and shown, when reading the pod panicked: it is not placed until it changes.
+    fn readable<T>(&self, read: Read<T>) -> Option<T> {
+        read.map_err(|cursed| {
+            let Cursed { key, about, panic } = *cursed;
+            error!(pod = %key, panic, "pod quarantined: it is not placed");
+            self.cluster.note(Note::quarantined(about, COMPONENT, &panic, None));
         })
         .ok()
     }
@@ -334,8 +335,8 @@ impl<C: Cluster> Scheduler<C> {
             Placement::Node { name, feasible } => {
                 debug!(pod = %demand.key, node = name, feasible, "pod placed");
                 // Assumed before it is true: the next pod must not be promised the same room.
-                let footprint = Arc::new(demand.footprint.clone());
-                self.snapshot.charge(&demand.uid, &name, footprint, true);
+                let footprint = demand.template.footprint.clone();
+                self.snapshot.charge(demand.uid.clone(), &name, footprint, true);
                 self.bind(demand, name);
             }
             Placement::Unschedulable { message, refusals } => {
@@ -350,7 +351,7 @@ impl<C: Cluster> Scheduler<C> {
     fn park(&mut self, demand: Arc<Demand>, needs: Needs, message: String) {
         debug!(pod = %demand.key, message, "pod fits nowhere");
         self.queue.park(&demand.uid, needs, self.clock.now());
-        if self.queue.report(&demand.uid, &message) {
+        if let Some(message) = self.queue.report(&demand.uid, &message) {
             self.reports.push_back(Report { demand, message });
         }
     }
@@ -432,13 +433,6 @@ impl<C: Cluster> Scheduler<C> {
     }
 }
 
-/// The message that the pod's condition carries: not written again.
-fn reported(pod: &Pod) -> Option<String> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let scheduled = condition::find(conditions, "PodScheduled")?;
-    (scheduled.status == "False").then(|| scheduled.message.clone())?
-}
-
 /// Writes `PodScheduled=False` and the Event, to this incarnation and only while it has no node.
 async fn write_reason<C: Cluster>(
     cluster: &C,
@@ -452,7 +446,7 @@ async fn write_reason<C: Cluster>(
             Err(error) if error.is_not_found() => return Ok(()),
             stored => stored?,
         };
-        if stored.uid() != demand.uid || Standing::of(&stored) != Standing::Waits {
+        if stored.uid() != &*demand.uid || Standing::of(&stored) != Standing::Waits {
             return Ok(());
         }
         let mut pod = Pod::clone(&stored);
@@ -481,13 +475,6 @@ async fn write_reason<C: Cluster>(
 }
 
 fn note(demand: &Demand, severity: Severity, reason: &'static str, message: String) -> Note {
-    let about = ObjectReference {
-        api_version: Some(Kind::Pod.api_version()),
-        kind: Some(Kind::Pod.row().name.to_owned()),
-        namespace: Some(demand.key.namespace.clone()),
-        name: Some(demand.key.name.clone()),
-        uid: Some(demand.uid.clone()),
-        ..ObjectReference::default()
-    };
+    let about = reference_to(Kind::Pod, &demand.key, &demand.uid);
     Note { about, severity, reason, message, component: COMPONENT }
 }

@@ -2,7 +2,7 @@
 //! weights. Every score is 0 to 100; the weighted sum decides.
 
 use crate::object::taint;
-use crate::reconcile::scheduler::demand::Demand;
+use crate::reconcile::scheduler::demand::Template;
 use crate::reconcile::scheduler::snapshot::{NodeView, Snapshot};
 
 const BEST: i64 = 100;
@@ -30,10 +30,10 @@ struct Measured {
 }
 
 /// The weighted score of every candidate (an index into the snapshot's nodes), in their order.
-pub fn scores(snapshot: &Snapshot, demand: &Demand, candidates: &[usize]) -> Vec<i64> {
+pub fn scores(snapshot: &Snapshot, template: &Template, candidates: &[usize]) -> Vec<i64> {
     let measured: Vec<Measured> = candidates
         .iter()
-        .map(|place| measure(snapshot, demand, &snapshot.nodes()[*place]))
+        .map(|place| measure(snapshot, template, &snapshot.nodes()[*place]))
         .collect();
     let most = |of: fn(&Measured) -> i64| measured.iter().map(of).max().unwrap_or(0);
     let (most_taints, most_affinity) = (most(|m| m.repelling_taints), most(|m| m.affinity));
@@ -53,29 +53,29 @@ pub fn scores(snapshot: &Snapshot, demand: &Demand, candidates: &[usize]) -> Vec
     measured.iter().map(score).collect()
 }
 
-fn measure(snapshot: &Snapshot, demand: &Demand, node: &NodeView) -> Measured {
+fn measure(snapshot: &Snapshot, template: &Template, node: &NodeView) -> Measured {
     let repels = |taint: &&k8s_openapi::api::core::v1::Taint| {
         taint.effect == taint::PREFER_NO_SCHEDULE
-            && taint::tolerating(&demand.tolerations, taint).is_none()
+            && taint::tolerating(&template.tolerations, taint).is_none()
     };
-    let preferred = demand.preferred.iter();
+    let preferred = template.preferred.iter();
     let holding = preferred.filter(|(_, term)| term.matches(&node.name, &node.labels));
-    let siblings = demand.footprint.owner.and_then(|owner| node.promised.owners.get(&owner));
+    let siblings = template.footprint.owner.and_then(|owner| node.promised.owners.get(&owner));
     Measured {
         repelling_taints: as_score(node.taints.iter().filter(repels).count()),
         affinity: holding.map(|(weight, _)| weight).sum(),
         siblings: siblings.copied().map_or(0, i64::from),
-        absolute: least_allocated(demand, node)
-            + balanced(demand, node)
-            + image_locality(snapshot, demand, node),
+        absolute: least_allocated(template, node)
+            + balanced(template, node)
+            + image_locality(snapshot, template, node),
     }
 }
 
 /// The mean of what stays free of CPU and memory, counting a default for pods that ask nothing.
-fn least_allocated(demand: &Demand, node: &NodeView) -> i64 {
-    let cpu = node.promised.scored_cpu_millis.saturating_add(demand.footprint.scored_cpu_millis);
+fn least_allocated(template: &Template, node: &NodeView) -> i64 {
+    let cpu = node.promised.scored_cpu_millis.saturating_add(template.footprint.scored_cpu_millis);
     let memory =
-        node.promised.scored_memory_bytes.saturating_add(demand.footprint.scored_memory_bytes);
+        node.promised.scored_memory_bytes.saturating_add(template.footprint.scored_memory_bytes);
     let pairs = [(cpu, node.allocatable.cpu_millis), (memory, node.allocatable.memory_bytes)];
     let (mut sum, mut counted) = (0, 0);
     for (asked, has) in pairs.into_iter().filter(|(_, has)| *has > 0) {
@@ -90,9 +90,9 @@ fn least_allocated(demand: &Demand, node: &NodeView) -> i64 {
 
 /// 100 when CPU and memory would be used to the same fraction, down to 50 when only one is. A pod
 /// that asks for neither changes nothing and is not judged.
-fn balanced(demand: &Demand, node: &NodeView) -> i64 {
+fn balanced(template: &Template, node: &NodeView) -> i64 {
     let (asked, promised, has) =
-        (&demand.footprint.requests, &node.promised.requests, &node.allocatable);
+        (&template.footprint.requests, &node.promised.requests, &node.allocatable);
     if asked.cpu_millis == 0 && asked.memory_bytes == 0 {
         return 0;
     }
@@ -113,7 +113,7 @@ fn thousandths(part: i64, whole: i64) -> i64 {
 
 /// Bytes of the pod's images that are here already, each weighed by how many nodes have it, so
 /// that one node with an image does not attract every pod.
-fn image_locality(snapshot: &Snapshot, demand: &Demand, node: &NodeView) -> i64 {
+fn image_locality(snapshot: &Snapshot, template: &Template, node: &NodeView) -> i64 {
     let nodes = as_score(snapshot.nodes().len()).max(1);
     let weighed = |image: &String| {
         let having = i64::from(snapshot.nodes_with_image(image));
@@ -123,8 +123,8 @@ fn image_locality(snapshot: &Snapshot, demand: &Demand, node: &NodeView) -> i64 
         }
         node.images.get(image).map_or(0, |size| size.saturating_mul(having) / nodes)
     };
-    let sum: i64 = demand.images.iter().map(weighed).sum();
-    let ceiling = IMAGE_CEILING_BYTES * as_score(demand.images.len()).max(1);
+    let sum: i64 = template.images.iter().map(weighed).sum();
+    let ceiling = IMAGE_CEILING_BYTES * as_score(template.images.len()).max(1);
     let clamped = sum.clamp(IMAGE_FLOOR_BYTES, ceiling);
     BEST * (clamped - IMAGE_FLOOR_BYTES) / (ceiling - IMAGE_FLOOR_BYTES)
 }
@@ -140,16 +140,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::reconcile::scheduler::demand::{Amounts, Footprint};
+    use crate::reconcile::scheduler::demand::{Amounts, Demand, Footprint, Shared};
     use crate::reconcile::scheduler::snapshot::tests::node;
 
-    fn demand(cpu: &str, memory: &str, more: Value) -> Demand {
+    fn template(cpu: &str, memory: &str, more: Value) -> Arc<Template> {
         let mut spec = json!({"containers": [{"name": "c", "image": "web",
             "resources": {"requests": {"cpu": cpu, "memory": memory}}}]});
         json_patch::merge(&mut spec, &more);
         let pod = json!({"metadata": {"name": "p", "ownerReferences": [{"apiVersion": "apps/v1",
             "kind": "ReplicaSet", "name": "r", "uid": "r1", "controller": true}]}, "spec": spec});
-        Demand::of(&serde_json::from_value(pod).expect("a pod"))
+        Demand::of(&serde_json::from_value(pod).expect("a pod"), &mut Shared::default()).template
     }
 
     fn two(change: impl FnOnce(&mut Node)) -> Snapshot {
@@ -171,8 +171,8 @@ mod tests {
         })
     }
 
-    fn compare(snapshot: &Snapshot, demand: &Demand) -> (i64, i64) {
-        let scores = scores(snapshot, demand, &[0, 1]);
+    fn compare(snapshot: &Snapshot, template: &Template) -> (i64, i64) {
+        let scores = scores(snapshot, template, &[0, 1]);
         (scores[0], scores[1])
     }
 
@@ -180,7 +180,7 @@ mod tests {
     fn the_emptier_node_wins_by_its_free_share() {
         let mut snapshot = two(|_| {});
         snapshot.charge("x", "b", footprint(1000, 1 << 30, None), false);
-        let pod = demand("1", "1Gi", json!({}));
+        let pod = template("1", "1Gi", json!({}));
         // Free after it: 75 of 100 on a, 50 on b; both stay balanced.
         let (a, b) = compare(&snapshot, &pod);
         assert_eq!(a - b, 25);
@@ -191,7 +191,7 @@ mod tests {
         let mut snapshot = two(|_| {});
         snapshot.charge("x", "a", footprint(2000, 0, None), false);
         snapshot.charge("y", "b", footprint(0, 2 << 30, None), false);
-        let pod = demand("0", "2Gi", json!({}));
+        let pod = template("0", "2Gi", json!({}));
         let (a, b) = compare(&snapshot, &pod);
         assert!(a > b, "{a} {b}");
     }
@@ -203,10 +203,10 @@ mod tests {
             node.spec.get_or_insert_default().taints =
                 Some(serde_json::from_value(taint).expect("taints"));
         };
-        let (a, b) = compare(&two(tainted), &demand("1", "1Gi", json!({})));
+        let (a, b) = compare(&two(tainted), &template("1", "1Gi", json!({})));
         assert_eq!(a - b, 300);
         let bears = json!({"tolerations": [{"operator": "Exists"}]});
-        let (a, b) = compare(&two(tainted), &demand("1", "1Gi", bears));
+        let (a, b) = compare(&two(tainted), &template("1", "1Gi", bears));
         assert_eq!(a, b);
     }
 
@@ -218,15 +218,15 @@ mod tests {
         };
         let prefers = json!({"affinity": {"nodeAffinity":
             {"preferredDuringSchedulingIgnoredDuringExecution": [term(10, "a"), term(40, "b")]}}});
-        let (a, b) = compare(&two(|_| {}), &demand("1", "1Gi", prefers));
+        let (a, b) = compare(&two(|_| {}), &template("1", "1Gi", prefers));
         assert_eq!(b - a, 2 * (100 - 25));
     }
 
     #[test]
     fn pods_of_one_owner_spread() {
         let mut snapshot = two(|_| {});
-        let pod = demand("0", "0", json!({}));
-        snapshot.charge("x", "a", Arc::new(pod.footprint.clone()), false);
+        let pod = template("0", "0", json!({}));
+        snapshot.charge("x", "a", pod.footprint.clone(), false);
         let (a, b) = compare(&snapshot, &pod);
         assert_eq!(b - a, 200);
     }
@@ -238,7 +238,7 @@ mod tests {
             node.status.get_or_insert_default().images =
                 Some(serde_json::from_value(images).expect("images"));
         });
-        let (a, b) = compare(&snapshot, &demand("1", "1Gi", json!({})));
+        let (a, b) = compare(&snapshot, &template("1", "1Gi", json!({})));
         assert!(b > a, "{a} {b}");
     }
 }

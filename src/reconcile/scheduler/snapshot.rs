@@ -43,7 +43,7 @@ pub struct Promised {
 
 #[derive(Clone, Debug)]
 struct Charge {
-    node: String,
+    node: Arc<str>,
     footprint: Arc<Footprint>,
     /// Bound by us, not yet seen bound.
     assumed: bool,
@@ -54,11 +54,11 @@ struct Charge {
 pub struct Snapshot {
     views: Vec<NodeView>,
     /// Node name to place in `views`.
-    place: HashMap<String, usize>,
+    place: HashMap<Arc<str>, usize>,
     /// Pod uid to what it takes where.
-    charges: HashMap<String, Charge>,
+    charges: HashMap<Arc<str>, Charge>,
     /// Pods on nodes that are not known: charged when the node appears.
-    strays: HashMap<String, BTreeSet<String>>,
+    strays: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// On how many nodes an image is.
     image_nodes: HashMap<String, u32>,
 }
@@ -83,7 +83,7 @@ impl Snapshot {
     pub fn apply_node(&mut self, node: &Node) -> bool {
         let mut view = observe(node);
         self.count_images(&view.images, 1);
-        if let Some(place) = self.place.get(&view.name).copied() {
+        if let Some(place) = self.place.get(view.name.as_str()).copied() {
             view.promised = std::mem::take(&mut self.views[place].promised);
             let old = std::mem::replace(&mut self.views[place], view);
             self.count_images(&old.images, -1);
@@ -94,26 +94,30 @@ impl Snapshot {
                 || old.allocatable != new.allocatable
                 || old.allocatable_pods != new.allocatable_pods;
         }
-        for uid in self.strays.remove(&view.name).into_iter().flatten() {
+        let strays = self.strays.remove_entry(view.name.as_str());
+        let (name, strays) = strays.unwrap_or_else(|| (view.name.as_str().into(), BTreeSet::new()));
+        for uid in strays {
             view.promised.take(&self.charges[&uid].footprint);
         }
-        self.place.insert(view.name.clone(), self.views.len());
+        self.place.insert(name, self.views.len());
         self.views.push(view);
         true
     }
 
     /// The node is gone; its pods stay charged, in case it comes back under the same name.
     pub fn forget_node(&mut self, name: &str) {
-        let Some(place) = self.place.remove(name) else { return };
+        let Some((name, place)) = self.place.remove_entry(name) else { return };
         let gone = self.views.swap_remove(place);
         self.count_images(&gone.images, -1);
-        if let Some(moved) = self.views.get(place) {
-            self.place.insert(moved.name.clone(), place);
+        if let Some(moved) = self.views.get(place)
+            && let Some(its) = self.place.get_mut(moved.name.as_str())
+        {
+            *its = place;
         }
         let here = self.charges.iter().filter(|(_, charge)| charge.node == name);
-        let uids: BTreeSet<String> = here.map(|(uid, _)| uid.clone()).collect();
+        let uids: BTreeSet<Arc<str>> = here.map(|(uid, _)| uid.clone()).collect();
         if !uids.is_empty() {
-            self.strays.insert(name.to_owned(), uids);
+            self.strays.insert(name, uids);
         }
     }
 
@@ -131,16 +135,28 @@ impl Snapshot {
     }
 
     /// A pod takes its footprint on a node; what it took before, there or elsewhere, is given back.
-    pub fn charge(&mut self, uid: &str, node: &str, footprint: Arc<Footprint>, assumed: bool) {
-        self.release(uid);
-        match self.place.get(node) {
-            Some(place) => self.views[*place].promised.take(&footprint),
-            None => {
-                self.strays.entry(node.to_owned()).or_default().insert(uid.to_owned());
+    pub fn charge(
+        &mut self,
+        uid: impl Into<Arc<str>>,
+        node: &str,
+        footprint: Arc<Footprint>,
+        assumed: bool,
+    ) {
+        let uid = uid.into();
+        self.release(&uid);
+        let node = match self.place.get_key_value(node) {
+            Some((name, place)) => {
+                self.views[*place].promised.take(&footprint);
+                name.clone()
             }
-        }
-        let charge = Charge { node: node.to_owned(), footprint, assumed };
-        self.charges.insert(uid.to_owned(), charge);
+            None => {
+                let known = self.strays.get_key_value(node).map(|(name, _)| name.clone());
+                let name = known.unwrap_or_else(|| node.into());
+                self.strays.entry(name.clone()).or_default().insert(uid.clone());
+                name
+            }
+        };
+        self.charges.insert(uid, Charge { node, footprint, assumed });
     }
 
     /// The pod takes nothing any more. `false` when it took nothing.
@@ -162,7 +178,7 @@ impl Snapshot {
 
     /// The node a pod is charged on.
     pub fn node_of(&self, uid: &str) -> Option<&str> {
-        self.charges.get(uid).map(|charge| charge.node.as_str())
+        self.charges.get(uid).map(|charge| &*charge.node)
     }
 
     /// Whether the pod's charge is our own assumption, unconfirmed.
@@ -178,8 +194,8 @@ impl Snapshot {
     }
 
     /// The pods that are charged, in no order.
-    pub fn charged(&self) -> impl Iterator<Item = &str> {
-        self.charges.keys().map(String::as_str)
+    pub fn charged(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.charges.keys()
     }
 
     fn count_images(&mut self, images: &HashMap<String, i64>, step: i64) {
@@ -311,6 +327,20 @@ pub(super) mod tests {
         assert!(snapshot.nodes().is_empty());
         snapshot.apply_node(&node("a", "4", "1Gi", 10));
         assert_eq!(snapshot.node("a").expect("known").promised.pods, 1);
+    }
+
+    #[test]
+    fn a_charge_holds_its_nodes_name_with_all_others() {
+        let mut snapshot = Snapshot::default();
+        snapshot.charge("p", "a", takes(500), false);
+        snapshot.apply_node(&node("a", "4", "1Gi", 10));
+        snapshot.apply_node(&node("b", "4", "1Gi", 10));
+        snapshot.charge("q", "a", takes(500), true);
+        snapshot.forget_node("a");
+        snapshot.charge("r", "a", takes(500), false);
+        let name = |uid: &str| snapshot.charges[uid].node.clone();
+        assert!(Arc::ptr_eq(&name("p"), &name("q")) && Arc::ptr_eq(&name("p"), &name("r")));
+        assert_eq!(snapshot.node("b").map(|node| &*node.name), Some("b"), "it has moved up");
     }
 
     #[test]
