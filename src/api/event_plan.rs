@@ -2,12 +2,13 @@
 //! repeats expires. The numbers are client-go's recorder's (`tools/record/events_cache.go`).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, EventSource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use crate::object::{Key, Note, Severity};
+use crate::object::{Key, Note, Pool, Severity};
 
 /// Notes of one source about one object that pass at once.
 pub const BURST: f64 = 25.0;
@@ -35,12 +36,23 @@ pub enum EventStep {
     Drop,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Who says something, about which object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct About {
     component: &'static str,
-    kind: String,
-    key: Key,
-    uid: String,
+    kind: Arc<str>,
+    namespace: Arc<str>,
+    name: Box<str>,
+    uid: Box<str>,
+}
+
+/// A note but for its time: the same again is a repetition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Said {
+    about: Arc<About>,
+    reason: &'static str,
+    warning: bool,
+    message: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -51,51 +63,68 @@ struct Bucket {
 
 #[derive(Debug)]
 struct Seen {
-    key: Key,
+    /// The Event's.
+    name: Box<str>,
     count: i32,
     first: Timestamp,
     last: Timestamp,
 }
 
-/// What was seen lately.
+/// What was seen lately. Ten thousand pods that fit nowhere are told with one message: it is held
+/// once, and so is the object that two maps know.
 #[derive(Debug, Default)]
 pub struct Correlation {
-    buckets: HashMap<About, Bucket>,
-    seen: HashMap<(About, &'static str, bool, String), Seen>,
+    buckets: HashMap<Arc<About>, Bucket>,
+    seen: HashMap<Said, Seen>,
+    texts: Pool<str>,
 }
 
 impl Correlation {
     /// Decides about one note; `unique` distinguishes Events made at the same time.
     pub fn plan(&mut self, note: &Note, now: Timestamp, unique: &str) -> EventStep {
-        let about = about(note);
+        let about = self.about(note);
         if !self.admits(&about, now) {
             return EventStep::Drop;
         }
-        let warning = note.severity == Severity::Warning;
-        let id = (about, note.reason, warning, note.message.clone());
-        if let Some(seen) = self.seen.get_mut(&id)
+        let said = Said {
+            about,
+            reason: note.reason,
+            warning: note.severity == Severity::Warning,
+            message: self.texts.share_ref(&note.message),
+        };
+        if let Some(seen) = self.seen.get_mut(&said)
             && now.duration_since(seen.last) < SignedDuration::from_secs(REPEAT_SECONDS)
         {
             seen.count += 1;
             seen.last = now;
-            let mut event = event_of(note, &seen.key.name, seen.first, now);
+            let mut event = event_of(note, &seen.name, seen.first, now);
             event.count = Some(seen.count);
-            return EventStep::Count {
-                key: seen.key.clone(),
-                count: seen.count,
-                fallback: Box::new(event),
-            };
+            let key = Key::new(namespace_of(note), &*seen.name);
+            return EventStep::Count { key, count: seen.count, fallback: Box::new(event) };
         }
         let object = note.about.name.as_deref().unwrap_or_default();
         let name = format!("{}.{unique}", object.get(..200).unwrap_or(object));
         let event = event_of(note, &name, now, now);
-        let key = Key::new(event.metadata.namespace.clone().unwrap_or_default(), name);
         self.forget_oldest();
-        self.seen.insert(id, Seen { key, count: 1, first: now, last: now });
+        self.seen.insert(said, Seen { name: name.into(), count: 1, first: now, last: now });
         EventStep::Create(Box::new(event))
     }
 
-    fn admits(&mut self, about: &About, now: Timestamp) -> bool {
+    /// As it is held already, if it is.
+    fn about(&mut self, note: &Note) -> Arc<About> {
+        let object = &note.about;
+        let about = About {
+            component: note.component,
+            kind: self.texts.share_ref(object.kind.as_deref().unwrap_or_default()),
+            namespace: self.texts.share_ref(object.namespace.as_deref().unwrap_or_default()),
+            name: object.name.as_deref().unwrap_or_default().into(),
+            uid: object.uid.as_deref().unwrap_or_default().into(),
+        };
+        let held = self.buckets.get_key_value(&about).map(|(held, _)| held.clone());
+        held.unwrap_or_else(|| Arc::new(about))
+    }
+
+    fn admits(&mut self, about: &Arc<About>, now: Timestamp) -> bool {
         let bucket = self.buckets.entry(about.clone()).or_insert(Bucket { tokens: BURST, at: now });
         let passed = now.duration_since(bucket.at).as_secs_f64().max(0.0);
         bucket.tokens = (bucket.tokens + passed / REFILL_SECONDS).min(BURST);
@@ -125,27 +154,18 @@ fn middle(times: impl Iterator<Item = Timestamp>) -> Timestamp {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn about(note: &Note) -> About {
-    let object = &note.about;
-    About {
-        component: note.component,
-        kind: object.kind.clone().unwrap_or_default(),
-        key: Key {
-            namespace: object.namespace.clone().unwrap_or_default(),
-            name: object.name.clone().unwrap_or_default(),
-        },
-        uid: object.uid.clone().unwrap_or_default(),
-    }
+/// Events of cluster-scoped objects live in `default`, as everywhere in Kubernetes.
+fn namespace_of(note: &Note) -> &str {
+    let namespace = note.about.namespace.as_deref();
+    namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default")
 }
 
-/// Events of cluster-scoped objects live in `default`, as everywhere in Kubernetes.
 fn event_of(note: &Note, name: &str, first: Timestamp, last: Timestamp) -> Event {
-    let namespace = note.about.namespace.clone().filter(|namespace| !namespace.is_empty());
     let whole = |at: Timestamp| Time(Timestamp::from_second(at.as_second()).unwrap_or(at));
     Event {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
-            namespace: Some(namespace.unwrap_or_else(|| "default".to_owned())),
+            namespace: Some(namespace_of(note).to_owned()),
             ..ObjectMeta::default()
         },
         involved_object: note.about.clone(),
@@ -262,6 +282,28 @@ mod tests {
         }
         assert!(correlation.seen.len() <= REMEMBERED + 1);
         assert!(correlation.buckets.len() <= REMEMBERED + 1);
+        assert!(correlation.texts.len() <= 64, "{} texts", correlation.texts.len());
+    }
+
+    #[test]
+    fn an_object_and_a_message_are_held_once() {
+        let mut correlation = Correlation::default();
+        for (pod, message) in [("web-1", "no node"), ("web-1", "other"), ("web-2", "no node")] {
+            let mut note = note(message);
+            note.about.name = Some(pod.into());
+            correlation.plan(&note, at(0), pod);
+        }
+        assert_eq!((correlation.buckets.len(), correlation.seen.len()), (2, 3));
+        let (web_1, _) = correlation
+            .buckets
+            .iter()
+            .find(|(about, _)| &*about.name == "web-1")
+            .expect("it is known");
+        assert_eq!(Arc::strong_count(web_1), 3, "its bucket, and what was said twice");
+        let messages = correlation.seen.keys().map(|said| &said.message);
+        let same: Vec<&Arc<str>> = messages.filter(|text| &***text == "no node").collect();
+        assert!(same.len() == 2 && Arc::ptr_eq(same[0], same[1]));
+        assert!(size_of::<(Said, Seen)>() <= 112, "{} bytes", size_of::<(Said, Seen)>());
     }
 
     #[test]
