@@ -86,6 +86,17 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// reached yet.
     fn list(&self, kind: Kind, request: &ListRequest<'_>) -> Result<ListPage, StoreError>;
 
+    /// Two lists of one state, the first one's: what is made of objects of two kinds is made of both as
+    /// they were at the same time. `at` and the pin are the first request's.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    fn list_both(
+        &self,
+        first: (Kind, &ListRequest<'_>),
+        second: (Kind, &ListRequest<'_>),
+    ) -> Result<(ListPage, ListPage), StoreError>;
+
     /// Everything after `from`, in order, without gap or duplicate. `from: None` begins with now;
     /// to list and then watch, list first and watch from the list's revision.
     ///
@@ -94,6 +105,16 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn watch(
         &self,
         kind: Kind,
+        from: Option<u64>,
+    ) -> Result<BoxStream<'static, WatchItem>, StoreError>;
+
+    /// The same of two kinds, in one order.
+    ///
+    /// # Errors
+    /// As [`Store::watch`].
+    fn watch_both(
+        &self,
+        kinds: (Kind, Kind),
         from: Option<u64>,
     ) -> Result<BoxStream<'static, WatchItem>, StoreError>;
 
@@ -137,7 +158,7 @@ pub struct ListPage {
 #[derive(Clone, Debug)]
 pub enum WatchItem {
     Event(Arc<Event>),
-    /// Nothing of this kind is missing up to this revision, which ends a transaction. Sent after
+    /// Nothing of what is watched is missing up to this revision, which ends a transaction. Sent after
     /// each transaction that other kinds wrote, at most once a second, for bookmarks.
     Progress(u64),
     /// The watcher fell behind the compaction floor and lost events: the stream ends here, list

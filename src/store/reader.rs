@@ -219,18 +219,7 @@ impl Store for Sqlite {
 
     fn list(&self, kind: Kind, request: &ListRequest<'_>) -> Result<ListPage, StoreError> {
         let latest = self.shared.read(|published| published.index.clone());
-        let pinned = match request.at {
-            None => None,
-            Some(asked) if asked == latest.revision => None,
-            Some(asked) if asked > latest.revision => {
-                return Err(StoreError::Future { asked, current: latest.revision });
-            }
-            Some(asked) => Some(
-                self.shared
-                    .pinned(asked)
-                    .ok_or(StoreError::Compacted { asked, floor: latest.revision })?,
-            ),
-        };
+        let pinned = self.shared.state_at(request.at, &latest)?;
         let page = pinned.as_ref().unwrap_or(&latest).list(kind, request);
         if page.remaining > 0 && pinned.is_none() {
             self.shared.pin(latest);
@@ -238,20 +227,38 @@ impl Store for Sqlite {
         Ok(page)
     }
 
+    fn list_both(
+        &self,
+        first: (Kind, &ListRequest<'_>),
+        second: (Kind, &ListRequest<'_>),
+    ) -> Result<(ListPage, ListPage), StoreError> {
+        let latest = self.shared.read(|published| published.index.clone());
+        let pinned = self.shared.state_at(first.1.at, &latest)?;
+        let state = pinned.as_ref().unwrap_or(&latest);
+        let pages = (state.list(first.0, first.1), state.list(second.0, second.1));
+        if pages.0.remaining > 0 && pinned.is_none() {
+            self.shared.pin(latest);
+        }
+        Ok(pages)
+    }
+
     fn watch(
         &self,
         kind: Kind,
         from: Option<u64>,
     ) -> Result<BoxStream<'static, WatchItem>, StoreError> {
-        let (current, floor) =
-            self.shared.read(|published| (published.index.revision, published.floor));
-        let position = match from {
-            None => current,
-            Some(asked) if asked > current => return Err(StoreError::Future { asked, current }),
-            Some(asked) if asked < floor => return Err(StoreError::Compacted { asked, floor }),
-            Some(asked) => asked,
-        };
-        Ok(Watcher::new(self.shared.clone(), kind, position).into_stream().boxed())
+        let position = self.shared.position(from)?;
+        Ok(Watcher::new(self.shared.clone(), kind, None, position).into_stream().boxed())
+    }
+
+    fn watch_both(
+        &self,
+        kinds: (Kind, Kind),
+        from: Option<u64>,
+    ) -> Result<BoxStream<'static, WatchItem>, StoreError> {
+        let position = self.shared.position(from)?;
+        let watcher = Watcher::new(self.shared.clone(), kinds.0, Some(kinds.1), position);
+        Ok(watcher.into_stream().boxed())
     }
 
     /// Not cancel safe: once it waits for the answer the write happens, whoever listens.
@@ -328,37 +335,75 @@ impl Shared {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// The next events of a kind behind a position.
-    pub fn look(&self, kind: Kind, position: u64) -> Look {
+    /// Where a watch begins.
+    fn position(&self, from: Option<u64>) -> Result<u64, StoreError> {
+        let (current, floor) = self.read(|published| (published.index.revision, published.floor));
+        match from {
+            None => Ok(current),
+            Some(asked) if asked > current => Err(StoreError::Future { asked, current }),
+            Some(asked) if asked < floor => Err(StoreError::Compacted { asked, floor }),
+            Some(asked) => Ok(asked),
+        }
+    }
+
+    /// The pinned state that a list asks for; `None` is the latest.
+    fn state_at(&self, at: Option<u64>, latest: &Index) -> Result<Option<Arc<Index>>, StoreError> {
+        match at {
+            None => Ok(None),
+            Some(asked) if asked == latest.revision => Ok(None),
+            Some(asked) if asked > latest.revision => {
+                Err(StoreError::Future { asked, current: latest.revision })
+            }
+            Some(asked) => self
+                .pinned(asked)
+                .map(Some)
+                .ok_or(StoreError::Compacted { asked, floor: latest.revision }),
+        }
+    }
+
+    /// The next events of a kind, and of one beside it, behind a position.
+    pub fn look(&self, kind: Kind, beside: Option<Kind>, position: u64) -> Look {
         self.read(|published| {
             let revision = published.index.revision;
-            match published.ring.after(kind, position) {
-                Found::OlderThanRing => {
-                    let upto = revision.min(position.saturating_add(self.window.page));
-                    Look::OnDisk { upto }
-                }
-                Found::Events { events, more } => {
-                    let upto = match events.last() {
-                        Some(last) if more => last.record.revision,
-                        _ => revision,
-                    };
-                    Look::Found { events, upto, revision }
+            let (mut found, mut upto) = (Vec::new(), revision);
+            for kind in [Some(kind), beside].into_iter().flatten() {
+                match published.ring.after(kind, position) {
+                    Found::OlderThanRing => {
+                        let upto = revision.min(position.saturating_add(self.window.page));
+                        return Look::OnDisk { upto };
+                    }
+                    Found::Events { events, more } => {
+                        if more && let Some(last) = events.last() {
+                            upto = upto.min(last.record.revision);
+                        }
+                        found.push(events);
+                    }
                 }
             }
+            Look::Found { events: in_one_order(found, upto), upto, revision }
         })
     }
 
-    /// Changes of a kind from disk. Cancel safe: it only reads.
+    /// Changes of a kind, and of one beside it, from disk. Cancel safe: it only reads.
     pub async fn replay(
         shared: &Arc<Self>,
         kind: Kind,
+        beside: Option<Kind>,
         after: u64,
         upto: u64,
     ) -> Result<Replayed, DiskError> {
         let read = move |shared: &Self| {
             shared.metrics.disk_reads.inc();
             let mut changes = shared.changes.lock().unwrap_or_else(PoisonError::into_inner);
-            changes.replay(kind, after, upto)
+            let mut found = Vec::new();
+            for kind in [Some(kind), beside].into_iter().flatten() {
+                // Each sees whether the floor has passed the range: between the two it may have.
+                match changes.replay(kind, after, upto)? {
+                    Replayed::Events(events) => found.push(events),
+                    other => return Ok(other),
+                }
+            }
+            Ok(Replayed::Events(in_one_order(found, upto)))
         };
         if shared.inline {
             return read(shared);
@@ -378,6 +423,17 @@ impl Shared {
         pins.forget_expired(Instant::now());
         pins.0.get(&revision).map(|pin| pin.index.clone())
     }
+}
+
+/// The events of each kind, up to a revision, by revision. Of one kind they are in order already.
+fn in_one_order(mut found: Vec<Vec<Arc<Event>>>, upto: u64) -> Vec<Arc<Event>> {
+    if found.len() == 1 {
+        return found.remove(0);
+    }
+    let mut events: Vec<_> = found.into_iter().flatten().collect();
+    events.retain(|event| event.record.revision <= upto);
+    events.sort_by_key(|event| event.record.revision);
+    events
 }
 
 /// States that lists are continued from, by revision.

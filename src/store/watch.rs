@@ -25,13 +25,16 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy)]
 struct Seen {
     kind: u64,
+    beside: u64,
     any: u64,
 }
 
 pub(super) struct Watcher {
     shared: Arc<Shared>,
     kind: Kind,
-    /// Everything of the kind up to this revision is in `ready` or delivered.
+    /// A second kind, whose changes are told in one order with the first one's.
+    beside: Option<Kind>,
+    /// Everything of the kinds up to this revision is in `ready` or delivered.
     position: u64,
     /// The last revision told that ends a transaction.
     announced: u64,
@@ -41,12 +44,13 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Watches a kind from behind `position`.
-    pub fn new(shared: Arc<Shared>, kind: Kind, position: u64) -> Self {
+    /// Watches a kind, and another one beside it, from behind `position`.
+    pub fn new(shared: Arc<Shared>, kind: Kind, beside: Option<Kind>, position: u64) -> Self {
         shared.metrics.watches.inc();
         Self {
             shared,
             kind,
+            beside,
             position,
             announced: position,
             next_progress: Instant::now(),
@@ -72,11 +76,13 @@ impl Watcher {
                 return None;
             }
             // Before the look: a change after it wakes the wait below.
+            let count = |kind: Kind| self.shared.kind_changed[kind as usize].count();
             let seen = Seen {
-                kind: self.shared.kind_changed[self.kind as usize].count(),
+                kind: count(self.kind),
+                beside: self.beside.map_or(0, count),
                 any: self.shared.any_changed.count(),
             };
-            match self.shared.look(self.kind, self.position) {
+            match self.shared.look(self.kind, self.beside, self.position) {
                 Look::Found { events, upto, revision } => {
                     self.take(events, upto);
                     if self.ready.is_empty() && !self.report_progress(revision) {
@@ -114,24 +120,38 @@ impl Watcher {
     /// anywhere, the look after it decides. Other kinds' writes wake only a watcher that has
     /// nothing left to report; one that has waits for the time to do so.
     async fn wait(&self, revision: u64, seen: Seen) {
-        let kind_changed = &self.shared.kind_changed[self.kind as usize];
         if revision > self.announced {
             tokio::select! {
                 biased;
-                () = kind_changed.raised_since(seen.kind) => {}
+                () = self.changed(seen) => {}
                 () = sleep_until(self.next_progress) => {}
             }
         } else {
             tokio::select! {
                 biased;
-                () = kind_changed.raised_since(seen.kind) => {}
+                () = self.changed(seen) => {}
                 () = self.shared.any_changed.raised_since(seen.any) => {}
             }
         }
     }
 
+    /// Until a kind that is watched changes. Cancel safe.
+    async fn changed(&self, seen: Seen) {
+        let changed = |kind: Kind| &self.shared.kind_changed[kind as usize];
+        match self.beside {
+            None => changed(self.kind).raised_since(seen.kind).await,
+            // Both arms are cancel safe: they only wait.
+            Some(beside) => tokio::select! {
+                biased;
+                () = changed(self.kind).raised_since(seen.kind) => {}
+                () = changed(beside).raised_since(seen.beside) => {}
+            },
+        }
+    }
+
     async fn replay(&mut self, upto: u64) {
-        match Shared::replay(&self.shared, self.kind, self.position, upto).await {
+        let (kind, beside, after) = (self.kind, self.beside, self.position);
+        match Shared::replay(&self.shared, kind, beside, after, upto).await {
             Ok(Replayed::Events(events)) => self.take(events, upto),
             Ok(Replayed::Compacted) => {
                 debug!(kind = %self.kind, position = self.position, "watch is lost to compaction");

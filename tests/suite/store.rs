@@ -261,6 +261,72 @@ async fn a_continued_list_stays_at_its_revision_for_five_minutes() {
     assert!(matches!(future, Err(StoreError::Future { .. })));
 }
 
+/// What is made of two kinds: both of one state, and their changes in one order, from disk, from memory
+/// and across the two.
+#[tokio::test]
+async fn two_kinds_are_listed_and_watched_together() {
+    let folder = folder();
+    let mut store = open(&folder, inline(10_000));
+    let mut written = Vec::new();
+    for number in 0..700 {
+        if number == 300 {
+            store.close().await;
+            store = open(&folder, inline(10_000));
+        }
+        let key = key(&format!("o{number}"));
+        let kinds = [Kind::Service, Kind::Pod, Kind::EndpointSlice, Kind::Service];
+        // Each transaction has a third kind's change in it, some of them behind the others.
+        let kinds = &kinds[number % 3..=number % 3 + number % 2];
+        let mut writes: Vec<Write> =
+            kinds.iter().map(|kind| put(*kind, &key, Expect::Absent, "x")).collect();
+        writes.push(put(Kind::Lease, &key, Expect::Absent, "x"));
+        for record in transact(&store, writes).await.expect("ok") {
+            if matches!(record.kind, Kind::Service | Kind::EndpointSlice) {
+                written.push((record.kind, record.revision));
+            }
+        }
+    }
+    assert!(written.len() > 600, "{}", written.len());
+    let kinds = (Kind::Service, Kind::EndpointSlice);
+    for from in [0, 1, written[250].1 - 1, written[250].1, written[600].1, store.revision()] {
+        let mut watch = store.watch_both(kinds, Some(from)).expect("watches");
+        let (mut seen, mut reached) = (Vec::new(), from);
+        while reached < store.revision() {
+            match next(&mut watch).await {
+                WatchItem::Event(event) => {
+                    assert!(event.record.revision > reached.min(from), "{from}");
+                    seen.push((event.record.kind, event.record.revision));
+                }
+                WatchItem::Progress(revision) => reached = revision,
+                WatchItem::Lost => panic!("nothing is compacted here"),
+            }
+        }
+        let wanted: Vec<_> = written.iter().filter(|(_, at)| *at > from).copied().collect();
+        assert_eq!(seen, wanted, "from {from}");
+    }
+    // Live, of each of the two, and of no other.
+    let mut watch = store.watch_both(kinds, None).expect("watches");
+    for kind in [Kind::Lease, Kind::EndpointSlice, Kind::Pod, Kind::Service] {
+        write(&store, put(kind, &key("live"), Expect::Absent, "x")).await.expect("ok");
+    }
+    let live = events(&mut watch, 2).await;
+    assert_eq!(live[1].2 - live[0].2, 2, "{live:?}");
+
+    let all = |_: &Record| true;
+    let of = |limit, at| ListRequest { namespace: None, limit, after: None, at, select: &all };
+    let both = |limit, at| {
+        store.list_both((Kind::Service, &of(limit, at)), (Kind::EndpointSlice, &of(0, None)))
+    };
+    let (services, slices) = both(1, None).expect("lists");
+    assert_eq!((services.revision, services.items.len()), (slices.revision, 1));
+    let late = put(Kind::EndpointSlice, &key("late"), Expect::Absent, "x");
+    write(&store, late).await.expect("ok");
+    let (_, then) = both(1, Some(slices.revision)).expect("pinned");
+    assert_eq!((then.revision, then.items.len()), (slices.revision, slices.items.len()));
+    assert_eq!(both(0, None).expect("lists").1.items.len(), slices.items.len() + 1);
+    assert!(matches!(both(0, Some(1)), Err(StoreError::Compacted { .. })));
+}
+
 #[tokio::test]
 async fn below_the_floor_a_watch_is_refused_and_above_it_nothing_is_missing() {
     let folder = folder();

@@ -114,6 +114,23 @@ impl<S: Store> Store for FaultyStore<S> {
         self.store.list(kind, request)
     }
 
+    fn list_both(
+        &self,
+        first: (Kind, &ListRequest<'_>),
+        second: (Kind, &ListRequest<'_>),
+    ) -> Result<(ListPage, ListPage), StoreError> {
+        self.store.list_both(first, second)
+    }
+
+    /// Of what the listener serves alone, which no simulation does: without faults.
+    fn watch_both(
+        &self,
+        kinds: (Kind, Kind),
+        from: Option<u64>,
+    ) -> Result<BoxStream<'static, WatchItem>, StoreError> {
+        self.store.watch_both(kinds, from)
+    }
+
     fn watch(
         &self,
         kind: Kind,
