@@ -12,6 +12,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http_body_util::BodyExt;
 
+/// Beside an answer whose length is not known though it has an end: compressed, an answer is no more
+/// of a stream than it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Compressed;
+
 /// `defaultGzipThresholdBytes`
 const SMALLEST: u64 = 128 * 1024;
 /// Compressed between two turns of the runtime: about half a millisecond.
@@ -31,6 +36,7 @@ pub(crate) fn compressed(asked: &HeaderMap, response: Response) -> Response {
     parts.headers.insert(header::CONTENT_ENCODING, gzip);
     parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     parts.headers.remove(header::CONTENT_LENGTH);
+    parts.extensions.insert(Compressed);
     let encoder = GzEncoder::new(Vec::with_capacity(PIECE), Compression::fast());
     let rest = Rest { encoder, body, bytes: Bytes::new() };
     let pieces = futures::stream::try_unfold(Some(rest), next);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::access::Secured;
-use crate::fixture::{Fixture, PATIENCE, pod};
+use crate::fixture::{Fixture, PATIENCE, config, pod};
 
 const CROWD: usize = 10_000;
 
@@ -169,13 +169,15 @@ async fn handshakes_and_heads_that_never_end_are_ended() {
 async fn one_identity_has_its_share_and_no_more() {
     let share = Share {
         per_second: 0.001,
-        burst: 3.0,
+        burst: 4.0,
         at_once: 16,
         streams: 1,
         patience: Duration::from_secs(1),
     };
     let limits = Limits { share, ..Limits::new(Surface::Secured) };
     let served = Secured::with(false, limits, own()).await;
+    let large = config("large", &"value ".repeat(30_000));
+    served.fixture.admin().create(&large).await.expect("created");
     let head = |token: &str| format!("Host: localhost\r\nAuthorization: Bearer {token}\r\n");
     let eve = head(&served.token(GrantedRole::Viewer, "eve"));
     let ada = head(&served.token(GrantedRole::Viewer, "ada"));
@@ -189,6 +191,15 @@ async fn one_identity_has_its_share_and_no_more() {
     let second = served.ask("GET /api/v1/pods?watch=true", &eve).await;
     assert!(second.starts_with("HTTP/1.1 429"), "one stream at a time: {second}");
     assert!(served.ask("GET /api/v1/pods", &eve).await.starts_with("HTTP/1.1 200"));
+    // Compressed, a list has no length, and is no stream for that.
+    let large = format!("{eve}Accept-Encoding: gzip\r\nConnection: close\r\n\r\n");
+    let mut zipped = served.connect().await.expect("connects");
+    let request = format!("GET /api/v1/configmaps HTTP/1.1\r\n{large}");
+    zipped.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    zipped.read_to_end(&mut answer).await.expect("read");
+    let head = String::from_utf8_lossy(&answer[..answer.len().min(500)]).to_lowercase();
+    assert!(head.starts_with("http/1.1 200") && head.contains("encoding: gzip"), "{head}");
     let fourth = served.ask("GET /api/v1/pods", &eve).await;
     assert!(fourth.starts_with("HTTP/1.1 429"), "{fourth}");
     assert!(fourth.to_lowercase().contains("retry-after: 1"), "{fourth}");

@@ -18,6 +18,7 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::api::access::{Identity, Role};
+use crate::api::compression::Compressed;
 use crate::api::gate::allowance::{Allowances, Excess, Share};
 use crate::api::gate::audit::{Audit, Audited};
 use crate::api::gate::connections::Place;
@@ -212,7 +213,9 @@ impl Gate {
             response
         };
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let streams = switched || response.body().size_hint().exact().is_none();
+        let endless = response.body().size_hint().exact().is_none()
+            && response.extensions().get::<Compressed>().is_none();
+        let streams = switched || endless;
         if streams {
             match allowance.stream() {
                 // The first and only time: a session is one request's.
