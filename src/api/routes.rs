@@ -33,6 +33,7 @@ use crate::api::table_cells::Tabular;
 use crate::api::usage_reply::{self, Wanted};
 use crate::api::verbs::Api;
 use crate::api::warning_headers::{stored, told, warned};
+use crate::api::watch_reply::Stored;
 use crate::api::write::Deletion;
 use crate::api::write_options::{WriteOptions, WriteVerb, says_dry_run};
 use crate::api::{
@@ -396,9 +397,7 @@ async fn collection<S: Store>(
     let (api, who) = (&door.api, &door.who);
     let form = form(&parts.headers)?;
     match parts.method {
-        Method::GET | Method::HEAD if query.watch => {
-            watch_reply::watch(api, who, kind, namespace.as_deref(), query, form)
-        }
+        Method::GET | Method::HEAD if query.watch => watch(door, kind, namespace, query, form),
         Method::GET | Method::HEAD => {
             fits(&parts.headers, kind, true)?;
             let page = api.list(who, kind, namespace.as_deref(), &query)?;
@@ -430,6 +429,19 @@ async fn collection<S: Store>(
         }
         _ => Err(method_not_allowed()),
     }
+}
+
+fn watch<S: Store>(
+    door: &Door<S>,
+    kind: Kind,
+    namespace: Option<String>,
+    query: Query,
+    form: Form,
+) -> Result<Response, ApiError> {
+    let (api, who) = (door.api.clone(), door.who.clone());
+    let (selection, include) = (query.selection.clone(), query.include);
+    let stored = Stored { api, who, kind, namespace, selection, form, include };
+    watch_reply::watch(&door.api, stored, &query, form)
 }
 
 async fn create<S: Store, K: Admit + Tabular>(
@@ -468,8 +480,8 @@ async fn one<S: Store, K: Admit + Tabular>(
         (&Method::GET | &Method::HEAD, Part::Whole) if query.watch => {
             let mut query = query;
             query.selection.only(&key.name);
-            let namespace = kind.row().namespaced.then_some(key.namespace.as_str());
-            watch_reply::watch(api, who, kind, namespace, query, form)
+            let namespace = kind.row().namespaced.then_some(key.namespace);
+            watch(door, kind, namespace, query, form)
         }
         (&Method::GET | &Method::HEAD, Part::Whole | Part::Status) => {
             fits(&parts.headers, kind, false)?;

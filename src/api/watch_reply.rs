@@ -2,6 +2,9 @@
 //! request names no revision, resumes without gap or duplicate where it names one, sends bookmarks
 //! that end transactions only, and says 410 where it cannot go on: as the HTTP status before the
 //! first line, as an ERROR event after it.
+//!
+//! What is watched is a [`Watched`]: the objects of a stored kind ([`Stored`]), or what is made of
+//! stored ones (`endpoints/watch.rs`). How a watch begins, waits, is bookmarked and ends is here.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,6 +25,7 @@ use crate::api::access::Identity;
 use crate::api::metrics::OpenWatch;
 use crate::api::query::Query;
 use crate::api::reply::{Form, json_reply, object_bytes, partial, status_value, table_of};
+use crate::api::selector_text::Selection;
 use crate::api::table::Include;
 use crate::api::verbs::{Api, selects, too_large};
 use crate::api::watch_lines::LineKey;
@@ -38,14 +42,56 @@ const SHORTEST: u64 = 1800;
 /// 10 minutes, and begin again whenever a watch ends.
 const LONGEST: u64 = 86_400;
 
+/// What is watched.
+pub(crate) trait Watched: Send + 'static {
+    /// What a line is made of when it is sent: a client that does not read holds no copy of the store.
+    type Object: Send + 'static;
+
+    /// Kind and version of its objects, which a bookmark is one of.
+    fn names(&self) -> (&'static str, String);
+
+    /// Behind a revision, or with the state there is.
+    ///
+    /// # Errors
+    /// `Expired` for a revision that the history does not reach back to.
+    fn begin(&self, resume: Option<u64>) -> Result<Begun<Self::Object>, ApiError>;
+
+    /// `None` for what this version cannot decode, which is logged and counted: an ERROR in its place
+    /// would make the client list again, meet it again, and so on for ever. `live` is a change, and no
+    /// part of the state that the watch begins with; `columns` belong to a Table's first line.
+    fn line(
+        &self,
+        event: &'static str,
+        object: &Self::Object,
+        live: bool,
+        columns: bool,
+    ) -> Option<Bytes>;
+}
+
+/// How a watch begins.
+pub(crate) struct Begun<O> {
+    pub initial: VecDeque<O>,
+    /// Of the state; nothing is missing up to here.
+    pub revision: u64,
+    pub steps: BoxStream<'static, Step<O>>,
+}
+
+/// What happens in a watch.
+pub(crate) enum Step<O> {
+    /// `ADDED`, `MODIFIED` or `DELETED`
+    Told(&'static str, O),
+    /// Nothing is missing up to here, where a transaction ends.
+    Reached(u64),
+    /// History has passed it: it ends with a 410.
+    Lost,
+}
+
 /// # Errors
-/// `Expired` below the compaction floor, `Timeout` for a revision that is not reached.
-pub(crate) fn watch<S: Store>(
+/// Those of [`Watched::begin`]; `Timeout` for a revision that is not reached.
+pub(crate) fn watch<S: Store, W: Watched>(
     api: &Api<S>,
-    who: &Identity,
-    kind: Kind,
-    namespace: Option<&str>,
-    query: Query,
+    watched: W,
+    query: &Query,
     form: Form,
 ) -> Result<Response, ApiError> {
     let current = api.store().revision();
@@ -59,28 +105,27 @@ pub(crate) fn watch<S: Store>(
         .timeout_seconds
         .unwrap_or_else(|| SHORTEST + u64::from(api.options().ids.below(1800)));
     let deadline = Instant::now() + Duration::from_secs(seconds.min(LONGEST));
+    let open = api.metrics().watching();
+    let Begun { initial, revision, steps } = watched.begin(resume)?;
     let mut watching = Watching {
-        api: api.clone(),
-        who: who.clone(),
-        kind,
-        namespace: namespace.map(str::to_owned),
+        watched,
         form,
-        include: query.include,
-        query,
-        initial: VecDeque::new(),
+        bookmarks: query.bookmarks,
+        initial,
         lines: VecDeque::new(),
-        events: None,
-        reached: resume.unwrap_or(0),
+        steps: Some(steps),
+        reached: revision,
         told: 0,
         columns_sent: false,
         next_bookmark: Instant::now() + BOOKMARK,
         deadline,
         stop: api.tasks().stop().clone(),
-        _open: api.metrics().watching(),
+        _open: open,
     };
-    match resume {
-        Some(revision) => watching.events = Some(api.changes(who, kind, Some(revision))?),
-        None => watching.begin()?,
+    // With `sendInitialEvents` a bookmark says where the state ends.
+    if resume.is_none() && query.initial_events == Some(true) && query.bookmarks {
+        let line = watching.bookmark(true);
+        watching.lines.push_back(line);
     }
     let lines = futures::stream::unfold(watching, |mut watching| async move {
         watching.next().await.map(|line| (Ok::<Bytes, Infallible>(line), watching))
@@ -94,20 +139,15 @@ pub(crate) fn watch<S: Store>(
     Ok(response)
 }
 
-struct Watching<S: Store> {
-    api: Api<S>,
-    who: Identity,
-    kind: Kind,
-    namespace: Option<String>,
+struct Watching<W: Watched> {
+    watched: W,
     form: Form,
-    include: Include,
-    query: Query,
-    /// The state it begins with. A line is made of a record when it is sent: a client that does
-    /// not read holds no copy of the store.
-    initial: VecDeque<Arc<Record>>,
+    bookmarks: bool,
+    /// The state it begins with.
+    initial: VecDeque<W::Object>,
     lines: VecDeque<Bytes>,
     /// `None` after the last event: what is in `lines` is sent, then the stream ends.
-    events: Option<BoxStream<'static, WatchItem>>,
+    steps: Option<BoxStream<'static, Step<W::Object>>>,
     /// Up to here nothing is missing.
     reached: u64,
     /// The last bookmark's revision.
@@ -119,26 +159,12 @@ struct Watching<S: Store> {
     _open: OpenWatch,
 }
 
-impl<S: Store> Watching<S> {
-    /// The state first, as ADDED events; with `sendInitialEvents` a bookmark says where it ends.
-    fn begin(&mut self) -> Result<(), ApiError> {
-        let everything = Query { selection: self.query.selection.clone(), ..Query::default() };
-        let page = self.api.list(&self.who, self.kind, self.namespace.as_deref(), &everything)?;
-        self.events = Some(self.api.changes(&self.who, self.kind, Some(page.revision))?);
-        self.reached = page.revision;
-        self.initial = page.items.into();
-        if self.query.initial_events == Some(true) && self.query.bookmarks {
-            let line = self.bookmark(true);
-            self.lines.push_back(line);
-        }
-        Ok(())
-    }
-
+impl<W: Watched> Watching<W> {
     /// Cancel safe: nothing is taken from the stream that is not in `lines` or answered.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(record) = self.initial.pop_front() {
-                match self.line("ADDED", &record, false) {
+            if let Some(object) = self.initial.pop_front() {
+                match self.line("ADDED", &object, false) {
                     Some(line) => return Some(line),
                     None => continue,
                 }
@@ -148,15 +174,15 @@ impl<S: Store> Watching<S> {
             }
             let last = self.deadline.checked_sub(LAST_BOOKMARK).unwrap_or(self.deadline);
             let bookmark_at = self.next_bookmark.min(last);
-            let wants_bookmark = self.query.bookmarks && bookmark_at <= self.deadline;
-            let events = self.events.as_mut()?;
+            let wants_bookmark = self.bookmarks && bookmark_at <= self.deadline;
+            let steps = self.steps.as_mut()?;
             tokio::select! {
                 biased;
                 // Cancel safe: a cancelled token stays cancelled.
                 () = self.stop.cancelled() => return None,
                 // Cancel safe: StreamExt::next takes nothing before it is ready.
-                item = events.next() => match item {
-                    Some(item) => self.take(item),
+                step = steps.next() => match step {
+                    Some(step) => self.take(step),
                     None => return None,
                 },
                 // Cancel safe: a timer.
@@ -165,7 +191,7 @@ impl<S: Store> Watching<S> {
                     if bookmark_at == last {
                         // No further one before the deadline.
                         self.next_bookmark = self.deadline + BOOKMARK;
-                        self.query.bookmarks = false;
+                        self.bookmarks = false;
                     }
                     if self.reached > self.told {
                         let line = self.bookmark(false);
@@ -178,93 +204,28 @@ impl<S: Store> Watching<S> {
         }
     }
 
-    fn take(&mut self, item: WatchItem) {
-        match item {
-            WatchItem::Event(event) => {
-                if let Some(line) = self.event(&event) {
-                    self.lines.push_back(line);
-                }
-                if event.ends_transaction {
-                    self.reached = self.reached.max(event.record.revision);
-                }
+    fn take(&mut self, step: Step<W::Object>) {
+        match step {
+            Step::Told(event, object) => {
+                let line = self.line(event, &object, true);
+                self.lines.extend(line);
             }
-            WatchItem::Progress(revision) => self.reached = self.reached.max(revision),
-            WatchItem::Lost => {
+            Step::Reached(revision) => self.reached = self.reached.max(revision),
+            Step::Lost => {
                 let error = ApiError::new(
                     Reason::Expired,
                     "too old resource version: the watch lagged behind and lost events, list again",
                 );
                 let line = wrapped("ERROR", status_value(&error, None).to_string().as_bytes());
                 self.lines.push_back(line);
-                self.events = None;
+                self.steps = None;
             }
         }
     }
 
-    /// What the event is to this watch: an object that enters the selector is ADDED, one that
-    /// leaves it DELETED.
-    fn event(&mut self, event: &Event) -> Option<Bytes> {
-        let record = &event.record;
-        if self.namespace.as_ref().is_some_and(|wanted| *wanted != record.key.namespace) {
-            return None;
-        }
-        let selection = &self.query.selection;
-        let is_in = event.change != ChangeType::Deleted && selects(selection, record);
-        let before = match (&event.previous, event.change) {
-            (Some(previous), _) => Some(previous),
-            (None, ChangeType::Deleted) => Some(&record.header),
-            (None, _) => None,
-        };
-        let was_in = event.change != ChangeType::Created
-            && before.is_some_and(|header| {
-                selection.matches(&record.key, &header.labels, &header.fields)
-            });
-        let kind = match (was_in, is_in) {
-            (false, true) => "ADDED",
-            (true, true) => "MODIFIED",
-            (true, false) => "DELETED",
-            (false, false) => return None,
-        };
-        self.line(kind, record, true)
-    }
-
-    /// `None` for what this version cannot decode, which is logged and counted: an ERROR in its
-    /// place would make the client list again, meet it again, and so on for ever.
-    ///
-    /// A live event's line is shared with the other watches; the state that a watch begins with is
-    /// read by nobody else at the same time.
-    fn line(&mut self, event: &'static str, record: &Arc<Record>, live: bool) -> Option<Bytes> {
+    fn line(&mut self, event: &'static str, object: &W::Object, live: bool) -> Option<Bytes> {
         let columns = self.form == Form::Table && !std::mem::replace(&mut self.columns_sent, true);
-        let metrics = self.api.metrics();
-        let render = || {
-            metrics.watch_line_rendered();
-            self.rendered(event, record, columns)
-        };
-        metrics.watch_line();
-        // A Secret is shown differently to different people.
-        if !live || self.kind == Kind::Secret {
-            return render();
-        }
-        let second = match self.form {
-            Form::Table => self.api.now().as_second(),
-            Form::Json | Form::Metadata => 0,
-        };
-        let (revision, form, include) = (record.revision, self.form, self.include);
-        let key = LineKey { revision, event, form, include, columns, second };
-        self.api.watch_lines().get(key, record.body.len(), render)
-    }
-
-    fn rendered(&self, event: &str, record: &Arc<Record>, columns: bool) -> Option<Bytes> {
-        let object = match self.form {
-            Form::Json => object_bytes(&self.api, &self.who, record),
-            Form::Metadata => {
-                object_bytes(&self.api, &self.who, record).and_then(|bytes| partial(&bytes))
-            }
-            Form::Table => {
-                table_of(&self.api, &self.who, record, self.include, columns).map(Bytes::from)
-            }
-        };
-        object.ok().map(|object| wrapped(event, &object))
+        self.watched.line(event, object, live, columns)
     }
 
     fn bookmark(&mut self, initial_end: bool) -> Bytes {
@@ -276,10 +237,11 @@ impl<S: Store> Watching<S> {
         if initial_end {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
+        let (kind, version) = self.watched.names();
         let object = match self.form {
             Form::Json => json!({
-                "kind": self.kind.row().name,
-                "apiVersion": self.kind.api_version(),
+                "kind": kind,
+                "apiVersion": version,
                 "metadata": meta,
             })
             .to_string()
@@ -299,12 +261,134 @@ impl<S: Store> Watching<S> {
     }
 }
 
+/// The objects of a stored kind.
+pub(crate) struct Stored<S: Store> {
+    pub api: Api<S>,
+    pub who: Identity,
+    pub kind: Kind,
+    pub namespace: Option<String>,
+    pub selection: Selection,
+    pub form: Form,
+    pub include: Include,
+}
+
+impl<S: Store> Watched for Stored<S> {
+    type Object = Arc<Record>;
+
+    fn names(&self) -> (&'static str, String) {
+        (self.kind.row().name, self.kind.api_version())
+    }
+
+    /// The state first, as ADDED events.
+    fn begin(&self, resume: Option<u64>) -> Result<Begun<Arc<Record>>, ApiError> {
+        let (revision, initial) = match resume {
+            Some(revision) => (revision, VecDeque::new()),
+            None => {
+                let everything = Query { selection: self.selection.clone(), ..Query::default() };
+                let namespace = self.namespace.as_deref();
+                let page = self.api.list(&self.who, self.kind, namespace, &everything)?;
+                (page.revision, page.items.into())
+            }
+        };
+        let items = self.api.changes(&self.who, self.kind, Some(revision))?;
+        let (namespace, selection) = (self.namespace.clone(), self.selection.clone());
+        let steps = move |item| {
+            let of = |event: &Event| told(namespace.as_deref(), &selection, event);
+            futures::stream::iter(steps(item, of).into_iter().flatten())
+        };
+        Ok(Begun { initial, revision, steps: items.flat_map(steps).boxed() })
+    }
+
+    /// A live event's line is shared with the other watches; the state that a watch begins with is
+    /// read by nobody else at the same time.
+    fn line(
+        &self,
+        event: &'static str,
+        record: &Arc<Record>,
+        live: bool,
+        columns: bool,
+    ) -> Option<Bytes> {
+        let metrics = self.api.metrics();
+        let render = || {
+            metrics.watch_line_rendered();
+            self.rendered(event, record, columns)
+        };
+        metrics.watch_line();
+        // A Secret is shown differently to different people.
+        if !live || self.kind == Kind::Secret {
+            return render();
+        }
+        let second = match self.form {
+            Form::Table => self.api.now().as_second(),
+            Form::Json | Form::Metadata => 0,
+        };
+        let (revision, form, include) = (record.revision, self.form, self.include);
+        let key = LineKey { revision, event, form, include, columns, second };
+        self.api.watch_lines().get(key, record.body.len(), render)
+    }
+}
+
+impl<S: Store> Stored<S> {
+    fn rendered(&self, event: &str, record: &Arc<Record>, columns: bool) -> Option<Bytes> {
+        let object = match self.form {
+            Form::Json => object_bytes(&self.api, &self.who, record),
+            Form::Metadata => {
+                object_bytes(&self.api, &self.who, record).and_then(|bytes| partial(&bytes))
+            }
+            Form::Table => {
+                table_of(&self.api, &self.who, record, self.include, columns).map(Bytes::from)
+            }
+        };
+        object.ok().map(|object| wrapped(event, &object))
+    }
+}
+
+/// What an item of the store is to a watch.
+fn steps(
+    item: WatchItem,
+    told: impl FnOnce(&Event) -> Option<&'static str>,
+) -> [Option<Step<Arc<Record>>>; 2] {
+    match item {
+        WatchItem::Event(event) => {
+            let told = told(&event).map(|name| Step::Told(name, event.record.clone()));
+            [told, event.ends_transaction.then(|| Step::Reached(event.record.revision))]
+        }
+        WatchItem::Progress(revision) => [Some(Step::Reached(revision)), None],
+        WatchItem::Lost => [Some(Step::Lost), None],
+    }
+}
+
+/// What an event is to a watch: an object that enters the selector is ADDED, one that leaves it
+/// DELETED.
+fn told(namespace: Option<&str>, selection: &Selection, event: &Event) -> Option<&'static str> {
+    let record = &event.record;
+    if namespace.is_some_and(|wanted| *wanted != record.key.namespace) {
+        return None;
+    }
+    let is_in = event.change != ChangeType::Deleted && selects(selection, record);
+    let before = match (&event.previous, event.change) {
+        (Some(previous), _) => Some(previous),
+        (None, ChangeType::Deleted) => Some(&record.header),
+        (None, _) => None,
+    };
+    let was_in = event.change != ChangeType::Created
+        && before
+            .is_some_and(|header| selection.matches(&record.key, &header.labels, &header.fields));
+    match (was_in, is_in) {
+        (false, true) => Some("ADDED"),
+        (true, true) => Some("MODIFIED"),
+        (true, false) => Some("DELETED"),
+        (false, false) => None,
+    }
+}
+
 /// A `PartialObjectMetadata` of this metadata.
 pub(crate) fn partial_meta(meta: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta})
 }
 
-fn wrapped(event: &str, object: &[u8]) -> Bytes {
+/// One line of a watch.
+pub(crate) fn wrapped(event: &str, object: &[u8]) -> Bytes {
     let mut line = Vec::with_capacity(object.len() + 40);
     line.extend(b"{\"type\":\"");
     line.extend(event.as_bytes());
