@@ -29,10 +29,10 @@ pub struct Resource {
     /// What it does, as the legacy form names the verbs.
     pub verbs: Vec<&'static str>,
     singular: &'static str,
-    kind: &'static str,
+    pub kind: &'static str,
     /// Group and version of the body, where they are not the resource's own.
     body: Option<(&'static str, &'static str)>,
-    namespaced: bool,
+    pub namespaced: bool,
     short_names: &'static [&'static str],
     categories: &'static [&'static str],
 }
@@ -48,21 +48,28 @@ pub struct Unstored {
     pub namespaced: bool,
     pub short_names: &'static [&'static str],
     pub verbs: &'static [&'static str],
+    /// The stored kinds that it is made of: who may not read those may not read it.
+    pub made_of: &'static [Kind],
 }
 
 const fn review(group: &'static str, plural: &'static str, kind: &'static str) -> Unstored {
     // The singular is the plural without its s.
     let (singular, _) = plural.split_at(plural.len() - 1);
     let verbs = &["create"];
-    let (version, namespaced, short_names) = ("v1", false, &[]);
-    Unstored { group, version, plural, singular, kind, namespaced, short_names, verbs }
+    let (version, namespaced, short_names, made_of) = ("v1", false, &[], &[]);
+    Unstored { group, version, plural, singular, kind, namespaced, short_names, verbs, made_of }
 }
 
 /// Without a singular, as metrics-server has it: `node` stays the stored kind's.
-const fn measured(plural: &'static str, kind: &'static str, namespaced: bool) -> Unstored {
+const fn measured(
+    plural: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+    made_of: &'static [Kind],
+) -> Unstored {
     let (group, version, verbs) = (METRICS_GROUP, METRICS_VERSION, &["get", "list"]);
     let (singular, short_names) = ("", &[]);
-    Unstored { group, version, plural, singular, kind, namespaced, short_names, verbs }
+    Unstored { group, version, plural, singular, kind, namespaced, short_names, verbs, made_of }
 }
 
 /// What is served beside the table of kinds.
@@ -76,13 +83,14 @@ pub const UNSTORED: [Unstored; 6] = [
         kind: "Endpoints",
         namespaced: true,
         short_names: &["ep"],
-        verbs: &["get", "list"],
+        verbs: &["get", "list", "watch"],
+        made_of: &[Kind::Service, Kind::EndpointSlice],
     },
     review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
     review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
     review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
-    measured("nodes", "NodeMetrics", false),
-    measured("pods", "PodMetrics", true),
+    measured("nodes", "NodeMetrics", false, &[Kind::Node]),
+    measured("pods", "PodMetrics", true, &[Kind::Pod]),
 ];
 
 /// The content type and body for a path; `None` where there is nothing of that name.

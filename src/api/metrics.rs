@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::api::access::Part;
+use crate::api::endpoints::{self, Wanted};
 use crate::api::query;
 use crate::api::request::Target;
 use crate::measure::{Counters, Timers, at_zero, label, quick_timers};
@@ -51,13 +52,18 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    pub fn of(method: &Method, target: Option<&Target>, query: Option<&str>) -> Self {
+    pub fn of(method: &Method, target: Option<&Target>, uri: &Uri) -> Self {
+        let (path, query) = (uri.path(), uri.query());
         let (resource, whole) = match target {
             Some(Target::Collection { kind, .. }) => (kind.qualified_resource(), false),
             Some(Target::Object { kind, part, .. }) => {
                 (format!("{}{}", kind.qualified_resource(), suffix(*part)), true)
             }
-            Some(Target::Unknown) | None => ("none".to_owned(), true),
+            Some(Target::Unknown) => match endpoints::wanted(path) {
+                Some(wanted) => ("endpoints".to_owned(), matches!(wanted, Wanted::One(_))),
+                None => ("none".to_owned(), true),
+            },
+            None => ("none".to_owned(), true),
         };
         let verb = match *method {
             Method::GET | Method::HEAD if !whole && query::asks_for_watch(query) => "watch",
@@ -190,26 +196,29 @@ mod tests {
 
     #[test]
     fn requests_are_told_in_kubernetes_words() {
-        for (method, path, query, verb, resource) in [
-            (Method::GET, "/api/v1/pods", None, "list", "pods"),
-            (Method::GET, "/api/v1/pods", Some("watch=1"), "watch", "pods"),
-            (Method::GET, "/api/v1/pods", Some("watch=false"), "list", "pods"),
-            (Method::GET, "/api/v1/namespaces/a/pods/b/log", None, "get", "pods/log"),
+        for (method, uri, verb, resource) in [
+            (Method::GET, "/api/v1/pods", "list", "pods"),
+            (Method::GET, "/api/v1/pods?watch=1", "watch", "pods"),
+            (Method::GET, "/api/v1/pods?watch=false", "list", "pods"),
+            (Method::GET, "/api/v1/namespaces/a/pods/b/log", "get", "pods/log"),
             (
                 Method::PATCH,
                 "/apis/apps/v1/namespaces/a/deployments/b/scale",
-                None,
                 "patch",
                 "deployments.apps/scale",
             ),
-            (Method::DELETE, "/api/v1/namespaces/a/pods", None, "deletecollection", "pods"),
+            (Method::DELETE, "/api/v1/namespaces/a/pods", "deletecollection", "pods"),
+            // Made of others, and counted as what it is.
+            (Method::GET, "/api/v1/endpoints?watch=1", "watch", "endpoints"),
+            (Method::GET, "/api/v1/namespaces/a/endpoints/b", "get", "endpoints"),
             // What a stranger makes up is one series.
-            (Method::GET, "/api/v1/whatever", None, "get", "none"),
-            (Method::GET, "/wp-login.php", None, "get", "none"),
-            (Method::TRACE, "/api/v1/pods", None, "other", "pods"),
+            (Method::GET, "/api/v1/whatever", "get", "none"),
+            (Method::GET, "/wp-login.php", "get", "none"),
+            (Method::TRACE, "/api/v1/pods", "other", "pods"),
         ] {
-            let asked = Asked::of(&method, target(path).as_ref(), query);
-            assert_eq!(asked, Asked { verb, resource: resource.to_owned() }, "{method} {path}");
+            let uri: Uri = uri.parse().expect("a URI");
+            let asked = Asked::of(&method, target(uri.path()).as_ref(), &uri);
+            assert_eq!(asked, Asked { verb, resource: resource.to_owned() }, "{method} {uri}");
         }
     }
 }

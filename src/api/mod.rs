@@ -43,7 +43,7 @@ mod metrics;
 mod absent;
 mod compression;
 mod drift_reply;
-mod endpoints_reply;
+mod endpoints;
 pub mod gate;
 mod list_body;
 mod negotiation;

@@ -74,11 +74,23 @@ fn clause(headers: &HeaderMap) -> Result<Clause, ApiError> {
 /// # Errors
 /// `NotAcceptable`, in the reference server's words.
 pub fn fits(headers: &HeaderMap, kind: Kind, list: bool) -> Result<(), ApiError> {
+    fits_kind(headers, go_package(kind), kind.row().name, list)
+}
+
+/// The same of a kind by its name, and the reference server's package of it.
+///
+/// # Errors
+/// As [`fits`].
+pub fn fits_kind(
+    headers: &HeaderMap,
+    package: &str,
+    name: &str,
+    list: bool,
+) -> Result<(), ApiError> {
     let clause = clause(headers)?;
     if clause.form != Form::Metadata || clause.list == list {
         return Ok(());
     }
-    let (package, name) = (go_package(kind), kind.row().name);
     Err(not_acceptable(&match list {
         true => format!(
             "you requested PartialObjectMetadata, but the requested object is a list (*{package}.{name}List)"

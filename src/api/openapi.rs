@@ -8,9 +8,10 @@
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::api::discovery::NOT_AT_ONCE;
+use k8s_openapi::api::core::v1::Endpoints;
+
+use crate::api::discovery::{self, Resource};
 use crate::object::Kind;
-use crate::object::kind::KindRow;
 use crate::with_kind;
 
 const REFERENCE: &str = "#/components/schemas/";
@@ -38,8 +39,8 @@ const ROOT_FIELDS: [(&str, &str); 3] = [
 /// Where the document of each group and version stands: `api/v1`, `apis/apps/v1`.
 pub fn places() -> Vec<String> {
     let mut places = Vec::new();
-    for row in Kind::all().map(Kind::row) {
-        let place = prefix(row).trim_start_matches('/').to_owned();
+    for (group, version) in groups_of(Kind::all()) {
+        let place = prefix(group, version).trim_start_matches('/').to_owned();
         if !places.contains(&place) {
             places.push(place);
         }
@@ -49,22 +50,22 @@ pub fn places() -> Vec<String> {
 
 /// The document of version 3 for one of the [`places`].
 pub fn version_3(place: &str) -> Value {
-    let kinds: Vec<Kind> =
-        Kind::all().filter(|kind| prefix(kind.row()).trim_start_matches('/') == place).collect();
-    let definitions = definitions(&kinds);
+    let mut groups = groups_of(Kind::all());
+    groups.retain(|(group, version)| prefix(group, version).trim_start_matches('/') == place);
+    let definitions = definitions(&groups);
     json!({
         "openapi": "3.0.0",
         "info": info(),
-        "paths": paths(&kinds, &definitions, Form::Three),
+        "paths": paths(&groups, &definitions, Form::Three),
         "components": {"schemas": definitions.into_iter().map(|(_, name, schema)| (name, schema)).collect::<Map<_, _>>()},
     })
 }
 
 /// The one document of version 2.
 pub fn version_2() -> Value {
-    let kinds: Vec<Kind> = Kind::all().collect();
-    let definitions = definitions(&kinds);
-    let paths = paths(&kinds, &definitions, Form::Two);
+    let groups = groups_of(Kind::all());
+    let definitions = definitions(&groups);
+    let paths = paths(&groups, &definitions, Form::Two);
     let schemas = definitions.into_iter().map(|(_, name, mut schema)| {
         lower(&mut schema);
         (name, schema)
@@ -87,28 +88,52 @@ fn info() -> Value {
     json!({"title": "Ballast", "version": env!("CARGO_PKG_VERSION")})
 }
 
+/// A group and its version.
+type Group = (&'static str, &'static str);
+
+/// Group, version and name of a kind.
+type Root = (&'static str, &'static str, &'static str);
+
+/// The groups of kinds, in their order.
+fn groups_of(kinds: impl Iterator<Item = Kind>) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for group in kinds.map(|kind| (kind.row().group, kind.row().version)) {
+        if !groups.contains(&group) {
+            groups.push(group);
+        }
+    }
+    groups
+}
+
 /// `/api/v1`, `/apis/apps/v1`
-fn prefix(row: &KindRow) -> String {
-    match row.group {
-        "" => format!("/api/{}", row.version),
-        group => format!("/apis/{group}/{}", row.version),
+fn prefix(group: &str, version: &str) -> String {
+    match group {
+        "" => format!("/api/{version}"),
+        group => format!("/apis/{group}/{version}"),
     }
 }
 
-fn group_version_kind(row: &KindRow) -> Value {
-    json!({"group": row.group, "version": row.version, "kind": row.name})
+fn group_version_kind((group, version, kind): Root) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
 }
 
 /// A schema's kind where it is one's root, its name, and itself.
-type Definition = (Option<Kind>, String, Value);
+type Definition = (Option<Root>, String, Value);
 
-/// Every schema that the kinds reach, by name.
-fn definitions(kinds: &[Kind]) -> Vec<Definition> {
+/// Every schema that the kinds of some groups reach, by name.
+fn definitions(groups: &[Group]) -> Vec<Definition> {
     let mut generator = SchemaSettings::openapi3().into_generator();
     let mut roots = Vec::new();
-    for kind in kinds {
-        let name = with_kind!(*kind, K => root::<K>(&mut generator));
-        roots.push((*kind, name));
+    for kind in Kind::all() {
+        let row = kind.row();
+        if groups.contains(&(row.group, row.version)) {
+            let name = with_kind!(kind, K => root::<K>(&mut generator));
+            roots.push(((row.group, row.version, row.name), name));
+        }
+    }
+    // The one kind that is explained and not stored.
+    if groups.contains(&("", "v1")) {
+        roots.push((("", "v1", "Endpoints"), root::<Endpoints>(&mut generator)));
     }
     let mut all: Vec<Definition> = generator
         .take_definitions(true)
@@ -118,7 +143,7 @@ fn definitions(kinds: &[Kind]) -> Vec<Definition> {
             let name = qualified(&name);
             let kind = roots.iter().find(|(_, root)| *root == name).map(|(kind, _)| *kind);
             if let Some(kind) = kind {
-                schema[GROUP_VERSION_KIND] = json!([group_version_kind(kind.row())]);
+                schema[GROUP_VERSION_KIND] = json!([group_version_kind(kind)]);
                 describe_root(&mut schema);
             }
             (kind, name, schema)
@@ -235,33 +260,55 @@ fn lower(schema: &mut Value) {
     within(map, lower);
 }
 
-/// A collection and an object a kind, with every verb of discovery: where `explain` finds a kind by its
-/// resource, and where clients read that the server validates fields and knows dry runs.
-fn paths(kinds: &[Kind], definitions: &[Definition], form: Form) -> Map<String, Value> {
+/// A collection and an object a kind, with every verb of discovery and no other: where `explain` finds
+/// a kind by its resource, and where clients read that the server validates fields and knows dry runs.
+fn paths(groups: &[Group], definitions: &[Definition], form: Form) -> Map<String, Value> {
     let mut paths = Map::new();
-    for kind in kinds {
-        let row = kind.row();
-        let found = definitions.iter().find(|(root, ..)| *root == Some(*kind));
-        let name = found.map(|(_, name, _)| name.as_str()).unwrap_or_default();
-        let collection = format!("{}/{}", prefix(row), row.plural);
-        let of_namespace = format!("{}/namespaces/{{namespace}}/{}", prefix(row), row.plural);
-        let own = if row.namespaced { &of_namespace } else { &collection };
-        let verbs = |verbs: &[(&str, &str)]| -> Value {
-            let made = verbs
-                .iter()
-                .map(|(method, action)| ((*method).to_owned(), operation(row, action, name, form)));
-            Value::Object(made.collect())
-        };
-        if row.namespaced {
-            paths.insert(collection.clone(), verbs(&[("get", "list")]));
+    for (group, version) in groups {
+        for resource in discovery::resources(group, version) {
+            let root = (*group, *version, resource.kind);
+            let found = definitions.iter().find(|(of, ..)| *of == Some(root));
+            // Subresources have none; neither has what is only created, a review.
+            if let (Some((_, schema, _)), false) = (found, resource.name.contains('/')) {
+                let operation = |action: &str| operation(root, action, schema, form);
+                paths.extend(paths_of(&prefix(group, version), &resource, operation));
+            }
         }
-        let mut of_all = vec![("get", "list"), ("post", "post")];
-        if *kind != NOT_AT_ONCE {
-            of_all.push(("delete", "deletecollection"));
-        }
-        paths.insert(own.clone(), verbs(&of_all));
-        let of_one = [("get", "get"), ("put", "put"), ("patch", "patch"), ("delete", "delete")];
-        paths.insert(format!("{own}/{{name}}"), verbs(&of_one));
+    }
+    paths
+}
+
+/// Of a collection: method, verb, and the name that the action has here.
+const OF_ALL: [(&str, &str, &str); 3] = [
+    ("get", "list", "list"),
+    ("post", "create", "post"),
+    ("delete", "deletecollection", "deletecollection"),
+];
+/// Of an object.
+const OF_ONE: [(&str, &str, &str); 4] = [
+    ("get", "get", "get"),
+    ("put", "update", "put"),
+    ("patch", "patch", "patch"),
+    ("delete", "delete", "delete"),
+];
+
+fn paths_of(
+    prefix: &str,
+    resource: &Resource,
+    operation: impl Fn(&str) -> Value,
+) -> Vec<(String, Value)> {
+    let verbs = |all: &[(&str, &str, &str)]| -> Value {
+        let served = all.iter().filter(|(_, verb, _)| resource.verbs.contains(verb));
+        let made = served.map(|(method, _, action)| ((*method).to_owned(), operation(action)));
+        Value::Object(made.collect())
+    };
+    let collection = format!("{prefix}/{}", resource.name);
+    let of_namespace = format!("{prefix}/namespaces/{{namespace}}/{}", resource.name);
+    let own = if resource.namespaced { &of_namespace } else { &collection };
+    let mut paths =
+        vec![(own.clone(), verbs(&OF_ALL)), (format!("{own}/{{name}}"), verbs(&OF_ONE))];
+    if resource.namespaced {
+        paths.push((collection, verbs(&OF_ALL[..1])));
     }
     paths
 }
@@ -278,7 +325,7 @@ fn parameters(action: &str) -> &'static [&'static str] {
     }
 }
 
-fn operation(row: &KindRow, action: &str, name: &str, form: Form) -> Value {
+fn operation(root: Root, action: &str, name: &str, form: Form) -> Value {
     let response = match (action, form) {
         // The list's own schema would say no more than that it is a list; a delete answers a Status
         // or the object.
@@ -297,7 +344,7 @@ fn operation(row: &KindRow, action: &str, name: &str, form: Form) -> Value {
     }
     let mut operation = json!({
         "x-kubernetes-action": action,
-        GROUP_VERSION_KIND: group_version_kind(row),
+        GROUP_VERSION_KIND: group_version_kind(root),
         "responses": responses,
     });
     let parameter = |name: &&str| {
@@ -370,7 +417,9 @@ mod tests {
                 }
             }
         }
-        let served: Vec<Value> = Kind::all().map(|kind| group_version_kind(kind.row())).collect();
+        let stored = Kind::all().map(Kind::row).map(|row| (row.group, row.version, row.name));
+        let served: Vec<Value> =
+            stored.chain([("", "v1", "Endpoints")]).map(group_version_kind).collect();
         assert_eq!(explained.len(), served.len());
         assert!(served.iter().all(|kind| explained.contains(kind)), "{explained:?}");
     }
@@ -397,6 +446,19 @@ mod tests {
         assert_eq!(all.as_object().expect("one").keys().collect::<Vec<_>>(), ["get"]);
         let one_by_one = &version_3("api/v1")["paths"]["/api/v1/namespaces"];
         assert_eq!(one_by_one["delete"], Value::Null);
+    }
+
+    #[test]
+    fn what_is_only_read_says_no_write() {
+        let paths = version_2()["paths"].take();
+        for path in [
+            "/api/v1/endpoints",
+            "/api/v1/namespaces/{namespace}/endpoints",
+            "/api/v1/namespaces/{namespace}/endpoints/{name}",
+        ] {
+            let methods = paths[path].as_object().unwrap_or_else(|| panic!("{path}"));
+            assert_eq!(methods.keys().collect::<Vec<_>>(), ["get"], "{path}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::api::access::{Identity, Part, Verb};
-use crate::api::discovery::{self, Resource};
+use crate::api::discovery::{self, Resource, Unstored};
 use crate::api::protobuf::{self, Malformed};
 use crate::api::request;
 use crate::object::{ApiError, Key, Kind, Reason};
@@ -180,16 +180,20 @@ fn may(attributes: &Value, who: &Identity, refusal: &str) -> Result<(), String> 
     let kinds: Vec<Kind> = Kind::all()
         .filter(|kind| is_meant(kind.row().group, group) && is_meant(kind.row().plural, resource))
         .collect();
+    let key = Key::new(text(attributes, "namespace"), text(attributes, "name"));
     if kinds.is_empty() {
         let mut unstored = discovery::UNSTORED
             .iter()
             .filter(|one| is_meant(one.group, group) && is_meant(one.plural, resource));
-        return match unstored.any(|one| one.verbs.contains(&verb)) {
+        let served = |one: &&Unstored| one.verbs.contains(&verb) && matches!(sub, "" | "*");
+        let one = unstored.find(served).ok_or_else(|| {
+            format!("no resource {resource} of group {group:?} is served for {verb}")
+        })?;
+        return match verbs.iter().all(|verb| may_unstored(one, *verb, &key, who)) {
             true => Ok(()),
-            false => Err(format!("no resource {resource} of group {group:?} is served for {verb}")),
+            false => Err(refusal.to_owned()),
         };
     }
-    let key = Key::new(text(attributes, "namespace"), text(attributes, "name"));
     for kind in kinds {
         let part = match sub {
             "" | "*" => Part::Whole,
@@ -204,6 +208,11 @@ fn may(attributes: &Value, who: &Identity, refusal: &str) -> Result<(), String> 
         }
     }
     Ok(())
+}
+
+/// What is made of stored kinds is as open as they are; a review is everybody's.
+fn may_unstored(one: &Unstored, verb: Verb, key: &Key, who: &Identity) -> bool {
+    one.made_of.iter().all(|kind| who.may(verb, *kind, Part::Whole, key).is_ok())
 }
 
 /// One rule a group and set of verbs, in the order of discovery.
@@ -243,16 +252,25 @@ fn verbs_of(
     who: &Identity,
 ) -> Vec<&'static str> {
     let (plural, sub) = resource.name.split_once('/').unwrap_or((&resource.name, ""));
-    let Some(kind) = Kind::of_resource(group, version, plural) else {
-        return resource.verbs.clone();
-    };
-    let part = if sub.is_empty() { Some(Part::Whole) } else { request::part(kind, sub) };
     let key = Key::new(namespace, "");
-    let allowed = |name: &&str| {
+    let verb_of = |name: &str| {
         // Who may delete each may delete all.
-        let name = if *name == "deletecollection" { "delete" } else { *name };
-        let verb = EVERY_VERB.into_iter().find(|verb| verb.as_str() == name);
-        verb.zip(part).is_some_and(|(verb, part)| who.may(verb, kind, part, &key).is_ok())
+        let name = if name == "deletecollection" { "delete" } else { name };
+        EVERY_VERB.into_iter().find(|verb| verb.as_str() == name)
+    };
+    let stored = Kind::of_resource(group, version, plural);
+    let unstored =
+        discovery::UNSTORED.iter().find(|one| one.group == group && one.plural == plural);
+    let allowed = |name: &&str| {
+        verb_of(name).is_some_and(|verb| match (stored, unstored) {
+            (Some(kind), _) => {
+                let part =
+                    if sub.is_empty() { Some(Part::Whole) } else { request::part(kind, sub) };
+                part.is_some_and(|part| who.may(verb, kind, part, &key).is_ok())
+            }
+            (None, Some(one)) => may_unstored(one, verb, &key, who),
+            (None, None) => false,
+        })
     };
     resource.verbs.iter().copied().filter(allowed).collect()
 }

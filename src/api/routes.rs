@@ -37,8 +37,7 @@ use crate::api::watch_reply::Stored;
 use crate::api::write::Deletion;
 use crate::api::write_options::{WriteOptions, WriteVerb, says_dry_run};
 use crate::api::{
-    absent, discovery, drift_reply, endpoints_reply, openapi_reply, subresources, watch_reply,
-    webhook,
+    absent, discovery, drift_reply, endpoints, openapi_reply, subresources, watch_reply, webhook,
 };
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::Store;
@@ -159,7 +158,7 @@ async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Re
     let (parts, body) = request.into_parts();
     let door = door.of(&parts.extensions);
     let found = target(parts.uri.path());
-    let asked = Asked::of(&parts.method, found.as_ref(), parts.uri.query());
+    let asked = Asked::of(&parts.method, found.as_ref(), &parts.uri);
     let begun = Instant::now();
     let response = in_time(&door, found, &parts, body).await;
     let response = response.unwrap_or_else(|error| error_reply(&error));
@@ -219,10 +218,10 @@ async fn answer<S: Store>(
                 None => documents(parts),
             },
         },
-        Some(Target::Unknown) => match endpoints_reply::wanted(parts.uri.path()) {
+        Some(Target::Unknown) => match endpoints::wanted(parts.uri.path()) {
             Some(wanted) if reads => {
-                let answer = endpoints_reply::answer(&door.api, &door.who, &wanted, parts);
-                answer.unwrap_or_else(|error| error_reply(&error))
+                let answer = endpoints::answer(&door.api, &door.who, wanted, parts).await;
+                answer.unwrap_or_else(|error| failed::<S>(&error, parts))
             }
             Some(_) => error_reply(&refuse_method(door)),
             None => match absent::wanted(parts.uri.path()).filter(|_| reads) {
@@ -246,7 +245,6 @@ async fn answer<S: Store>(
                 return error_reply(&error);
             }
             let secrets = secrets_in_clear(door, &target, parts);
-            let continued = query::continued(parts.uri.query().unwrap_or_default());
             match serve(door, target, parts, body).await {
                 Ok(response) => {
                     if let Some((session, target)) = secrets {
@@ -254,14 +252,18 @@ async fn answer<S: Store>(
                     }
                     response
                 }
-                Err(error) if error.reason == Reason::Expired && continued.is_some() => {
-                    let fresh = continued.map(|place| Api::<S>::fresh_token(&place));
-                    error_reply_continued(&error, fresh.as_deref())
-                }
-                Err(error) => error_reply(&error),
+                Err(error) => failed::<S>(&error, parts),
             }
         }
     }
+}
+
+/// A failed request's answer; with a list that has expired, the token that the rest is got with.
+fn failed<S: Store>(error: &ApiError, parts: &Parts) -> Response {
+    let asked = parts.uri.query().unwrap_or_default();
+    let expired = query::continued(asked).filter(|_| error.reason == Reason::Expired);
+    let fresh = expired.map(|place| Api::<S>::fresh_token(&place));
+    error_reply_continued(error, fresh.as_deref())
 }
 
 /// What the URL and the method alone decide about a write: its body is not read in vain. Who only

@@ -243,6 +243,41 @@ impl<S: Store> Api<S> {
         namespace: Option<&str>,
         query: &Query,
     ) -> Result<RecordPage, ApiError> {
+        let at = self.asked_at(who, kind, namespace, query)?;
+        Ok(told(self.page(kind, namespace, query, at)?, query))
+    }
+
+    /// A list, and beside it all of a second kind that `select` names, both of one state.
+    ///
+    /// # Errors
+    /// As [`Api::list`].
+    pub(crate) fn list_beside(
+        &self,
+        who: &Identity,
+        kinds: (Kind, Kind),
+        namespace: Option<&str>,
+        query: &Query,
+        select: &(dyn Fn(&Record) -> bool + Sync),
+    ) -> Result<(RecordPage, Vec<Arc<Record>>), ApiError> {
+        let at = self.asked_at(who, kinds.1, namespace, query)?;
+        self.asked_at(who, kinds.0, namespace, query)?;
+        let selected = |record: &Record| selects(&query.selection, record);
+        let after = query.continued.as_ref().map(|place| &place.after);
+        let first = ListRequest { namespace, limit: query.limit, after, at, select: &selected };
+        let second = ListRequest { namespace, limit: 0, after: None, at, select };
+        let both = self.inner.store.list_both((kinds.0, &first), (kinds.1, &second));
+        let (page, beside) = both.map_err(|error| list_error(error, query))?;
+        Ok((told(page, query), beside.items))
+    }
+
+    /// The revision that a list is to be read at, for whom it may be read.
+    fn asked_at(
+        &self,
+        who: &Identity,
+        kind: Kind,
+        namespace: Option<&str>,
+        query: &Query,
+    ) -> Result<Option<u64>, ApiError> {
         let scope =
             Key { namespace: namespace.unwrap_or_default().to_owned(), name: String::new() };
         who.may(Verb::List, kind, Part::Whole, &scope)?;
@@ -252,31 +287,21 @@ impl<S: Store> Api<S> {
         {
             return Err(too_large(asked, current));
         }
-        let at = match (&query.continued, query.exact) {
+        Ok(match (&query.continued, query.exact) {
             (Some(place), _) => place.revision,
             (None, true) => query.revision,
             (None, false) => None,
-        };
-        let page = self.page(kind, namespace, &query.selection, query.limit, query, at)?;
-        let continued = (page.remaining > 0)
-            .then(|| page.items.last())
-            .flatten()
-            .map(|last| Continue { revision: Some(page.revision), after: last.key.clone() })
-            .map(|place| place.encode());
-        let remaining =
-            (page.remaining > 0 && query.selection.is_everything()).then_some(page.remaining);
-        Ok(RecordPage { revision: page.revision, items: page.items, continued, remaining })
+        })
     }
 
     fn page(
         &self,
         kind: Kind,
         namespace: Option<&str>,
-        selection: &Selection,
-        limit: usize,
         query: &Query,
         at: Option<u64>,
     ) -> Result<ListPage, ApiError> {
+        let selection = &query.selection;
         // `metadata.name=x` in one namespace is a get: `kubectl get x -w` and `wait` ask like this.
         if let (Some(name), None, None, true) = (
             selection.only_name(),
@@ -294,19 +319,12 @@ impl<S: Store> Api<S> {
         let select = |record: &Record| selects(selection, record);
         let request = ListRequest {
             namespace,
-            limit,
+            limit: query.limit,
             after: query.continued.as_ref().map(|place| &place.after),
             at,
             select: &select,
         };
-        self.inner.store.list(kind, &request).map_err(|error| match error {
-            StoreError::Compacted { .. } if query.continued.is_some() => {
-                ApiError::new(Reason::Expired, EXPIRED_TOKEN)
-            }
-            StoreError::Compacted { .. } => ApiError::new(Reason::Expired, EXPIRED_LIST),
-            StoreError::Future { .. } if query.continued.is_some() => forged_token(),
-            other => store_error(other),
-        })
+        self.inner.store.list(kind, &request).map_err(|error| list_error(error, query))
     }
 
     /// What goes with an expired token: one that goes on at the same key in whatever state is the
@@ -327,6 +345,22 @@ impl<S: Store> Api<S> {
     ) -> Result<BoxStream<'static, WatchItem>, ApiError> {
         who.may(Verb::Watch, kind, Part::Whole, &Key::default())?;
         self.inner.store.watch(kind, from).map_err(store_error)
+    }
+
+    /// The same of two kinds, in one order.
+    ///
+    /// # Errors
+    /// As [`Api::changes`].
+    pub(crate) fn changes_of_both(
+        &self,
+        who: &Identity,
+        kinds: (Kind, Kind),
+        from: u64,
+    ) -> Result<BoxStream<'static, WatchItem>, ApiError> {
+        for kind in [kinds.0, kinds.1] {
+            who.may(Verb::Watch, kind, Part::Whole, &Key::default())?;
+        }
+        self.inner.store.watch_both(kinds, Some(from)).map_err(store_error)
     }
 
     /// The typed object as this identity may see it. To a node agent a Secret that no pod of its
@@ -454,6 +488,30 @@ impl<S: Store> Api<S> {
             })
             .collect();
         access::through_git(&named)
+    }
+}
+
+/// A page as it is answered.
+fn told(page: ListPage, query: &Query) -> RecordPage {
+    let continued = (page.remaining > 0)
+        .then(|| page.items.last())
+        .flatten()
+        .map(|last| Continue { revision: Some(page.revision), after: last.key.clone() })
+        .map(|place| place.encode());
+    let remaining =
+        (page.remaining > 0 && query.selection.is_everything()).then_some(page.remaining);
+    RecordPage { revision: page.revision, items: page.items, continued, remaining }
+}
+
+/// Why a list cannot be read at its revision.
+fn list_error(error: StoreError, query: &Query) -> ApiError {
+    match error {
+        StoreError::Compacted { .. } if query.continued.is_some() => {
+            ApiError::new(Reason::Expired, EXPIRED_TOKEN)
+        }
+        StoreError::Compacted { .. } => ApiError::new(Reason::Expired, EXPIRED_LIST),
+        StoreError::Future { .. } if query.continued.is_some() => forged_token(),
+        other => store_error(other),
     }
 }
 

@@ -140,6 +140,11 @@ async fn every_kind_is_described() {
         ("describe secret key", &["Type:", "Opaque", "token:"]),
         ("describe event event-0", &["Scheduled was said"]),
         ("describe endpointslice web-x1", &["AddressType:", "IPv4", "10.1.0.7"]),
+        (
+            "describe endpoints web",
+            &["Name:", "Addresses: 10.1.0.7", "NotReadyAddresses: <none>", "http 8080 TCP"],
+        ),
+        ("describe ep", &["Name:", "web", "Subsets:"]),
         ("describe lease n1 -n kube-node-lease", &["Holder Identity:", "n1"]),
         ("describe source main", &["https://example.com/shop.git", "web: two replicas"]),
         ("describe drift web-image", &["spec.replicas", "web.yaml"]),
@@ -331,12 +336,19 @@ async fn who_may_do_what_is_answered() {
             "get pods",
             "list deployments.apps",
             "watch drifts -A",
+            "watch endpoints",
             "get pods --subresource=log",
             "get /healthz",
         ] {
             assert!(can(yes).starts_with("yes"), "{yes}");
         }
-        for no in ["create pods", "delete deployments.apps", "get pods --subresource=exec", "* *"] {
+        for no in [
+            "create endpoints",
+            "create pods",
+            "delete deployments.apps",
+            "get pods --subresource=exec",
+            "* *",
+        ] {
             assert!(can(no).starts_with("no"), "{no}");
         }
         let rules = world.told(kubectl, "auth can-i --list");

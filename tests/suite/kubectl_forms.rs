@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader};
 
 use ballast::object::{Cluster, DeleteOptions, Key, Kind, Patch};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
 use crate::fixture::config;
@@ -229,6 +230,72 @@ async fn a_watch_names_its_events() {
     world.fixture.end().await;
 }
 
+/// The legacy kind that is read and never written, which every kubectl knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_are_watched_and_waited_for() {
+    let world = World::new().await;
+    let admin = world.fixture.admin();
+    let slice = Key::new("default", "web-x1");
+    let addressed = |address: &str| Patch::Merge(json!({"endpoints": [{"addresses": [address]}]}));
+    for kubectl in all() {
+        let minor = kubectl.minor;
+        let first = addressed("10.1.0.7");
+        admin.patch::<EndpointSlice>(&slice, &first).await.expect("patched");
+        let lines = [
+            "get endpoints -w --output-watch-events --no-headers",
+            "get ep web -w --output-watch-events --no-headers",
+            "get endpoints -l !app -w --output-watch-events --no-headers",
+            "get ep -A -w -o 'custom-columns=N:.metadata.name,IP:.subsets[*].addresses[*].ip' --no-headers",
+        ];
+        let mut following = lines.map(|line| world.start(kubectl, line));
+        let mut told = following
+            .each_mut()
+            .map(|one| BufReader::new(one.0.stdout.take().expect("a pipe")).lines());
+        let mut next = |place: usize| {
+            let line = told[place].next().expect("it goes on").expect("a line");
+            line.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+        };
+        for place in 0..3 {
+            assert_eq!(next(place), "ADDED web 10.1.0.7:8080", "1.{minor}");
+        }
+        assert_eq!(next(3), "web 10.1.0.7", "1.{minor}");
+        let waits = "wait --for=jsonpath={.subsets[0].addresses[0].ip}=10.1.0.9 endpoints/web --timeout=60s";
+        let mut waiting = world.start(kubectl, waits);
+        let changed = addressed("10.1.0.9");
+        admin.patch::<EndpointSlice>(&slice, &changed).await.expect("patched");
+        for place in 0..3 {
+            assert_eq!(next(place), "MODIFIED web 10.1.0.9:8080", "1.{minor}");
+        }
+        assert_eq!(next(3), "web 10.1.0.9", "1.{minor}");
+        assert!(waiting.0.wait().expect("it ends").success(), "1.{minor}");
+        let labelled = |value: serde_json::Value| {
+            Patch::Merge(json!({"metadata": {"labels": {"app": value}}}))
+        };
+        let web = Key::new("default", "web");
+        admin.patch::<Service>(&web, &labelled(json!("web"))).await.expect("patched");
+        assert_eq!(next(2), "DELETED web 10.1.0.9:8080", "1.{minor}");
+        admin.patch::<Service>(&web, &labelled(json!(null))).await.expect("patched");
+        assert_eq!(next(2), "ADDED web 10.1.0.9:8080", "1.{minor}");
+    }
+    let every: Vec<&Kubectl> = all().iter().collect();
+    world.prints_with(
+        &every,
+        &[
+            ("get endpoints web -o yaml", &["kind: Endpoints", "ip: 10.1.0.9"]),
+            ("get endpoints web -o wide", &["NAME ENDPOINTS AGE", "10.1.0.9:8080"]),
+            ("api-resources --verbs=watch --no-headers -o name", &["endpoints"]),
+            ("get ep,svc -o name", &["endpoints/web", "service/web"]),
+        ],
+    );
+    world.refuses(&[
+        ("delete endpoints web", "changes through Git"),
+        ("label endpoints web a=b", "changes through Git"),
+        ("get endpoints nope", "endpoints \"nope\" not found"),
+    ]);
+    drop(admin);
+    world.fixture.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kinds_are_explained_whole_in_both_versions() {
     let world = World::new().await;
@@ -239,6 +306,11 @@ async fn kinds_are_explained_whole_in_both_versions() {
         lines.push((format!("explain drift.spec.origin{output}"), vec!["The full hex id"]));
         lines.push((format!("explain src --recursive{output}"), vec!["pollSeconds", "applied"]));
         lines.push((format!("explain pod.spec.nodeName{output}"), vec!["node"]));
+        let kind = vec!["KIND: Endpoints", "Endpoints is a collection of endpoints", "subsets"];
+        lines.push((format!("explain endpoints{output}"), kind));
+        let field = vec!["group of addresses", "notReadyAddresses", "IP addresses which offer"];
+        lines.push((format!("explain ep.subsets{output}"), field));
+        lines.push((format!("explain endpoints --recursive{output}"), vec!["targetRef"]));
     }
     for (kind, short, _) in EACH {
         lines.push((format!("explain {short}"), vec![kind, "DESCRIPTION"]));

@@ -16,6 +16,7 @@ mod cursed;
 mod dashboard;
 mod docker;
 mod drift_report;
+mod endpoints;
 mod exposition;
 mod fixture;
 mod garbage;
