@@ -13,9 +13,12 @@ use crate::store::Record;
 /// decoded 4 MB, and in a small cluster, where Leases and Events are among them, a tenth of it.
 const KEPT: usize = 128;
 
+/// A record, and what it was decoded to.
+type Decoded = (Arc<Record>, Arc<dyn Any + Send + Sync>);
+
 /// The last decoded objects of all kinds.
 #[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<VecDeque<(Arc<Record>, Arc<dyn Any + Send + Sync>)>>);
+pub(super) struct Recent(Mutex<VecDeque<Decoded>>);
 
 impl Recent {
     pub fn keep(&self, record: &Arc<Record>, object: Arc<dyn Any + Send + Sync>) {

@@ -538,13 +538,8 @@ pub(crate) fn outcome<K: Admit>(record: &Record, mut new: K) -> Result<Outcome<K
 fn same(record: &Record, draft: &Draft) -> bool {
     let (head, tail) = draft.json.split_at(draft.revision_at);
     let revision = record.revision.to_string();
-    if record.body.len() != draft.json.len() + revision.len() {
-        return false;
-    }
-    let stored = record.body.text();
-    stored.starts_with(head)
-        && stored.ends_with(tail)
-        && stored[head.len()..].starts_with(revision.as_bytes())
+    record.body.len() == draft.json.len() + revision.len()
+        && *record.body.text() == *[head, revision.as_bytes(), tail].concat()
 }
 
 /// The typed object with the revision that its write got.

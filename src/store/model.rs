@@ -144,6 +144,7 @@ struct Happened {
 impl Happened {
     fn of(event: &Event) -> Self {
         let record = &event.record;
+        let app_of = |header: &Header| header.labels.get("app").expect("all have it").to_owned();
         Self {
             revision: record.revision,
             change: event.change,
@@ -155,10 +156,6 @@ impl Happened {
             ends: event.ends_transaction,
         }
     }
-}
-
-fn app_of(header: &Header) -> String {
-    header.labels.get("app").expect("every object has one").to_owned()
 }
 
 /// The dull one.

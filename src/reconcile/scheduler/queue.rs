@@ -34,10 +34,13 @@ pub enum Cause {
     PodLeft,
 }
 
+/// The highest priority first, then who came first.
+type Order = (Reverse<i32>, u64);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Active {
-        order: (Reverse<i32>, u64),
+        order: Order,
     },
     BackOff {
         until: Timestamp,
@@ -64,7 +67,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub struct Queue {
     waiting: HashMap<Arc<str>, Waiting>,
-    active: BTreeSet<((Reverse<i32>, u64), Arc<str>)>,
+    active: BTreeSet<(Order, Arc<str>)>,
     /// Back-off and parked together, by when they are due.
     later: BTreeSet<(Timestamp, Arc<str>)>,
     /// The parked ones, by what they need.
