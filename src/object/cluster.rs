@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use futures::Stream;
+use futures::{Stream, TryFutureExt};
 use serde_json::Value;
 
 use crate::object::{ApiError, Key, Kind, Note, Object};
@@ -110,7 +110,7 @@ pub trait Cluster: Clone + Send + Sync + 'static {
         scope: &Scope,
         keep: impl FnMut(&Arc<K>) -> T + Send,
     ) -> impl Future<Output = Result<Vec<T>, ApiError>> + Send {
-        async move { Ok(self.list::<K>(scope).await?.items.iter().map(keep).collect()) }
+        self.list::<K>(scope).map_ok(|listing| listing.items.iter().map(keep).collect())
     }
 
     /// Endless; see [`Change`]. The first item is a `Reset`.
