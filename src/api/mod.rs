@@ -45,6 +45,7 @@ mod compression;
 mod drift_reply;
 mod endpoints;
 pub mod gate;
+mod large_bodies;
 mod list_body;
 mod negotiation;
 mod openapi;

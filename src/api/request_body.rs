@@ -2,6 +2,7 @@
 //! manner of a write, which stands beside it in the query.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::api::admission::FieldValidation;
 use crate::api::document_text::{self, Document};
+use crate::api::large_bodies::Turn;
 use crate::api::query::{self, Query};
 use crate::api::routes::plain;
 use crate::api::write_options::{WriteOptions, WriteVerb, body_dry_run};
@@ -23,11 +25,11 @@ const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// For a whole body, however slowly it comes.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
-/// A body, whole, within its limit and its time.
+/// A body, whole, within its limit and its time; a large one when it is its turn.
 ///
 /// # Errors
 /// `RequestEntityTooLarge`, or `BadRequest` for one that ended early or never.
-pub(crate) async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
+pub(crate) async fn whole(parts: &Parts, body: Body) -> Result<Vec<u8>, ApiError> {
     let reading = Limited::new(body, LARGEST_BODY).collect();
     let read = tokio::time::timeout(BODY_TIME, reading).await.map_err(|_| {
         ApiError::bad_request(format!("the body took longer than {} s", BODY_TIME.as_secs()))
@@ -42,20 +44,24 @@ pub(crate) async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
             ApiError::bad_request("the body ended early")
         }
     })?;
-    Ok(collected.to_bytes().to_vec())
+    let bytes = collected.to_bytes();
+    if let Some(turn) = parts.extensions.get::<Arc<Turn>>() {
+        turn.take(bytes.len()).await;
+    }
+    Ok(bytes.to_vec())
 }
 
 /// A JSON body.
 ///
 /// # Errors
 /// `UnsupportedMediaType` for another content type, `BadRequest` for what is no JSON.
-pub(crate) async fn document(headers: &HeaderMap, body: Body) -> Result<Document, ApiError> {
-    match media_type(headers) {
+pub(crate) async fn document(parts: &Parts, body: Body) -> Result<Document, ApiError> {
+    match media_type(&parts.headers) {
         "" | "application/json" => {}
         PROTOBUF => return Err(unread_protobuf()),
         _ => return Err(unsupported_media()),
     }
-    let bytes = whole(body).await?;
+    let bytes = whole(parts, body).await?;
     document_text::json(&bytes)
         .map_err(|error| ApiError::bad_request(format!("the body is no JSON document: {error}")))
 }
@@ -81,7 +87,7 @@ pub(crate) async fn change(
     let media = media_type(&parts.headers);
     if media == "application/apply-patch+yaml" {
         let options = write_options(parts, WriteVerb::Apply)?;
-        let bytes = whole(body).await?;
+        let bytes = whole(parts, body).await?;
         // Most of what comes as YAML is JSON (kubectl, every client library), which is quicker read.
         let document = match document_text::json(&bytes) {
             Ok(document) => document,
@@ -99,7 +105,7 @@ pub(crate) async fn change(
         _ => return Err(unsupported_media()),
     };
     let options = write_options(parts, WriteVerb::Patch)?;
-    let bytes = whole(body).await?;
+    let bytes = whole(parts, body).await?;
     let Document { value, mut twice } =
         document_text::json(&bytes).map_err(|error| undecoded(&error))?;
     let patch = make(value);
@@ -163,7 +169,7 @@ pub(crate) async fn delete_options(
     body: Body,
 ) -> Result<(DeleteOptions, bool), ApiError> {
     let manner = write_options(parts, WriteVerb::Delete)?;
-    let bytes = whole(body).await?;
+    let bytes = whole(parts, body).await?;
     if is_protobuf(&parts.headers) && !bytes.is_empty() {
         return Err(unread_protobuf());
     }

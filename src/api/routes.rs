@@ -1,6 +1,7 @@
 //! The outer skin: HTTP onto the verbs. One dispatcher reads the path and the method; what may not
 //! be done is refused here, before a body is looked at.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -155,8 +156,10 @@ fn refuse_method<S: Store>(door: &Door<S>) -> ApiError {
 }
 
 async fn dispatch<S: Store>(State(door): State<Door<S>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let door = door.of(&parts.extensions);
+    // Until the answer is there.
+    parts.extensions.insert(Arc::new(door.api.large_bodies().turn()));
     let found = target(parts.uri.path());
     let asked = Asked::of(&parts.method, found.as_ref(), &parts.uri);
     let begun = Instant::now();
@@ -326,10 +329,10 @@ async fn reviewed<S: Store>(
         return Err(method_not_allowed());
     }
     let spec = if is_protobuf(&parts.headers) {
-        let read = review.spec_of_protobuf(&whole(body).await?);
+        let read = review.spec_of_protobuf(&whole(parts, body).await?);
         read.map_err(|problem| ApiError::bad_request(problem.to_string()))?
     } else {
-        let mut asked = document(&parts.headers, body).await?.value;
+        let mut asked = document(parts, body).await?.value;
         asked.get_mut("spec").map(Value::take).unwrap_or_default()
     };
     let refusal = door.api.through_git().message;
@@ -407,7 +410,7 @@ async fn collection<S: Store>(
         }
         Method::POST => {
             let options = write_options(parts, WriteVerb::Create)?;
-            let document = document(&parts.headers, body).await?;
+            let document = document(parts, body).await?;
             with_kind!(kind, K => {
                 create::<S, K>(door, namespace, &options, form, &document).await
             })
@@ -492,7 +495,7 @@ async fn one<S: Store, K: Admit + Tabular>(
         }
         (&Method::PUT, Part::Whole | Part::Status | Part::Finalize) => {
             let options = write_options(parts, WriteVerb::Update)?;
-            let document = document(&parts.headers, body).await?;
+            let document = document(parts, body).await?;
             let decoded = decode_text::<K>(&document.value, &document.twice, options.validation)?;
             let object = named(decoded.object, &key)?;
             let old = stored::<S, K>(api, part, &key);
@@ -536,7 +539,7 @@ async fn one<S: Store, K: Admit + Tabular>(
         }
         (&Method::POST, Part::Binding) => {
             let options = write_options(parts, WriteVerb::Create)?;
-            let document = document(&parts.headers, body).await?;
+            let document = document(parts, body).await?;
             subresources::binding(api, who, &key, &document.value, options.dry_run).await
         }
         _ => Err(method_not_allowed()),

@@ -50,7 +50,7 @@ pub(crate) async fn scale<S: Store, K: Admit>(
         Method::GET | Method::HEAD => return scale_reply(api, parts, &current()?),
         Method::PUT => {
             let options = write_options(parts, WriteVerb::Update)?;
-            (document(&parts.headers, body).await?.value, options)
+            (document(parts, body).await?.value, options)
         }
         Method::PATCH => {
             let (change, options) = change(parts, body).await?;

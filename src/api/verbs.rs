@@ -18,6 +18,7 @@ use crate::api::access::{self, Identity, Part, Verb};
 use crate::api::events::EventQueue;
 use crate::api::health::Beats;
 use crate::api::ids::IdSource;
+use crate::api::large_bodies::LargeBodies;
 use crate::api::metrics::Metrics;
 use crate::api::query::{Continue, Query, forged_token};
 use crate::api::recent::Recent;
@@ -59,6 +60,7 @@ struct Inner<S> {
     tasks: Tasks,
     recent: Recent,
     watch_lines: WatchLines,
+    large_bodies: LargeBodies,
     logs: RwLock<Option<Arc<dyn Logs>>>,
     usages: RwLock<Option<Arc<dyn Usages>>>,
     streams: RwLock<Option<Arc<dyn Streams>>>,
@@ -115,6 +117,7 @@ impl<S: Store> Api<S> {
                 tasks: tasks.clone(),
                 recent: Recent::default(),
                 watch_lines: WatchLines::default(),
+                large_bodies: LargeBodies::default(),
                 logs: RwLock::default(),
                 usages: RwLock::default(),
                 streams: RwLock::default(),
@@ -195,6 +198,11 @@ impl<S: Store> Api<S> {
 
     pub(crate) fn events(&self) -> &EventQueue {
         &self.inner.events
+    }
+
+    /// The turns of large bodies.
+    pub(super) fn large_bodies(&self) -> &LargeBodies {
+        &self.inner.large_bodies
     }
 
     pub(super) fn watch_lines(&self) -> &WatchLines {

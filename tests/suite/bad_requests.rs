@@ -636,6 +636,29 @@ async fn what_strangers_send_ends_in_a_4xx_and_costs_nobody_else() {
     assert!(longest < Duration::from_secs(5), "once he waited {longest:?}");
 }
 
+/// The same from many at once costs little more than from one: each has 600 kB under way, and one after
+/// the other is decoded. Without turns this is a gigabyte.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_from_many_at_once_take_turns() {
+    if std::env::var_os(SERVES).is_some() {
+        return serve_alone().await;
+    }
+    let server = Server::start("bad_requests::large_bodies_from_many_at_once_take_turns").await;
+    server.forget();
+    let before = server.peak();
+    let worst = || bodies().into_iter().find(|row| row.name == "199,000 managed fields");
+    let strangers = (0..12).map(|_| async {
+        let Row { sent, wanted, .. } = worst().expect("it is among them");
+        fault(&answer(server.address, &sent).await, wanted)
+    });
+    let faults: Vec<String> =
+        futures::future::join_all(strangers).await.into_iter().flatten().collect();
+    let growth = server.peak().saturating_sub(before);
+    server.end().await;
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(growth < 2 * MOST_GROWTH_KIB, "{growth} KiB more than before");
+}
+
 fn parts(answer: &str) -> (Value, Value) {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let code: u16 = head.get(9..12).and_then(|code| code.parse().ok()).expect("a code");
