@@ -145,7 +145,7 @@ fn write_repository(repo: &Path, deployments: usize) {
         let variables: String = (0..VARIABLES)
             .map(|n| {
                 format!(
-                    "        - {{name: SETTING_{n:02}, value: value-{number:04}-{n:02}-of-web}}\n"
+                    "        - {{name: SETTING_{n:02}, value: value-{number:04}-of-setting-{n:02}}}\n"
                 )
             })
             .collect();

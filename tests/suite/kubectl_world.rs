@@ -18,10 +18,12 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::fixture::{Fixture, config, object};
+use crate::fixture::{Fixture, PATIENCE, config, object};
 use crate::golden;
 pub use crate::kubectls::Kubectl;
 use crate::kubectls::{self, words};
@@ -133,6 +135,24 @@ impl World {
     pub fn start(&self, kubectl: &Kubectl, line: &str) -> Following {
         let mut command = self.command(kubectl, &words(line));
         Following(command.stdout(Stdio::piped()).spawn().expect("kubectl starts"))
+    }
+
+    /// Until so many watches are open. What kubectl prints first is what it got before it watches.
+    pub async fn is_watched_by(&self, watches: usize) {
+        let mut registry = Registry::default();
+        self.fixture.api.metrics().register(&mut registry);
+        let wanted = format!("_watches {watches}");
+        let open = async {
+            loop {
+                let mut text = String::new();
+                prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+                if text.lines().any(|line| line.ends_with(&wanted)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, open).await.expect("the watches are open");
     }
 }
 
