@@ -15,6 +15,7 @@ use ballast::reconcile::scheduler::placement::{Placement, place};
 use ballast::reconcile::scheduler::snapshot::Snapshot;
 use ballast::store::Sqlite;
 use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -117,11 +118,27 @@ async fn durable(report: &mut Report) {
     stream::iter((0..NODES).map(node))
         .for_each_concurrent(WRITERS, |node| fill_node(admin.clone(), node))
         .await;
+    // A pod enters the store only while its controller is there.
+    let mut sets = Vec::new();
+    for number in 0..PODS.div_ceil(REPLICAS) {
+        let labels = json!({"app": format!("set-{number}")});
+        let set: ReplicaSet = serde_json::from_value(json!({
+            "metadata": {"name": format!("set-{number}"), "namespace": "default"},
+            "spec": {"replicas": REPLICAS, "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels},
+                    "spec": {"containers": [{"name": "web", "image": "example/web:v1"}]}}},
+        }))
+        .expect("a ReplicaSet");
+        sets.push(admin.create(&set).await.expect("the ReplicaSet is stored").uid().to_owned());
+    }
     let begun = Instant::now();
-    stream::iter((0..PODS).map(|number| pod(number, &json!({}))))
-        .for_each_concurrent(WRITERS, |mut pod| {
+    stream::iter((0..PODS).map(|number| (number, pod(number, &json!({})))))
+        .for_each_concurrent(WRITERS, |(number, mut pod)| {
             let admin = admin.clone();
             pod.metadata.uid = None;
+            for owner in pod.metadata.owner_references.iter_mut().flatten() {
+                owner.uid.clone_from(&sets[number / REPLICAS]);
+            }
             async move {
                 admin.create(&pod).await.expect("the pod is stored");
             }
