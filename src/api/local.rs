@@ -137,6 +137,18 @@ impl<S: Store> Local<S> {
     }
 }
 
+impl<S: Store> Local<S> {
+    /// One object after the other: what is not kept of one is let go before the next is decoded.
+    fn kept<K: Object, T>(
+        &self,
+        records: &[Arc<Record>],
+        mut keep: impl FnMut(&Arc<K>) -> T,
+    ) -> Vec<T> {
+        let shown = records.iter().filter_map(|record| self.api.shown(&self.who, record).ok());
+        shown.map(|object| keep(&object)).collect()
+    }
+}
+
 impl<S: Store> Cluster for Local<S> {
     async fn get<K: Object>(&self, key: &Key) -> Result<Arc<K>, ApiError> {
         let record = self.api.get(&self.who, K::OBJECT_KIND, key)?;
@@ -153,13 +165,12 @@ impl<S: Store> Cluster for Local<S> {
     async fn list_keeping<K: Object, T: Send>(
         &self,
         scope: &Scope,
-        mut keep: impl FnMut(&Arc<K>) -> T + Send,
+        keep: impl FnMut(&Arc<K>) -> T + Send,
     ) -> Result<Vec<T>, ApiError> {
         let kind = K::OBJECT_KIND;
         let selection = Selection::parse(kind, scope.labels.as_deref(), scope.fields.as_deref())?;
         let (_, records) = self.records(kind, scope, &selection)?;
-        let shown = records.iter().filter_map(|record| self.api.shown(&self.who, record).ok());
-        Ok(shown.map(|object| keep(&object)).collect())
+        Ok(self.kept(&records, keep))
     }
 
     fn watch_keeping<K: Object, T: Send + 'static>(
@@ -278,13 +289,11 @@ impl<S: Store> Watch<S> {
         }
     }
 
-    /// One object after the other: what is not kept of one is let go before the next is decoded.
     fn begin<K: Object, T>(&mut self, keep: &impl Fn(&Arc<K>) -> T) -> Result<Change<T>, ApiError> {
         let local = &self.local;
         let (revision, records) = local.records(K::OBJECT_KIND, &self.scope, &self.selection)?;
         self.events = Some(local.api.changes(&local.who, K::OBJECT_KIND, Some(revision))?);
-        let shown = records.iter().filter_map(|record| local.api.shown(&local.who, record).ok());
-        Ok(Change::Reset(shown.map(|object| keep(&object)).collect()))
+        Ok(Change::Reset(local.kept(&records, keep)))
     }
 
     /// What an event is to this scope; an object that leaves the selector is gone.
