@@ -301,6 +301,10 @@ pub struct Run {
     /// The ports that Services may open on every node [default: 30000-32767]
     #[arg(long)]
     pub node_ports: Option<String>,
+    /// Sandboxes that wait for the next pods, at most: they start in half the time; 0 is none
+    /// [default: 8, as many as the last ten minutes could use]
+    #[arg(long)]
+    pub spare_sandboxes: Option<usize>,
     /// Which log lines: info, debug, ballast::node=debug … [default: info]
     #[arg(long)]
     pub log: Option<String>,

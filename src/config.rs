@@ -17,6 +17,12 @@ use crate::sync::{Access, SourceUrl, TokenFrom};
 /// The place Debian's policy gives to state.
 pub const DATA_DIR: &str = "/var/lib/ballast";
 
+/// Sandboxes made before their pods, at most: what a rolling update of a handful of pods can use. A
+/// node where nothing happens keeps one.
+pub const SPARE_SANDBOXES: usize = 8;
+/// A fifth of a node's addresses.
+const MOST_SPARE_SANDBOXES: usize = 50;
+
 /// The config file as written: YAML, every field optional, unknown fields refused.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -39,6 +45,7 @@ pub struct ConfigFile {
     pub pod_cidr: Option<String>,
     pub service_cidr: Option<String>,
     pub node_ports: Option<String>,
+    pub spare_sandboxes: Option<usize>,
     pub log: Option<String>,
     pub log_format: Option<String>,
     #[serde(default)]
@@ -96,6 +103,7 @@ pub struct Overrides {
     pub pod_cidr: Option<String>,
     pub service_cidr: Option<String>,
     pub node_ports: Option<String>,
+    pub spare_sandboxes: Option<usize>,
     pub log: Option<String>,
     pub log_format: Option<String>,
 }
@@ -129,6 +137,8 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// [`ranges::NODE_PORTS`].
     pub node_ports: RangeInclusive<u16>,
+    /// [`SPARE_SANDBOXES`], at most; 0 makes none.
+    pub spare_sandboxes: usize,
     /// `info`.
     pub log: String,
     /// `text` or `json`.
@@ -310,6 +320,13 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         given.node_ports.or(file.node_ports).as_deref().unwrap_or(ranges::NODE_PORTS),
         &mut faults,
     );
+    let spare_sandboxes = given.spare_sandboxes.or(file.spare_sandboxes);
+    let spare_sandboxes = spare_sandboxes.unwrap_or(SPARE_SANDBOXES);
+    if spare_sandboxes > MOST_SPARE_SANDBOXES {
+        faults.push(format!(
+            "spareSandboxes: {spare_sandboxes} is more than the {MOST_SPARE_SANDBOXES} that a node keeps: each holds an address of the pods' range"
+        ));
+    }
     if !faults.is_empty() {
         return Err(ConfigFaults(faults));
     }
@@ -330,6 +347,7 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         pod_cidr,
         service_cidr,
         node_ports,
+        spare_sandboxes,
         log: given.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         log_json: log_format == "json",
         sources,

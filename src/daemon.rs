@@ -319,6 +319,7 @@ fn node_options(
         pod_range: node_range(config),
         network: names.network.clone(),
         bridge: names.bridge.clone(),
+        spare_sandboxes: config.spare_sandboxes,
         hold: true,
         beat,
         metrics: node::Metrics::default(),

@@ -108,6 +108,7 @@ fn configured(arguments: Run) -> Result<config::Config> {
         pod_cidr: arguments.pod_cidr,
         service_cidr: arguments.service_cidr,
         node_ports: arguments.node_ports,
+        spare_sandboxes: arguments.spare_sandboxes,
         log: arguments.log,
         log_format: arguments.log_format,
     };

@@ -24,6 +24,7 @@ use crate::node::instances::Instances;
 use crate::node::memory::Memory;
 use crate::node::metrics::Metrics;
 use crate::node::runtime::{Runtime, RuntimeError};
+use crate::node::spare_keeper::Spares;
 use crate::node::turns::Turns;
 use crate::object::drift::{DriftObject, Layer};
 use crate::object::ledger::{Examined, Ledger, LedgerWrite};
@@ -67,6 +68,8 @@ pub struct NodeOptions {
     pub network: String,
     /// The kernel interface behind it, at most 15 bytes.
     pub bridge: String,
+    /// Sandboxes made before their pods, at most; 0 makes none.
+    pub spare_sandboxes: usize,
     /// Containers without a pod are left alone until the store holds a first commit: a fresh store
     /// knows no pods, also where the disk with the last one is merely not mounted.
     pub hold: bool,
@@ -192,6 +195,7 @@ pub struct Agent<C, R> {
     pub ended_by_us: Mutex<HashSet<String>>,
     /// The host refused a negative `oom_score_adj` once.
     pub refuses_negative_oom: AtomicBool,
+    pub spares: Spares,
     pub ledger: Mutex<Ledger>,
     pub drift_writes: mpsc::Sender<Vec<LedgerWrite>>,
 }
@@ -230,9 +234,15 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             causes: Mutex::default(),
             ended_by_us: Mutex::default(),
             refuses_negative_oom: AtomicBool::new(false),
+            spares: Spares::default(),
             ledger: Mutex::new(Ledger::new(Layer::Container)),
             drift_writes,
         })
+    }
+
+    /// How long the agent has been there.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     pub fn engine(&self) -> Option<Arc<Engine>> {

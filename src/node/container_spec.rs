@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use sha2::{Digest, Sha256};
 
-use crate::node::instance::{Identity, Role, SETTINGS, Settings};
+use crate::node::instance::{Identity, MADE_AS, Role, SETTINGS, Settings};
 use crate::object::Object;
 use crate::object::quantity::Quantity;
 
@@ -95,6 +95,9 @@ impl ContainerSpec {
     pub fn labels(&self) -> HashMap<String, String> {
         let mut labels = self.identity.to_labels();
         labels.extend(self.asked.iter().map(|asked| (SETTINGS.to_owned(), asked.to_label())));
+        if self.identity.role == Role::Spare {
+            labels.extend(self.hostname.iter().map(|name| (MADE_AS.to_owned(), name.clone())));
+        }
         labels
     }
 
@@ -306,6 +309,31 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
     }
 }
 
+/// A sandbox that is made before its pod: what one of a plain pod is, with a name of its own.
+pub fn spare(site: &Site, name: &str) -> ContainerSpec {
+    let plain = sandbox(&Pod::default(), site, 0);
+    ContainerSpec {
+        name: format!("{}_SPARE_{name}", site.prefix),
+        identity: Identity { role: Role::Spare, ..plain.identity },
+        hostname: Some(name.to_owned()),
+        ..plain
+    }
+}
+
+/// Whether a pod whose sandbox would be this one can have a spare: all that is fixed when a sandbox is
+/// made is the same. Its name and host name can be given later, and what stands in the hosts file.
+pub fn is_plain(sandbox: &ContainerSpec, site: &Site) -> bool {
+    let plain = spare(site, "");
+    let wanted = ContainerSpec {
+        name: plain.name.clone(),
+        identity: plain.identity.clone(),
+        hostname: plain.hostname.clone(),
+        extra_hosts: Vec::new(),
+        ..sandbox.clone()
+    };
+    wanted == plain
+}
+
 /// What a member is made of, beside its pod and container.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolved {
@@ -450,6 +478,20 @@ mod tests {
             (spec.network, spec.ipc),
             (NetworkMode::Bridge("ballast-i".into()), IpcMode::Shareable)
         );
+    }
+
+    #[test]
+    fn a_spare_is_for_pods_that_ask_nothing_of_their_sandbox() {
+        let fits = |spec: serde_json::Value| is_plain(&sandbox(&pod(spec), &site(), 3), &site());
+        assert!(fits(json!({"containers": [{"name": "c", "image": "x:1"}]})));
+        assert!(fits(json!({"hostname": "front", "containers": [{"name": "c"}],
+            "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["a.example"]}]})));
+        assert!(!fits(json!({"containers": [{"name": "c",
+            "ports": [{"containerPort": 80, "hostPort": 8080}]}]})));
+        let spare = spare(&site(), "spare-7");
+        assert_eq!(spare.name, "ballast_SPARE_spare-7");
+        assert_eq!(spare.labels().get(MADE_AS).map(String::as_str), Some("spare-7"));
+        assert_eq!(Identity::of(&spare.labels(), &spare.name), Some(spare.identity));
     }
 
     #[test]

@@ -19,8 +19,9 @@ use bollard::models::{ContainerSummary, ExecConfig, Network};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, EventsOptions, ImportImageOptions,
     InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
-    LogsOptions, RemoveContainerOptions, RemoveImageOptions, ResizeContainerTTYOptions,
-    ResizeExecOptions, StartContainerOptions, StatsOptions, StopContainerOptions,
+    LogsOptions, RemoveContainerOptions, RemoveImageOptions, RenameContainerOptions,
+    ResizeContainerTTYOptions, ResizeExecOptions, StartContainerOptions, StatsOptions,
+    StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use bytes::Bytes;
@@ -46,6 +47,7 @@ use crate::node::runtime::{
     STOP_MARGIN, UsageSample,
 };
 use crate::node::turns::Turns;
+use crate::node::uts::{Groups, Naming};
 use crate::object::streams::{Channels, Process};
 use crate::telemetry::chain;
 
@@ -71,12 +73,19 @@ pub struct Docker {
     host: String,
     client: Arc<Mutex<Option<Client>>>,
     turns: Turns,
+    /// Where starting containers are seen, once learnt.
+    groups: Arc<Mutex<Option<Groups>>>,
 }
 
 impl Docker {
     /// `unix:///var/run/docker.sock`, or what DOCKER_HOST may say.
     pub fn new(host: &str) -> Self {
-        Self { host: host.to_owned(), client: Arc::default(), turns: Turns::of(CONCURRENCY) }
+        Self {
+            host: host.to_owned(),
+            client: Arc::default(),
+            turns: Turns::of(CONCURRENCY),
+            groups: Arc::default(),
+        }
     }
 
     /// A client that speaks the version this engine has now.
@@ -292,6 +301,31 @@ impl Runtime for Docker {
         let client = self.client().await?;
         let call = client.start_container(id, None::<StartContainerOptions>);
         self.turns.take(timed("start", START_TIME, call)).await
+    }
+
+    async fn start_named(&self, id: &str, from: &str, to: &str) -> Result<(), RuntimeError> {
+        let groups = self.groups.lock().await.clone();
+        let groups = groups.ok_or_else(|| RuntimeError::Other("learnt from nobody".to_owned()))?;
+        let naming = Naming::begin(&groups, id, from, to);
+        let naming = naming.map_err(|why| RuntimeError::Other(why.to_string()))?;
+        let started = self.start(id).await;
+        let named = naming.end().await;
+        started?;
+        named.map_err(|why| RuntimeError::Unnamed(why.to_string()))
+    }
+
+    async fn learn_from(&self, id: &str) -> Result<(), RuntimeError> {
+        let learnt = Groups::learn(id, self.process(id).await?).ok_or_else(|| {
+            RuntimeError::Other("the engine's control groups are not this host's".to_owned())
+        })?;
+        *self.groups.lock().await = Some(learnt);
+        Ok(())
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Result<(), RuntimeError> {
+        let client = self.client().await?;
+        let options = RenameContainerOptions { name: name.to_owned() };
+        timed("rename", INSPECT_TIME, client.rename_container(id, options)).await
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {

@@ -14,7 +14,7 @@ use bollard::models::{
 use jiff::Timestamp;
 
 use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode};
-use crate::node::instance::{INSTALLATION, Identity, Instance, Life, SETTINGS, Settings};
+use crate::node::instance::{INSTALLATION, Identity, Instance, Life, MADE_AS, SETTINGS, Settings};
 use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent, UsageSample};
 
 /// What the kernel may take back from a container at any time, in the words of both versions of control
@@ -127,7 +127,8 @@ fn moment(text: Option<&str>) -> Option<Timestamp> {
 pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
     let config = answer.config?;
     let labels = config.labels.unwrap_or_default();
-    let identity = Identity::of_labels(&labels)?;
+    let name = answer.name.unwrap_or_default().trim_start_matches('/').to_owned();
+    let identity = Identity::of(&labels, &name)?;
     let state = answer.state.unwrap_or_default();
     let host = answer.host_config.unwrap_or_default();
     let life = match state.status {
@@ -159,7 +160,7 @@ pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
     let mode = host.network_mode.unwrap_or_default();
     Some(Instance {
         id: answer.id?,
-        name: answer.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        name,
         identity,
         life,
         image_id: answer.image.unwrap_or_default(),
@@ -171,6 +172,7 @@ pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
         finished_at: moment(state.finished_at.as_deref()),
         ip: address(networks),
         joined: joined(&mode),
+        made_as: labels.get(MADE_AS).cloned(),
         settings,
         asked,
     })
@@ -196,13 +198,15 @@ pub fn vague(summary: ContainerSummary) -> Option<Instance> {
         .and_then(|text| text.strip_prefix("Exited (")?.split_once(')')?.0.parse().ok());
     let exit_code = if life == Life::Exited { told.unwrap_or(137) } else { 0 };
     let name = summary.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+    let name = name.trim_start_matches('/').to_owned();
     let mode = summary.host_config.and_then(|host| host.network_mode).unwrap_or_default();
     let asked = labels.get(SETTINGS).and_then(|label| Settings::of_label(label));
     let settings = asked.unwrap_or_default();
     Some(Instance {
         id: summary.id?,
-        name: name.trim_start_matches('/').to_owned(),
-        identity: Identity::of_labels(&labels)?,
+        identity: Identity::of(&labels, &name)?,
+        made_as: labels.get(MADE_AS).cloned(),
+        name,
         life,
         image_id: summary.image_id.unwrap_or_default(),
         exit_code,
@@ -246,9 +250,14 @@ pub fn runtime_event(message: EventMessage) -> Option<RuntimeEvent> {
         _ => return None,
     };
     let nanos = i128::from(message.time_nano.unwrap_or_default());
+    let name = attributes.get("name").map_or("", String::as_str);
+    let identity = Identity::of(&attributes, name);
     Some(RuntimeEvent {
         container_id: actor.id?,
-        pod_uid: attributes.get(POD_UID)?.clone(),
+        pod_uid: match identity {
+            Some(identity) => identity.pod_uid,
+            None => attributes.get(POD_UID)?.clone(),
+        },
         action,
         at: Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::UNIX_EPOCH),
     })

@@ -20,12 +20,17 @@ const ATTEMPT: &str = "ballast.dev/attempt";
 const SPEC_HASH: &str = "ballast.dev/spec-hash";
 /// What was asked for when the container was made, see [`Instance::asked`].
 pub const SETTINGS: &str = "ballast.dev/settings";
+/// The host name of a spare sandbox, see [`Instance::made_as`].
+pub const MADE_AS: &str = "ballast.dev/made-as";
 
 /// What an instance is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Owns the network and IPC namespaces; runs our pause binary.
     Sandbox,
+    /// A sandbox that was made before the pod that will have it. It is claimed by its name, see
+    /// [`Identity::of`].
+    Spare,
     Init,
     Container,
 }
@@ -34,11 +39,15 @@ impl Role {
     fn as_str(self) -> &'static str {
         match self {
             Self::Sandbox => "sandbox",
+            Self::Spare => SPARE,
             Self::Init => "init",
             Self::Container => "container",
         }
     }
 }
+
+/// The word of a spare sandbox in its label, which stays when a pod claims it.
+const SPARE: &str = "spare";
 
 /// What our labels say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,11 +81,32 @@ impl Identity {
         .into()
     }
 
+    /// What a container is by its labels, and a spare sandbox by its name: a pod claims it by giving
+    /// it the name that the pod's own sandbox would have, which the engine does at once or not at all.
     /// `None` for labels that are not ours or not whole.
-    pub fn of_labels(labels: &HashMap<String, String>) -> Option<Self> {
+    pub fn of(labels: &HashMap<String, String>, name: &str) -> Option<Self> {
+        let identity = Self::of_labels(labels)?;
+        if identity.role != Role::Spare {
+            return Some(identity);
+        }
+        let claim = name.rsplitn(6, '_').collect::<Vec<_>>();
+        let [attempt, uid, namespace, pod, "POD", _] = claim[..] else { return Some(identity) };
+        let Ok(attempt) = attempt.parse() else { return Some(identity) };
+        Some(Self {
+            pod_uid: uid.to_owned(),
+            pod_namespace: namespace.to_owned(),
+            pod_name: pod.to_owned(),
+            role: Role::Sandbox,
+            attempt,
+            ..identity
+        })
+    }
+
+    fn of_labels(labels: &HashMap<String, String>) -> Option<Self> {
         let text = |label: &str| labels.get(label).cloned();
         let role = match labels.get(ROLE)?.as_str() {
             "sandbox" => Role::Sandbox,
+            SPARE => Role::Spare,
             "init" => Role::Init,
             "container" => Role::Container,
             _ => return None,
@@ -91,6 +121,10 @@ impl Identity {
             attempt: labels.get(ATTEMPT)?.parse().ok()?,
             spec_hash: text(SPEC_HASH)?,
         })
+    }
+
+    pub fn is_sandbox(&self) -> bool {
+        matches!(self.role, Role::Sandbox | Role::Spare)
     }
 
     /// The engine's name for it, the same for the same attempt: a second create of it is refused by
@@ -169,6 +203,9 @@ pub struct Instance {
     pub ip: Option<Ipv4Addr>,
     /// The sandbox whose network it joined, by id.
     pub joined: Option<String>,
+    /// Of a sandbox that was made before its pod: the host name that it was made with. Its members
+    /// get the pod's when they start (`uts.rs`).
+    pub made_as: Option<String>,
     pub settings: Settings,
     /// What was asked for when it was made, by its label; a difference from `settings` comes from
     /// outside. `None`: it was made before there was such a label.
@@ -243,11 +280,45 @@ mod tests {
             attempt: 3,
             spec_hash: "v1:ab".into(),
         };
-        assert_eq!(Identity::of_labels(&identity.to_labels()), Some(identity.clone()));
+        assert_eq!(Identity::of(&identity.to_labels(), "any"), Some(identity.clone()));
         assert_eq!(identity.engine_name("ballast"), "ballast_POD_web-1_ns_u_3");
         let mut foreign = identity.to_labels();
         foreign.remove(POD_UID);
-        assert_eq!(Identity::of_labels(&foreign), None);
+        assert_eq!(Identity::of(&foreign, "any"), None);
+    }
+
+    #[test]
+    fn a_spare_sandbox_is_claimed_by_its_name() {
+        let spare = Identity {
+            installation: "i".into(),
+            pod_uid: String::new(),
+            pod_namespace: String::new(),
+            pod_name: String::new(),
+            container: String::new(),
+            role: Role::Spare,
+            attempt: 0,
+            spec_hash: "v1:sandbox".into(),
+        };
+        let wanted = Identity {
+            pod_uid: "0b5e-7".into(),
+            pod_namespace: "shop".into(),
+            pod_name: "web-1".into(),
+            role: Role::Sandbox,
+            attempt: 3,
+            ..spare.clone()
+        };
+        let labels = spare.to_labels();
+        for prefix in ["ballast", "my_own"] {
+            assert_eq!(Identity::of(&labels, &wanted.engine_name(prefix)), Some(wanted.clone()));
+        }
+        for other in
+            ["ballast_SPARE_17", "", "POD_web_ns_u_0", "b_POD_web_ns_u_x", "b_web_p_ns_u_0"]
+        {
+            assert_eq!(Identity::of(&labels, other), Some(spare.clone()), "{other}");
+        }
+        // A name claims nothing that was made for a pod.
+        let made = Identity { pod_uid: "own".into(), role: Role::Sandbox, ..spare.clone() };
+        assert_eq!(Identity::of(&made.to_labels(), &wanted.engine_name("ballast")), Some(made));
     }
 
     #[test]

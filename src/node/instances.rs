@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::node::instance::{Instance, Life, Listed};
+use crate::node::instance::{Instance, Life, Listed, Role};
 
 #[derive(Debug, Default)]
 pub struct Instances {
@@ -32,8 +32,19 @@ impl Instances {
         self.changes
     }
 
-    pub fn put(&mut self, instance: Instance) {
+    pub fn put(&mut self, mut instance: Instance) {
         self.changes += 1;
+        if let Some(known) = self.get(&instance.id) {
+            // Looked at before a pod claimed it: a claim is never taken back.
+            if instance.identity.role == Role::Spare && known.identity.role != Role::Spare {
+                instance.identity = known.identity.clone();
+                instance.name = known.name.clone();
+            }
+            if instance.identity.pod_uid != known.identity.pod_uid {
+                let id = instance.id.clone();
+                self.remove(&id);
+            }
+        }
         let pod = self.by_pod.entry(instance.identity.pod_uid.clone()).or_default();
         if let Some((old, _)) = pod.get(&instance.id)
             && rank(instance.life) < rank(old.life)
@@ -122,7 +133,7 @@ impl Instances {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::instance::{Role, Settings};
+    use crate::node::instance::Settings;
     use crate::node::pod_plan::tests::{ended, instance, pod};
 
     #[test]
@@ -143,6 +154,25 @@ mod tests {
         assert!(changed.contains("u"));
         assert!(known.replace(Listed::default(), known.mark()).contains("u"));
         assert_eq!(known.iter().count(), 0);
+    }
+
+    #[test]
+    fn a_claim_moves_a_spare_to_its_pod_and_is_never_taken_back() {
+        let pod = pod(serde_json::json!({}));
+        let claimed = instance(&pod, Role::Sandbox, "", 0);
+        let mut spare = claimed.clone();
+        spare.identity.role = Role::Spare;
+        spare.identity.pod_uid = String::new();
+        let mut known = Instances::default();
+        known.put(spare.clone());
+        assert_eq!(known.of_pod("").len(), 1);
+        known.put(claimed.clone());
+        assert_eq!((known.of_pod("").len(), known.of_pod("u").len()), (0, 1));
+        // An answer, and a list, from before the claim.
+        known.put(spare.clone());
+        known.replace(Listed { instances: vec![spare], ..Listed::default() }, known.mark());
+        assert_eq!(known.of_pod("u"), [claimed]);
+        assert!(known.of_pod("").is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::node::instance::Instance;
+use crate::node::instance::{Instance, Role};
 use crate::object::Kind;
 use crate::object::drift::{Class, DriftObject};
 use crate::object::ledger::{Difference, Examined, Response};
@@ -20,6 +20,8 @@ pub fn leftovers<'a>(
     instances
         .into_iter()
         .filter(|instance| instance.identity.installation == installation)
+        // Spare sandboxes have no pod yet; their keeper counts them (`spares.rs`).
+        .filter(|instance| instance.identity.role != Role::Spare)
         .filter(|instance| !pods.contains(&instance.identity.pod_uid))
         .collect()
 }
@@ -66,7 +68,6 @@ pub fn examine(of_pod: &[&Instance], now: jiff::Timestamp) -> Examined {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::instance::Role;
     use crate::node::pod_plan::tests::{at, instance, pod};
     use crate::object::drift::Layer;
     use crate::object::ledger::Ledger;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::node::capacity::Engine;
 use crate::node::container_spec::ContainerSpec;
-use crate::node::instance::{Instance, Listed, Role};
+use crate::node::instance::{Instance, Listed};
 use crate::node::metrics::Metrics;
 use crate::node::runtime::{
     ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
@@ -72,7 +72,7 @@ impl<R: Runtime> Runtime for Measured<R> {
 
     async fn create(&self, spec: &ContainerSpec) -> Answer<String> {
         let (created, _) = self.call("create", self.engine.create(spec)).await;
-        let again = spec.identity.role != Role::Sandbox && spec.identity.attempt > 0;
+        let again = !spec.identity.is_sandbox() && spec.identity.attempt > 0;
         if again && created.is_ok() {
             self.metrics.restarted();
         }
@@ -81,6 +81,18 @@ impl<R: Runtime> Runtime for Measured<R> {
 
     async fn start(&self, id: &str) -> Answer<()> {
         self.call("start", self.engine.start(id)).await.0
+    }
+
+    async fn start_named(&self, id: &str, from: &str, to: &str) -> Answer<()> {
+        self.call("start", self.engine.start_named(id, from, to)).await.0
+    }
+
+    async fn learn_from(&self, id: &str) -> Answer<()> {
+        self.call("process", self.engine.learn_from(id)).await.0
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Answer<()> {
+        self.call("rename", self.engine.rename(id, name)).await.0
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Answer<()> {

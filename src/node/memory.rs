@@ -28,6 +28,8 @@ pub struct Memory {
     pub withdrawal: Withdrawn,
     /// By instance id.
     pub probes: BTreeMap<String, Verdicts>,
+    /// Containers that began before they had the pod's host name.
+    pub unnamed: u32,
     /// By container: when a change from outside was healed by making the container anew.
     pub heals: BTreeMap<String, VecDeque<Timestamp>>,
     /// Shown only: an annotation `ballast.dev/heal: "false"` on the pod or an owner.

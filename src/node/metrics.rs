@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -16,6 +17,8 @@ use crate::node::runtime::RuntimeError;
 pub struct Metrics {
     pod_start: Histogram,
     restarts: Counter,
+    sandboxes: Counters<1>,
+    spares: Gauge,
     pulls: Counters<1>,
     pull: Histogram,
     operations: Counters<2>,
@@ -27,9 +30,13 @@ impl Default for Metrics {
     fn default() -> Self {
         let pulls = Counters::default();
         at_zero(&pulls, "result", &["ok", "failed"]);
+        let sandboxes = Counters::default();
+        at_zero(&sandboxes, "from", &["spare", "none_left", "not_plain", "off"]);
         Self {
             pod_start: slow(),
             restarts: Counter::default(),
+            sandboxes,
+            spares: Gauge::default(),
             pulls,
             pull: slow(),
             operations: Counters::default(),
@@ -51,6 +58,15 @@ impl Metrics {
     /// A pod's container was made once more.
     pub(super) fn restarted(&self) {
         self.restarts.inc();
+    }
+
+    /// A pod got a sandbox: a spare one, or a new one for this reason.
+    pub(super) fn sandbox(&self, from: &'static str) {
+        self.sandboxes.get_or_create(&[label("from", from)]).inc();
+    }
+
+    pub(super) fn spares(&self, count: usize) {
+        self.spares.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(super) fn pulled<T>(&self, pulled: &Result<T, RuntimeError>, took: Duration) {
@@ -89,6 +105,12 @@ impl Metrics {
             "Containers of pods made once more, after an end or a change",
             self.restarts.clone(),
         );
+        node.register(
+            "pod_sandboxes",
+            "Sandboxes that pods got: spare ones, or new ones because none was left, because the pod asks something of its sandbox, or because spares are off",
+            self.sandboxes.clone(),
+        );
+        node.register("spare_sandboxes", "Sandboxes made before their pods", self.spares.clone());
         node.register("image_pulls", "Pulls of images, by result", self.pulls.clone());
         node.register(
             "image_pull_seconds",
@@ -97,7 +119,7 @@ impl Metrics {
         );
         node.register(
             "runtime_operations",
-            "Calls of the container engine: ok, not_found, conflict, denied, unreachable (no answer in time) or failed",
+            "Calls of the container engine: ok, not_found, conflict, denied, unreachable (no answer in time), unnamed (started too fast for its host name) or failed",
             self.operations.clone(),
         );
         node.register(
@@ -125,6 +147,7 @@ fn word<T>(answer: &Result<T, RuntimeError>) -> &'static str {
         Err(RuntimeError::NameConflict(_)) => "conflict",
         Err(RuntimeError::Denied(_)) => "denied",
         Err(RuntimeError::Unreachable(_)) => "unreachable",
+        Err(RuntimeError::Unnamed(_)) => "unnamed",
         Err(RuntimeError::Other(_)) => "failed",
     }
 }

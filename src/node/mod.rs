@@ -33,7 +33,9 @@ pub mod restart;
 
 pub mod capacity;
 pub mod drift;
+pub mod hosts_file;
 pub mod leftovers;
+pub mod spares;
 pub mod usage_report;
 
 mod turns;
@@ -59,8 +61,10 @@ mod prober;
 mod pull_progress;
 pub mod reset;
 mod run;
+mod spare_keeper;
 mod streams;
 mod usage;
+mod uts;
 mod volume;
 
 pub use agent::{Beat, HostAddress, NodeOptions};

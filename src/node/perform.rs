@@ -5,6 +5,8 @@
 //! their dependencies allow: members are created while their sandbox starts (creating one needs the
 //! sandbox's id, only starting it needs its network), and their starts run side by side.
 
+use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,8 +18,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
-use crate::node::container_spec::{self, ContainerSpec, Resolved};
+use crate::node::container_spec::{self, ContainerSpec, MountSpec, Resolved};
 use crate::node::environment::{self, Place, needs_pod_ip};
+use crate::node::hosts_file::hosts_file;
 use crate::node::image::{PullFailure, Waiting};
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::{Failure, Withdrawn};
@@ -35,6 +38,9 @@ const WITHDRAWAL: Duration = Duration::from_secs(2);
 /// What ended takes nothing but disk: who is waited for comes first. A removal is work for the engine
 /// too, and a rolling update needs one for each that it makes.
 const GIVE_WAY: Duration = Duration::from_secs(5);
+/// Containers of a pod that began before they had their host name, after which its sandbox is made for
+/// it alone.
+const UNNAMED: u32 = 2;
 /// Before a failed stop or removal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -112,13 +118,11 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     /// The sandbox, if this plan makes or starts one, and then its members.
     async fn make(&self, sandbox: Option<&Step>, members: &[&Step]) -> Result<(), RuntimeError> {
         let Some(step) = sandbox else {
-            let ip = pod_ip(&self.observed.instances);
-            let all = members.iter().map(|step| async move {
-                let Some(id) = self.create_member(step, None, ip).await? else { return Ok(()) };
-                self.start_member(step, &id).await
-            });
-            return join_all(all).await.into_iter().collect();
+            return self.join(None, pod_ip(&self.observed.instances), members).await;
         };
+        if let Some(spare) = self.claim(step).await {
+            return self.join(Some(&spare.id), spare.ip, members).await;
+        }
         let Some(id) = self.create_sandbox(step).await? else { return Ok(()) };
         let (early, late): (Vec<&Step>, Vec<&Step>) =
             members.iter().partition(|step| !self.wants_address(step));
@@ -142,6 +146,37 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         });
         let (early, late) = join(join_all(early), join_all(late)).await;
         early.into_iter().chain(late).collect()
+    }
+
+    /// The members of a sandbox that runs; `None` is the one that their steps name.
+    async fn join(
+        &self,
+        sandbox: Option<&str>,
+        ip: Option<Ipv4Addr>,
+        members: &[&Step],
+    ) -> Result<(), RuntimeError> {
+        let all = members.iter().map(|step| async move {
+            match self.create_member(step, sandbox, ip).await? {
+                Some(id) => self.start_member(step, &id).await,
+                None => Ok(()),
+            }
+        });
+        join_all(all).await.into_iter().collect()
+    }
+
+    /// A sandbox that was made before this pod, now the pod's.
+    async fn claim(&self, step: &Step) -> Option<Instance> {
+        let Step::MakeSandbox { attempt } = step else { return None };
+        if self.cell.memory().unnamed >= UNNAMED {
+            return None;
+        }
+        let site = self.agent.site(&self.observed.engine);
+        self.agent.claim_spare(&container_spec::sandbox(self.pod(), &site, *attempt)).await
+    }
+
+    /// The host name that the engine gives to members of this sandbox, where it is not the pod's.
+    fn made_as(&self, sandbox: &str) -> Option<String> {
+        lock(&self.agent.instances).get(sandbox).and_then(|sandbox| sandbox.made_as.clone())
     }
 
     fn wants_address(&self, step: &Step) -> bool {
@@ -189,10 +224,14 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         }
     }
 
-    /// Starts one instance and notes what it is then.
-    async fn start(&self, id: &str) -> Result<Instance, RuntimeError> {
+    /// Starts one instance and notes what it is then. `named`: the host name that its sandbox has, and
+    /// the one that it gets.
+    async fn start(&self, id: &str, named: Option<(&str, &str)>) -> Result<Instance, RuntimeError> {
         lock(&self.agent.instances).begin_start(id);
-        let started = self.agent.runtime.start(id).await;
+        let started = match named {
+            Some((from, to)) => self.agent.runtime.start_named(id, from, to).await,
+            None => self.agent.runtime.start(id).await,
+        };
         let seen = self.agent.runtime.inspect(id).await;
         lock(&self.agent.instances).end_start(id);
         match &seen {
@@ -241,11 +280,8 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     }
 
     /// The sandbox's address once it runs; outer `None`: it failed, look again later.
-    async fn start_sandbox(
-        &self,
-        id: &str,
-    ) -> Result<Option<Option<std::net::Ipv4Addr>>, RuntimeError> {
-        match self.start(id).await {
+    async fn start_sandbox(&self, id: &str) -> Result<Option<Option<Ipv4Addr>>, RuntimeError> {
+        match self.start(id, None).await {
             Ok(instance) => {
                 self.cell.memory().failures.remove("");
                 Ok(Some(instance.ip))
@@ -259,7 +295,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         &self,
         step: &Step,
         sandbox: Option<&str>,
-        ip: Option<std::net::Ipv4Addr>,
+        ip: Option<Ipv4Addr>,
     ) -> Result<Option<String>, RuntimeError> {
         let (name, role, attempt, named) = match step {
             Step::StartMember { id, .. } => return Ok(Some(id.clone())),
@@ -271,7 +307,8 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let (Some(container), Some(sandbox)) = (self.container(step), sandbox.or(named)) else {
             return Ok(None);
         };
-        let resolved = match self.resolve(container, ip).await {
+        let made_as = self.made_as(sandbox);
+        let resolved = match self.resolve(container, ip, made_as.is_some()).await {
             Ok(resolved) => resolved,
             Err(sentence) => {
                 self.warning("Failed", format!("Error: {sentence}"));
@@ -319,7 +356,8 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     async fn resolve(
         &self,
         container: &Container,
-        pod_ip: Option<std::net::Ipv4Addr>,
+        pod_ip: Option<Ipv4Addr>,
+        named_late: bool,
     ) -> Result<Resolved, String> {
         if environment::needs_host_ip(container) && self.agent.waits_for_address() {
             return Err("the node has no address yet".to_owned());
@@ -332,7 +370,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             memory: self.observed.engine.memory,
         };
         let sources = self.agent.sources();
-        let made = environment::environment(self.pod(), container, &sources, &place)?;
+        let mut made = environment::environment(self.pod(), container, &sources, &place)?;
         let mut mounts = volume_plan::mounts(container, &self.observed.volumes)?;
         let is_host_path = |plan: &&VolumePlan| matches!(plan.kind, VolumeKind::HostPath(_));
         let volumes = self.observed.volumes.iter();
@@ -344,14 +382,62 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             let led = leading.await.expect("following links does not panic");
             mounts = led.map_err(|error| error.to_string())?;
         }
+        if named_late {
+            self.name(&mut made.env, &mut mounts, pod_ip).await?;
+        }
         Ok(Resolved { env: made.env, command: made.command, arguments: made.arguments, mounts })
+    }
+
+    /// What the engine would have said of the pod's name, had it known it: the variable, and two files.
+    async fn name(
+        &self,
+        env: &mut Vec<String>,
+        mounts: &mut Vec<MountSpec>,
+        pod_ip: Option<Ipv4Addr>,
+    ) -> Result<(), String> {
+        let name = container_spec::hostname(self.pod());
+        if !env.iter().any(|pair| pair.starts_with("HOSTNAME=")) {
+            env.insert(0, format!("HOSTNAME={name}"));
+        }
+        let home = directory(self.agent, self.pod());
+        let hosts = hosts_file(self.pod(), pod_ip.unwrap_or(Ipv4Addr::LOCALHOST), &name);
+        let mut files = vec![("etc-hosts", "/etc/hosts", hosts)];
+        files.push(("etc-hostname", "/etc/hostname", name + "\n"));
+        files.retain(|(_, target, _)| mounts.iter().all(|mount| mount.target != *target));
+        let writing = files.clone();
+        let path = home.clone();
+        let written = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            std::fs::create_dir_all(&path)?;
+            writing.iter().try_for_each(|(file, _, text)| std::fs::write(path.join(file), text))
+        });
+        let written = written.await.expect("writing files does not panic");
+        written.map_err(|error| format!("hosts file not written: {error}"))?;
+        mounts.extend(files.iter().map(|(file, target, _)| MountSpec {
+            source: home.join(file).display().to_string(),
+            target: (*target).to_owned(),
+            read_only: false,
+        }));
+        Ok(())
+    }
+
+    /// A container of a sandbox that was made before the pod gets the pod's name while it starts.
+    async fn start_with_name(&self, id: &str) -> Result<Instance, RuntimeError> {
+        let joined = lock(&self.agent.instances).get(id).and_then(|one| one.joined.clone());
+        let made_as = joined.and_then(|sandbox| self.made_as(&sandbox));
+        let name = container_spec::hostname(self.pod());
+        let started = self.start(id, made_as.as_deref().map(|from| (from, &*name))).await;
+        if made_as.is_some() && started.is_ok() {
+            self.agent.spares.was_in_time();
+        }
+        started
     }
 
     async fn start_member(&self, step: &Step, id: &str) -> Result<(), RuntimeError> {
         let Some(container) = self.container(step) else { return Ok(()) };
         let name = &container.name;
-        let started = self.start(id).await;
+        let started = self.start_with_name(id).await;
         match started {
+            Err(RuntimeError::Unnamed(why)) => return self.too_late(id, &why).await,
             Ok(_) => self.normal("Started", format!("Container started: {name}")),
             Err(error) => {
                 if self.agent.is_away(&error).await {
@@ -386,6 +472,25 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 let now = self.now();
                 memory.heals.entry(name.clone()).or_default().push_back(now);
             }
+        }
+        Ok(())
+    }
+
+    /// Its program may have seen the sandbox's name for its own: it is made anew at once, and is no
+    /// restart. After a few times the pod gets a sandbox of its own.
+    async fn too_late(&self, id: &str, why: &str) -> Result<(), RuntimeError> {
+        warn!(%why, "container began without its host name, it is made anew");
+        self.agent.spares.was_late(why);
+        let often = {
+            let mut memory = self.cell.memory();
+            memory.unnamed = memory.unnamed.saturating_add(1);
+            memory.unnamed >= UNNAMED
+        };
+        let sandbox = lock(&self.agent.instances).get(id).and_then(|one| one.joined.clone());
+        for id in sandbox.filter(|_| often).iter().map(String::as_str).chain([id]) {
+            lock(&self.agent.ended_by_us).insert(id.to_owned());
+            self.agent.runtime.remove(id).await?;
+            lock(&self.agent.instances).remove(id);
         }
         Ok(())
     }
@@ -449,7 +554,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         });
     }
 
-    fn withdraw(&self, ip: Option<std::net::Ipv4Addr>) {
+    fn withdraw(&self, ip: Option<Ipv4Addr>) {
         self.cell.memory().withdrawal = Withdrawn::Asked;
         let (agent, cell) = (self.agent.clone(), self.cell.clone());
         self.agent.tasks.spawn_short("withdrawal", async move {
@@ -564,6 +669,7 @@ fn created(spec: &ContainerSpec, id: String, now: Timestamp) -> Instance {
         finished_at: None,
         ip: None,
         joined: joined.filter(|_| spec.identity.role != Role::Sandbox),
+        made_as: None,
         asked: spec.asked.clone(),
         settings: crate::node::instance::Settings {
             image: spec.image.clone(),

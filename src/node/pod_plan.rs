@@ -618,6 +618,7 @@ pub(crate) mod tests {
             finished_at: None,
             ip: (role == Role::Sandbox).then_some(Ipv4Addr::new(10, 42, 0, 2)),
             joined: (role != Role::Sandbox).then(|| "sandbox-0".into()),
+            made_as: None,
             settings,
             asked: None,
         }

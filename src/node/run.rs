@@ -30,7 +30,7 @@ use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{EventAction, NetworkSpec, Runtime, RuntimeError, RuntimeEvent};
 use crate::node::streams::AgentStreams;
 use crate::node::usage::AgentUsage;
-use crate::node::{drift, heartbeat, pause_image, pod_worker, volume};
+use crate::node::{drift, heartbeat, pause_image, pod_worker, spare_keeper, volume};
 use crate::object::drift::{Drift, Layer};
 use crate::object::ledger::{Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
@@ -60,6 +60,7 @@ pub fn run<C: Cluster, R: Runtime>(
     tasks.spawn("node engine", follow_engine(agent.clone()));
     tasks.spawn("node pods", follow_pods(agent.clone()));
     tasks.spawn("node heartbeat", heartbeat::run(agent.clone()));
+    tasks.spawn("node spares", spare_keeper::keep(agent.clone()));
     if agent.options.hold {
         tasks.spawn_short("node hold", let_go(agent.clone()));
     }

@@ -46,6 +46,9 @@ pub enum RuntimeError {
     /// The engine or a registry refuses us.
     #[error("{0}")]
     Denied(String),
+    /// A container was started, and its program began before it had its pod's host name.
+    #[error("no host name: {0}")]
+    Unnamed(String),
     #[error("{0}")]
     Other(String),
 }
@@ -145,6 +148,32 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Also fine where it runs already.
     fn start(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Starts one that joined a sandbox made before its pod: the engine gives it the host name `from`,
+    /// and before its program begins it has the name `to`.
+    ///
+    /// # Errors
+    /// `Unnamed`: it runs, and may have seen the wrong name.
+    fn start_named(
+        &self,
+        id: &str,
+        from: &str,
+        to: &str,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Learns from a running container how others are seen while they start, which `start_named`
+    /// needs.
+    ///
+    /// # Errors
+    /// `Other`: they cannot be seen on this host.
+    fn learn_from(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Gives a container another name, at once or not at all.
+    ///
+    /// # Errors
+    /// `NameConflict`: another container has it.
+    fn rename(&self, id: &str, name: &str)
+    -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// SIGTERM (or the image's stop signal), SIGKILL after the grace. Answers when it has ended.
     fn stop(

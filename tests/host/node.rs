@@ -57,6 +57,7 @@ fn options(data_dir: &Path) -> NodeOptions {
         pod_range: format!("10.99.{}.0/24", 100 + number).parse().expect("a range"),
         network: format!("ballast-{id}"),
         bridge: format!("bt{id}").chars().take(15).collect(),
+        spare_sandboxes: 0,
         hold: false,
         beat: Arc::new(|_| {}),
         metrics: ballast::node::Metrics::default(),

@@ -44,6 +44,7 @@ pub fn node_options(folder: &Path) -> NodeOptions {
         pod_range: "10.42.0.0/24".parse().expect("a range"),
         network: "ballast".into(),
         bridge: "ballast0".into(),
+        spare_sandboxes: 0,
         hold: false,
         beat: Arc::new(|_| {}),
         metrics: ballast::node::Metrics::default(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ballast::clock::Clock;
 use ballast::node::capacity::{Engine, Limits};
 use ballast::node::container_spec::{ContainerSpec, NetworkMode};
-use ballast::node::instance::{Instance, Life, Listed, Role, Settings};
+use ballast::node::instance::{Identity, Instance, Life, Listed, MADE_AS, Role, Settings};
 use ballast::node::runtime::{
     EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError,
     RuntimeEvent, UsageSample,
@@ -334,6 +334,7 @@ impl Runtime for FakeRuntime {
             finished_at: None,
             ip: None,
             joined,
+            made_as: spec.labels().get(MADE_AS).cloned(),
             asked: spec.asked.clone(),
             settings: Settings {
                 image: spec.image.clone(),
@@ -364,7 +365,7 @@ impl Runtime for FakeRuntime {
             )));
         }
         let ip = match instance.identity.role {
-            Role::Sandbox => {
+            Role::Sandbox | Role::Spare => {
                 let network = state.networks.values().next().cloned();
                 network.and_then(|network| free_address(&state, &network))
             }
@@ -373,6 +374,7 @@ impl Runtime for FakeRuntime {
         let now = self.now();
         let twin = state.containers.values().find(|other| {
             other.is_running()
+                && other.identity.role != Role::Spare
                 && other.identity.pod_uid == instance.identity.pod_uid
                 && other.identity.container == instance.identity.container
         });
@@ -386,6 +388,29 @@ impl Runtime for FakeRuntime {
         instance.started_at = Some(now);
         instance.ip = ip;
         self.tell(instance, EventAction::Started);
+        Ok(())
+    }
+
+    async fn start_named(&self, id: &str, _from: &str, _to: &str) -> Result<(), RuntimeError> {
+        self.start(id).await
+    }
+
+    async fn learn_from(&self, id: &str) -> Result<(), RuntimeError> {
+        let state = self.answer()?;
+        state.containers.get(id).map(|_| ()).ok_or_else(|| no_such(id))
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Result<(), RuntimeError> {
+        let mut state = self.answer()?;
+        if state.containers.values().any(|other| other.name == name) {
+            return Err(RuntimeError::NameConflict(format!("the name {name} is in use")));
+        }
+        let instance = state.containers.get_mut(id).ok_or_else(|| no_such(id))?;
+        instance.name = name.to_owned();
+        if let Some(identity) = Identity::of(&instance.identity.to_labels(), name) {
+            instance.identity = identity;
+        }
+        self.tell(instance, EventAction::Changed);
         Ok(())
     }
 

@@ -92,6 +92,18 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         self.change("start", id, self.runtime.start(id)).await
     }
 
+    async fn start_named(&self, id: &str, from: &str, to: &str) -> Result<(), RuntimeError> {
+        self.change("start", id, self.runtime.start_named(id, from, to)).await
+    }
+
+    async fn learn_from(&self, id: &str) -> Result<(), RuntimeError> {
+        self.read("process", self.runtime.learn_from(id)).await
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Result<(), RuntimeError> {
+        self.change("rename", name, self.runtime.rename(id, name)).await
+    }
+
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.change("stop", id, self.runtime.stop(id, grace)).await
     }

@@ -226,6 +226,7 @@ fn node_options(world: &World) -> NodeOptions {
         pod_range: "10.42.0.0/24".parse().expect("a range"),
         network: "ballast".to_owned(),
         bridge: "ballast0".to_owned(),
+        spare_sandboxes: 4,
         hold: false,
         beat: Arc::new(|_| {}),
         metrics: ballast::node::Metrics::default(),
