@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::gate::credential::DEFAULT_TTL;
 use crate::config::DATA_DIR;
+use crate::object::privilege;
 
 const BEGIN: &str = "\
 Begin with:
@@ -305,6 +306,8 @@ pub struct Run {
     /// [default: 8, as many as the last ten minutes could use]
     #[arg(long)]
     pub spare_sandboxes: Option<usize>,
+    #[command(flatten)]
+    pub allow: Allow,
     /// Which log lines: info, debug, ballast::node=debug … [default: info]
     #[arg(long)]
     pub log: Option<String>,
@@ -388,7 +391,7 @@ pub struct Server {
 /// Which addresses are right: a flag wins over the config file, the file over a daemon that is asked.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Ranges {
-    /// The daemon's config file: its serviceCidr and nodePorts are judged by.
+    /// The daemon's config file: its serviceCidr, nodePorts and allow are judged by.
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// The Services' addresses [default: the running daemon's, else 10.43.0.0/16]
@@ -397,6 +400,40 @@ pub struct Ranges {
     /// The ports that Services may open [default: the running daemon's, else 30000-32767]
     #[arg(long)]
     pub node_ports: Option<String>,
+    #[command(flatten)]
+    pub allow: Allow,
+}
+
+/// What pods may have of the host, beside their namespace's label in Git: nothing by default. Each may
+/// be repeated, `*` is every namespace, and all of them add to the config file's `allow`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Allow {
+    /// NAMESPACE whose pods may be privileged: with every capability and without a profile.
+    #[arg(long = "allow-privileged", value_name = "NAMESPACE")]
+    pub privileged: Vec<String>,
+    /// NAMESPACE whose pods may have the host's network, processes and memory segments.
+    #[arg(long = "allow-host-namespaces", value_name = "NAMESPACE")]
+    pub host_namespaces: Vec<String>,
+    /// NAMESPACE:/PATH that its pods may mount, with what is below it.
+    #[arg(long = "allow-host-path", value_name = "NAMESPACE:PATH")]
+    pub host_paths: Vec<String>,
+    /// NAMESPACE:PORT or NAMESPACE:FIRST-LAST that its pods may publish on the host.
+    #[arg(long = "allow-host-ports", value_name = "NAMESPACE:PORTS")]
+    pub host_ports: Vec<String>,
+    /// NAMESPACE:NAME of a capability beyond the level baseline, such as NET_ADMIN.
+    #[arg(long = "allow-capability", value_name = "NAMESPACE:NAME")]
+    pub capabilities: Vec<String>,
+    /// NAMESPACE:NAME of a kernel parameter beyond the safe ones; net.core.* is all that begin so.
+    #[arg(long = "allow-sysctl", value_name = "NAMESPACE:NAME")]
+    pub sysctls: Vec<String>,
+}
+
+impl From<Allow> for privilege::Flags {
+    fn from(allow: Allow) -> Self {
+        let Allow { privileged, host_namespaces, host_paths, host_ports, capabilities, sysctls } =
+            allow;
+        Self { privileged, host_namespaces, host_paths, host_ports, capabilities, sysctls }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

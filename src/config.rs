@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::installation;
+use crate::object::privilege::{self, Privileges, WrittenAll};
 use crate::object::{counted, name};
 use crate::ranges::{self, network, ports};
 use crate::sync::{Access, SourceUrl, TokenFrom};
@@ -48,6 +49,9 @@ pub struct ConfigFile {
     pub spare_sandboxes: Option<usize>,
     pub log: Option<String>,
     pub log_format: Option<String>,
+    /// What pods may have of this host, by namespace.
+    #[serde(default)]
+    pub allow: WrittenAll,
     #[serde(default)]
     pub sources: Vec<SourceFile>,
 }
@@ -106,6 +110,7 @@ pub struct Overrides {
     pub spare_sandboxes: Option<usize>,
     pub log: Option<String>,
     pub log_format: Option<String>,
+    pub allow: privilege::Flags,
 }
 
 /// Everything the daemon needs to know, checked.
@@ -143,6 +148,9 @@ pub struct Config {
     pub log: String,
     /// `text` or `json`.
     pub log_json: bool,
+    /// Nothing: a pod gets of its host what a container has. Whoever may commit can label a namespace;
+    /// what a label then opens is the host itself, so its operator has a word too.
+    pub privileges: Privileges,
     pub sources: Vec<SourceSettings>,
 }
 
@@ -327,6 +335,13 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
             "spareSandboxes: {spare_sandboxes} is more than the {MOST_SPARE_SANDBOXES} that a node keeps: each holds an address of the pods' range"
         ));
     }
+    let docker =
+        given.docker.or(file.docker).unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    let socket = docker.strip_prefix("unix://").map(str::to_owned);
+    let own_paths = std::iter::once(data_dir.to_string_lossy().into_owned()).chain(socket);
+    let mut allow = file.allow;
+    given.allow.add_to(&mut allow, &mut faults);
+    let privileges = Privileges::read(allow, own_paths.collect(), &mut faults);
     if !faults.is_empty() {
         return Err(ConfigFaults(faults));
     }
@@ -340,16 +355,14 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         node_name,
         host_name,
         node_address,
-        docker: given
-            .docker
-            .or(file.docker)
-            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
+        docker,
         pod_cidr,
         service_cidr,
         node_ports,
         spare_sandboxes,
         log: given.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         log_json: log_format == "json",
+        privileges,
         sources,
     })
 }

@@ -74,6 +74,7 @@ pub async fn run(config: Config) -> Result<()> {
         clock,
         secret_key,
         ids: IdSource::random(),
+        privileges: Arc::new(config.privileges.clone()),
     };
     let api = Api::new(store.clone(), options, &tasks);
     for source in &config.sources {

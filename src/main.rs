@@ -111,6 +111,7 @@ fn configured(arguments: Run) -> Result<config::Config> {
         spare_sandboxes: arguments.spare_sandboxes,
         log: arguments.log,
         log_format: arguments.log_format,
+        allow: arguments.allow.into(),
     };
     Ok(config::build(file, given, &host_name)?)
 }

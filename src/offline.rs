@@ -402,6 +402,7 @@ impl Scratch {
             clock: Clock::wall(),
             secret_key: SCRATCH_KEY,
             ids: IdSource::random(),
+            privileges: Arc::new(ranges.privileges.clone()),
         };
         let api = Api::new(store.clone(), options, &tasks);
         let scratch = Self {

@@ -13,6 +13,7 @@ use crate::cli::{self, Output};
 use crate::commands;
 use crate::config::{self, ConfigFaults};
 use crate::object::inventory::Inventory;
+use crate::object::privilege::{self, WrittenAll};
 use crate::object::source::Source;
 use crate::object::{Key, Kind};
 use crate::offline::{self, Followed, Wanted};
@@ -111,12 +112,18 @@ fn repository(question: &PlanQuestion) -> Result<Option<PathBuf>> {
 
 /// A flag wins over the config file, the file over the daemon, the daemon over the defaults.
 fn ranges(flags: &cli::Ranges, daemon: Option<(String, Written)>) -> Result<Ranges> {
-    let by_flag =
-        Written { service_cidr: flags.service_cidr.clone(), node_ports: flags.node_ports.clone() };
+    let (mut allow, mut faults) = (WrittenAll::new(), Vec::new());
+    privilege::Flags::from(flags.allow.clone()).add_to(&mut allow, &mut faults);
+    if !faults.is_empty() {
+        return Err(ConfigFaults(faults).into());
+    }
+    let (service_cidr, node_ports) = (flags.service_cidr.clone(), flags.node_ports.clone());
+    let by_flag = Written { service_cidr, node_ports, allow };
     let mut written = vec![("given on the command line".to_owned(), by_flag)];
     if let Some(path) = &flags.config {
         let file = config::read(path)?;
-        let by_file = Written { service_cidr: file.service_cidr, node_ports: file.node_ports };
+        let config::ConfigFile { service_cidr, node_ports, allow, .. } = file;
+        let by_file = Written { service_cidr, node_ports, allow };
         written.push((format!("of {}", path.display()), by_file));
     }
     written.extend(daemon);

@@ -1,10 +1,13 @@
-//! Pure: the Service addresses and node ports of an installation. An address is right or wrong only
-//! for one daemon's ranges: `validate` and `plan`, which judge for it, say where theirs came from.
+//! Pure: the Service addresses and node ports of an installation, and what its daemon allows of pods. An
+//! address is right or wrong only for one daemon's ranges, a hostPath only for one daemon's allow-list:
+//! `validate` and `plan`, which judge for it, say where theirs came from.
 
 use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+use crate::object::privilege::{self, Privileges, WrittenAll};
 
 /// What k3s uses, and no common home or office network.
 pub const SERVICE_CIDR: &str = "10.43.0.0/16";
@@ -19,6 +22,8 @@ pub struct Written {
     pub service_cidr: Option<String>,
     #[serde(default)]
     pub node_ports: Option<String>,
+    #[serde(default)]
+    pub allow: WrittenAll,
 }
 
 /// The ranges that admission decides with.
@@ -26,6 +31,8 @@ pub struct Written {
 pub struct Ranges {
     pub services: Ipv4Net,
     pub node_ports: RangeInclusive<u16>,
+    /// Of all who say something: each only adds.
+    pub privileges: Privileges,
     /// One sentence: which, and where they came from.
     pub note: String,
 }
@@ -52,6 +59,11 @@ pub fn choose(written: &[(String, Written)]) -> Result<Ranges, Vec<String>> {
     let mut faults = Vec::new();
     let services = network("serviceCidr", &cidr, &mut faults);
     let node_ports = ports(&range, &mut faults);
+    let mut allow = WrittenAll::new();
+    for (_, ranges) in written {
+        privilege::add(&mut allow, &ranges.allow);
+    }
+    let privileges = Privileges::read(allow, Vec::new(), &mut faults);
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -62,7 +74,7 @@ pub fn choose(written: &[(String, Written)]) -> Result<Ranges, Vec<String>> {
             "judged by Service range {services} ({cidr_origin}) and node ports {range} ({ports_origin})"
         )
     };
-    Ok(Ranges { services, node_ports, note })
+    Ok(Ranges { services, node_ports, privileges, note })
 }
 
 /// An IPv4 network; what is none is a fault of `field`.
@@ -91,7 +103,8 @@ mod tests {
     use super::*;
 
     fn written(cidr: Option<&str>, ports: Option<&str>) -> Written {
-        Written { service_cidr: cidr.map(Into::into), node_ports: ports.map(Into::into) }
+        let (service_cidr, node_ports) = (cidr.map(Into::into), ports.map(Into::into));
+        Written { service_cidr, node_ports, ..Written::default() }
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod query;
 mod selector_text;
 
 mod living;
+mod pod_policy;
 mod recent;
 mod service_addresses;
 mod transact;

@@ -146,6 +146,7 @@ async fn configuration<S: Store>(State(door): State<Door<S>>, request: Request) 
     let ranges = json!({
         "serviceCidr": options.service_range.to_string(),
         "nodePorts": format!("{}-{}", ports.start(), ports.end()),
+        "allow": options.privileges.written(),
     });
     value_reply(StatusCode::OK, &ranges)
 }
@@ -463,7 +464,8 @@ async fn create<S: Store, K: Admit + Tabular>(
         place(&mut object, &namespace)?;
     }
     let object = door.api.create(&door.who, &object, options).await?;
-    let told = [decoded.warnings, object.warnings(None)].concat();
+    let by_policy = door.api.policy_warnings(&*object, None);
+    let told = [decoded.warnings, object.warnings(None), by_policy].concat();
     let reply = written_reply(&door.api, StatusCode::CREATED, object, form)?;
     Ok(warned(reply, &told))
 }
@@ -500,7 +502,8 @@ async fn one<S: Store, K: Admit + Tabular>(
             let object = named(decoded.object, &key)?;
             let old = stored::<S, K>(api, part, &key);
             let object = api.update(who, part, &object, &options).await?;
-            let told = [decoded.warnings, told(part, &*object, old.as_deref())].concat();
+            let by_admission = told(api, part, &*object, old.as_deref());
+            let told = [decoded.warnings, by_admission].concat();
             let reply = written_reply(api, StatusCode::OK, object, form)?;
             Ok(warned(reply, &told))
         }
@@ -527,7 +530,7 @@ async fn one<S: Store, K: Admit + Tabular>(
                 true => error,
                 false => api.scrubbed(who, kind, error),
             })?;
-            let warnings = [warnings, told(part, &*object, old.as_deref())].concat();
+            let warnings = [warnings, told(api, part, &*object, old.as_deref())].concat();
             Ok(warned(written_reply(api, code, object, form)?, &warnings))
         }
         (&Method::DELETE, Part::Whole) => {

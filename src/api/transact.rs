@@ -14,9 +14,11 @@ use serde_json::Value;
 use crate::api::access::{Identity, Part, Verb};
 use crate::api::admission::addresses::{self, ip_claim, port_claim};
 use crate::api::admission::lifecycle::{self, DeletePlan};
+use crate::api::admission::supported::subject;
 use crate::api::admission::{Admit, FieldValidation, decode_body};
 use crate::api::body::{draft_of, header_of};
 use crate::api::local::Local;
+use crate::api::pod_policy::NamespaceLabels;
 use crate::api::service_addresses::Taken;
 use crate::api::verbs::{Api, store_error};
 use crate::api::write::{Outcome, SYSTEM_NAMESPACES, outcome};
@@ -40,7 +42,8 @@ impl<S: Store> Transact for Local<S> {
         set: &ApplySet,
         dry_run: bool,
     ) -> Result<Vec<SetOutcome>, Vec<SetProblem>> {
-        let applying = Applying { api: &self.api, who: &self.who, set, dry_run };
+        let labels = namespace_labels(&self.api, set);
+        let applying = Applying { api: &self.api, who: &self.who, set, dry_run, labels };
         let mut planned = applying.plan_all().await?;
         if dry_run {
             return Ok(planned.into_iter().map(Planned::outcome).collect());
@@ -105,6 +108,8 @@ struct Applying<'a, S: Store> {
     who: &'a Identity,
     set: &'a ApplySet,
     dry_run: bool,
+    /// Of every namespace that the set names, as the set leaves it: its objects are judged by that.
+    labels: BTreeMap<String, NamespaceLabels>,
 }
 
 impl<S: Store> Applying<'_, S> {
@@ -155,6 +160,7 @@ impl<S: Store> Applying<'_, S> {
             self.who.may(Verb::Create, kind, Part::Whole, key)?;
             let namespace = self.namespace_check::<K>(key).await?;
             let mut new = self.api.admit_new(new)?;
+            self.enforce(&new, None)?;
             self.api.allocate(&mut new, &[], taken)?;
             return planned_create(key, new, namespace);
         };
@@ -162,6 +168,7 @@ impl<S: Store> Applying<'_, S> {
             return self.plan_successor(record, new).await;
         }
         let mut new = self.admitted(&record, new, previous, adopt)?;
+        self.enforce(&new, self.api.typed::<K>(&record).ok().as_deref())?;
         self.api.allocate(&mut new, &record.header.claims, taken)?;
         self.planned_change(record, new)
     }
@@ -193,8 +200,27 @@ impl<S: Store> Applying<'_, S> {
         let (kind, key) = (record.kind, record.key.clone());
         self.who.may(Verb::Create, kind, Part::Whole, &key)?;
         self.namespace_check::<K>(&key).await?;
-        self.api.admit_new(new)?;
+        let new = self.api.admit_new(new)?;
+        self.enforce(&new, None)?;
         Ok(unchanged(kind, key, Some(record)))
+    }
+
+    /// What did not change is judged too: a commit is right or wrong by what it says, and one that
+    /// tightens a namespace says it of what stands in it.
+    fn enforce<K: Admit>(&self, new: &K, old: Option<&K>) -> Result<(), ApiError> {
+        let namespace = new.key().namespace;
+        if subject(new).is_none() {
+            return Ok(());
+        }
+        let labels = match self.labels.get(&namespace) {
+            Some(labels) => labels,
+            None => &self.api.namespace_labels(&namespace),
+        };
+        self.api.enforce(self.who, new, labels)?;
+        if !self.dry_run {
+            self.api.audit_policy(new, old, labels);
+        }
+        Ok(())
     }
 
     /// The claims of stored Services that this set ends: another Service may take them in it. What a
@@ -476,6 +502,25 @@ fn outcomes(planned: &[Planned], records: &[Arc<Record>]) -> Vec<SetOutcome> {
             }
         })
         .collect()
+}
+
+/// The labels of the set's namespaces, as it leaves them.
+fn namespace_labels<S: Store>(api: &Api<S>, set: &ApplySet) -> BTreeMap<String, NamespaceLabels> {
+    let mut all = BTreeMap::new();
+    for write in &set.writes {
+        let SetWrite::Apply { kind: Kind::Namespace, key, manifest, previous_labels, .. } = write
+        else {
+            continue;
+        };
+        let mut labels = api.namespace_labels(&key.name);
+        labels.retain(|label, _| !previous_labels.contains(label));
+        let written = manifest["metadata"]["labels"].as_object().into_iter().flatten();
+        labels.extend(
+            written.filter_map(|(label, value)| Some((label.clone(), value.as_str()?.to_owned()))),
+        );
+        all.insert(key.name.clone(), labels);
+    }
+    all
 }
 
 fn shown_after<K: Object>(object: &K) -> Value {

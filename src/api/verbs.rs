@@ -28,6 +28,7 @@ use crate::api::selector_text::Selection;
 use crate::api::watch_lines::WatchLines;
 use crate::clock::Clock;
 use crate::object::ports::{Logs, Usages, WakeSync};
+use crate::object::privilege::Privileges;
 use crate::object::source::Source;
 use crate::object::streams::Streams;
 use crate::object::{ApiError, Key, Kind, Object, Reason};
@@ -45,6 +46,8 @@ pub struct ApiOptions {
     /// Of the keyed hashes that stand in for Secrets' values; the installation's own.
     pub secret_key: [u8; 32],
     pub ids: IdSource,
+    /// What the daemon's operator allows of pods, beside what their namespaces' labels do.
+    pub privileges: Arc<Privileges>,
 }
 
 /// The Kubernetes-compatible API over a store. Cheap to clone.

@@ -21,8 +21,16 @@ pub(crate) fn stored<S: Store, K: Admit>(api: &Api<S>, part: Part, key: &Key) ->
 }
 
 /// What admission warns of; the status of an object is nobody's by hand.
-pub(crate) fn told<K: Admit>(part: Part, object: &K, old: Option<&K>) -> Vec<String> {
-    if part == Part::Whole { object.warnings(old) } else { Vec::new() }
+pub(crate) fn told<S: Store, K: Admit>(
+    api: &Api<S>,
+    part: Part,
+    object: &K,
+    old: Option<&K>,
+) -> Vec<String> {
+    if part != Part::Whole {
+        return Vec::new();
+    }
+    [object.warnings(old), api.policy_warnings(object, old)].concat()
 }
 
 /// `Warning: 299 - "unknown field \"dta\""`, one header a warning: once each, and no more in all than

@@ -105,6 +105,8 @@ impl<S: Store> Api<S> {
             let namespace = self.living_namespace::<K>(&object.key(), dry_run).await?;
             let controller = self.living_controller(object, None)?;
             let mut new = self.admit_new(object.clone())?;
+            let labels = self.namespace_labels(&new.key().namespace);
+            self.enforce(who, &new, &labels)?;
             match owning {
                 Owning::Applied(entries) => new.metadata_mut().managed_fields.clone_from(entries),
                 Owning::Written if options.manager.is_some() => {
@@ -125,6 +127,7 @@ impl<S: Store> Api<S> {
                 // The writer's own words, and nothing stored.
                 return Ok(Arc::new(new));
             }
+            self.audit_policy(&new, None, &labels);
             let header = header_of(&new);
             let draft = draft_of(&mut new)?;
             let put = Write::Put { kind, key: key.clone(), expect: Expect::Absent, draft, header };
@@ -361,6 +364,7 @@ impl<S: Store> Api<S> {
             incarnation(&*old, &asked.object)?;
             let mut new = self.admit_asked(who, part, &*old, asked, options)?;
             if part == Part::Whole {
+                self.enforce_change(who, &new, &*old)?;
                 self.allocate(&mut new, &record.header.claims, &mut Taken::default())?;
             }
             let controller =

@@ -191,6 +191,17 @@ impl ApiError {
         Self { reason: Reason::Invalid, message, details: Some(Box::new(details)) }
     }
 
+    /// A policy's word: `pods "name" is forbidden: …`, with the fields at fault for whoever can show
+    /// their place.
+    pub fn forbidden(kind: Kind, name: &str, why: &str, causes: Vec<StatusCause>) -> Self {
+        let message = format!("{} \"{name}\" is forbidden: {why}", kind.qualified_resource());
+        let mut error = Self::about(Reason::Forbidden, kind, name, message);
+        if let Some(details) = &mut error.details {
+            details.causes = Some(causes).filter(|causes| !causes.is_empty());
+        }
+        error
+    }
+
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(Reason::BadRequest, message)
     }

@@ -39,6 +39,12 @@ pub fn names_open_files(path: &str) -> bool {
     cleaned(path).is_some_and(|clean| trees.iter().any(|tree| is_below(&clean, tree)))
 }
 
+/// Whether a path is another or stands in it, however the two are written.
+pub fn is_in(path: &str, tree: &str) -> bool {
+    let paths = cleaned(path).zip(cleaned(tree));
+    paths.is_some_and(|(path, tree)| tree == "/" || is_below(&path, &tree))
+}
+
 /// Of two cleaned paths, whether one is the other or stands in it.
 fn is_below(clean: &str, tree: &str) -> bool {
     clean == tree || clean.strip_prefix(tree).is_some_and(|rest| rest.starts_with('/'))

@@ -27,6 +27,7 @@ mod own_version;
 pub mod owner;
 pub mod pace;
 pub mod ports;
+pub mod privilege;
 pub mod quantity;
 pub mod selector;
 pub mod shared;

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::Value;
 
 use crate::object::inventory::Inventory;
+use crate::object::privilege::TO_ALLOW;
 use crate::object::source::{Problem, SourceStatus};
 use crate::object::{
     ApiError, ApplySet, Key, Kind, Reason, SetAction, SetOutcome, SetProblem, SetWrite, Transact,
@@ -222,7 +223,9 @@ fn locate_in(manifest: &Manifest, problem: &SetProblem) -> Vec<Problem> {
             .iter()
             .map(|cause| {
                 let field = as_written(manifest, cause.field.as_deref().unwrap_or_default());
-                manifest.problem(field, cause.message.clone().unwrap_or_default())
+                let message = cause.message.as_deref().unwrap_or_default();
+                let (what, hint) = message.split_once(TO_ALLOW).unwrap_or((message, ""));
+                Problem { hint: hint.to_owned(), ..manifest.problem(field, what) }
             })
             .collect(),
         _ => {

@@ -28,6 +28,7 @@ impl Cluster {
             clock: Clock::wall(),
             secret_key: [7; 32],
             ids: IdSource::seeded(1),
+            privileges: std::sync::Arc::default(),
         };
         Self { api: Api::new(store.clone(), options, &tasks), tasks, store, done }
     }

@@ -75,6 +75,7 @@ impl Fixture {
             clock,
             secret_key: [7; 32],
             ids: IdSource::seeded(1),
+            privileges: Arc::default(),
         };
         let api = Api::new(store.clone(), options, &tasks);
         let _stop = tasks.stop().clone().drop_guard();

@@ -49,6 +49,11 @@ pub fn listen() -> Log {
 }
 
 impl Log {
+    /// Everything so far.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no panic inside")).into_owned()
+    }
+
     /// The first line with these words, as soon as it is there.
     pub async fn line(&self, words: &str) -> String {
         let begin = std::time::Instant::now();

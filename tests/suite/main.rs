@@ -38,6 +38,7 @@ mod network_drift;
 mod network_loop;
 mod node;
 mod node_lifecycle;
+mod pod_policy;
 mod port_forward;
 mod proxy;
 mod reconcile;

@@ -11,6 +11,7 @@ use ballast::clock::Clock;
 use ballast::object::drift::{Action, Drift, Phase};
 use ballast::object::inventory::{Inventory, InventoryEntry};
 use ballast::object::ports::WakeSync;
+use ballast::object::privilege::Privileges;
 use ballast::object::source::{Source, SourceStatus};
 use ballast::object::{Cluster, DeleteOptions, Key, Object, Patch, Scope};
 use ballast::store::{Sqlite, SqliteOptions, WriterMode};
@@ -51,7 +52,8 @@ impl Scene {
         let options = SqliteOptions { writer: WriterMode::Inline, ..SqliteOptions::default() };
         let store = Sqlite::open(&folder.path().join("store.db"), options).expect("a store");
         let (tasks, _) = Tasks::new();
-        let api = api_over(&store, "10.43.0.0/16", 30_000..=32_767, IdSource::seeded(1), &tasks);
+        let (ids, nothing) = (IdSource::seeded(1), Arc::default());
+        let api = api_over(&store, "10.43.0.0/16", 30_000..=32_767, ids, nothing, &tasks);
         let admin = api.local(Identity::Admin);
         let mut default = Namespace::default();
         default.metadata.name = Some("default".to_owned());
@@ -64,7 +66,16 @@ impl Scene {
 
     /// As a daemon that is started with other ranges over the same store.
     pub fn serve_ranges(&mut self, services: &str, node_ports: RangeInclusive<u16>) {
-        self.api = api_over(&self.store, services, node_ports, IdSource::random(), &self.tasks);
+        let (ids, nothing) = (IdSource::random(), Arc::default());
+        self.api = api_over(&self.store, services, node_ports, ids, nothing, &self.tasks);
+        self.admin = self.api.local(Identity::Admin);
+    }
+
+    /// As a daemon that is started over the same store by an operator who allows this.
+    pub fn allow(&mut self, privileges: Privileges) {
+        let (ids, ports) = (IdSource::random(), 30_000..=32_767);
+        let privileges = Arc::new(privileges);
+        self.api = api_over(&self.store, "10.43.0.0/16", ports, ids, privileges, &self.tasks);
         self.admin = self.api.local(Identity::Admin);
     }
 
@@ -222,6 +233,7 @@ fn api_over(
     services: &str,
     node_ports: RangeInclusive<u16>,
     ids: IdSource,
+    privileges: Arc<Privileges>,
     tasks: &Tasks,
 ) -> Api<Sqlite> {
     let options = ApiOptions {
@@ -230,6 +242,7 @@ fn api_over(
         clock: Clock::wall(),
         secret_key: [7; 32],
         ids,
+        privileges,
     };
     Api::new(store.clone(), options, tasks)
 }

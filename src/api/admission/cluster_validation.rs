@@ -13,6 +13,7 @@ use super::admit::Faults;
 use super::field_path::{FieldPath, quoted};
 use super::metadata_validation as metadata;
 use super::metadata_validation::{label_value_faults, not_negative, qualified_name_faults};
+use super::pod_security::policy;
 use super::service_validation::special_address;
 use crate::object::Kind;
 use crate::object::drift::Drift;
@@ -33,7 +34,19 @@ pub fn namespace(namespace: &Namespace) -> Faults {
     for (index, name) in finalizers.into_iter().flatten().enumerate() {
         faults.extend(list.index(index).each_invalid(name, qualified_name_faults(name)));
     }
+    faults.extend(policy_faults(namespace));
     faults
+}
+
+/// Labels of the pods' policy that were wrong before stay as they are.
+pub fn namespace_update(new: &Namespace, old: &Namespace) -> Faults {
+    let (mut faults, before) = (namespace(new), policy_faults(old));
+    faults.retain(|fault| !before.contains(fault));
+    faults
+}
+
+fn policy_faults(namespace: &Namespace) -> Faults {
+    namespace.metadata.labels.as_ref().map(|labels| policy(labels).1).unwrap_or_default()
 }
 
 pub fn node(node: &Node) -> Faults {

@@ -191,6 +191,9 @@ impl Admit for Namespace {
     fn faults(&self) -> Faults {
         cluster::namespace(self)
     }
+    fn update_faults(&self, old: &Self) -> Faults {
+        cluster::namespace_update(self, old)
+    }
     fn prepare_create(&mut self) {
         defaults::begin_namespace(self);
     }

@@ -8,6 +8,9 @@
 //! numbers, what is taken). Goes out: the object as it is to be stored, or one error with every field
 //! at fault. Nothing here knows the store, and nothing here waits.
 //!
+//! Beside the two steps stands the policy for pods ([`pod_security`], [`second_key`]): it depends on the
+//! namespace and on the daemon's config, so the verbs ask for it themselves (`api/pod_policy.rs`).
+//!
 //! Invariants: defaults are idempotent; an update that changes nothing equals the stored object; a
 //! fault's words are the reference server's wherever it has words.
 //!
@@ -47,6 +50,11 @@ pub mod addresses;
 pub mod merge_keys;
 pub mod patch;
 mod strategic;
+
+pub mod pod_security;
+mod pod_security_baseline;
+mod pod_security_restricted;
+pub mod second_key;
 
 pub mod supported;
 mod supported_table;

@@ -9,11 +9,12 @@
 use std::any::Any;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use super::admit::{Admit, Fault, Faults};
 use super::field_path::FieldPath;
+use super::pod_security::Subject;
 use super::supported_table::GROUPS;
 use super::supported_values as values;
 use crate::object::Kind;
@@ -63,12 +64,12 @@ pub fn refusals<K: Admit>(object: &K) -> Faults {
     for row in groups.flat_map(|group| group.iter()) {
         judge(row, &value, None, &mut faults);
     }
-    let Some((spec, pointer, prefix)) = pod_spec(object) else {
+    let Some(Subject { spec, at, .. }) = subject(object) else {
         faults.extend(values::object_refusals(object));
         return faults;
     };
-    let root = FieldPath::root(prefix);
-    if let Some(value) = value.pointer(pointer) {
+    let root = FieldPath::root(at);
+    if let Some(value) = value.pointer(&format!("/{}", at.replace('.', "/"))) {
         let groups = GROUPS.iter().filter(|group| group[0].part == Part::PodSpec);
         for row in groups.flat_map(|group| group.iter()) {
             judge(row, value, Some(&root), &mut faults);
@@ -78,19 +79,22 @@ pub fn refusals<K: Admit>(object: &K) -> Faults {
     faults
 }
 
-/// The pod's spec inside an object, with its JSON pointer and its path.
-fn pod_spec<K: Admit>(object: &K) -> Option<(&PodSpec, &'static str, &'static str)> {
+/// The pod inside an object: itself, or a workload's template.
+pub fn subject<K: Admit>(object: &K) -> Option<Subject<'_>> {
     let object = object as &dyn Any;
-    let template = ("/spec/template/spec", "spec.template.spec");
     if let Some(pod) = object.downcast_ref::<Pod>() {
-        return Some((pod.spec.as_ref()?, "/spec", "spec"));
+        return Some(Subject { meta: Some(&pod.metadata), spec: pod.spec.as_ref()?, at: "spec" });
     }
-    let spec = if let Some(set) = object.downcast_ref::<ReplicaSet>() {
-        set.spec.as_ref()?.template.as_ref()?.spec.as_ref()?
+    let template = if let Some(set) = object.downcast_ref::<ReplicaSet>() {
+        set.spec.as_ref()?.template.as_ref()?
     } else {
-        object.downcast_ref::<Deployment>()?.spec.as_ref()?.template.spec.as_ref()?
+        &object.downcast_ref::<Deployment>()?.spec.as_ref()?.template
     };
-    Some((spec, template.0, template.1))
+    Some(Subject {
+        meta: template.metadata.as_ref(),
+        spec: template.spec.as_ref()?,
+        at: "spec.template.spec",
+    })
 }
 
 fn judge(row: &Row, root: &Value, prefix: Option<&FieldPath<'_>>, faults: &mut Faults) {

@@ -219,6 +219,7 @@ async fn judge(asked: &Asked) -> TestCaseResult {
         clock: Clock::tokio("2026-11-21T11:35:13Z".parse().expect("a time")),
         secret_key: [7; 32],
         ids: IdSource::seeded(1),
+        privileges: std::sync::Arc::default(),
     };
     let api = Api::new(store, api_options, &tasks);
     let admin = api.router_as(Identity::Admin);

@@ -128,6 +128,7 @@ impl Life {
             clock,
             secret_key: [7; 32],
             ids: IdSource::seeded(seed),
+            privileges: Arc::default(),
         };
         let faulty = FaultyStore::new(store.clone(), effects.clone());
         let api = Api::new(faulty, api_options, tasks);

@@ -63,6 +63,7 @@ impl Life {
             clock: Clock::wall(),
             secret_key: [7; 32],
             ids: IdSource::seeded(1),
+            privileges: Arc::default(),
         };
         let router = Api::new(store.clone(), options, &tasks).router();
         Self { store, router, tasks }
