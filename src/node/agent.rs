@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::node::capacity::Engine;
 use crate::node::container_spec::Site;
-use crate::node::environment::{Named, Sources, named};
+use crate::node::environment::{Named, Place, Sources, named};
 use crate::node::image::ImageState;
 use crate::node::instances::Instances;
 use crate::node::memory::Memory;
@@ -259,6 +259,17 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             network: self.options.network.clone(),
             pause_image: lock(&self.sandbox_image).clone(),
             node_memory: engine.memory,
+        }
+    }
+
+    /// What a pod may be told of where it is.
+    pub fn place(&self, engine: &Engine, pod_ip: Option<Ipv4Addr>) -> Place {
+        Place {
+            node_name: self.options.node_name.clone(),
+            host_ip: self.host_ip(),
+            pod_ip,
+            cpus: engine.cpus,
+            memory: engine.memory,
         }
     }
 

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::object::quantity::Quantity;
-use crate::object::{Key, Object};
+use crate::object::{Key, Object, go_text};
 
 /// What a pod's environment and volumes are filled from: the objects as the watch last told them.
 /// A key with `None` was asked for and does not exist; a key that is absent is not known yet.
@@ -77,6 +77,12 @@ pub fn named(pod: &Pod) -> Named {
         named.config_maps.extend(config.map(|name| Key::new(&namespace, name)));
         let secret = volume.secret.as_ref().and_then(|source| source.secret_name.as_ref());
         named.secrets.extend(secret.map(|name| Key::new(&namespace, name)));
+        for source in volume.projected.iter().flat_map(|all| all.sources.iter().flatten()) {
+            let config = source.config_map.as_ref().map(|own| Key::new(&namespace, &own.name));
+            named.config_maps.extend(config);
+            let secret = source.secret.as_ref().map(|own| Key::new(&namespace, &own.name));
+            named.secrets.extend(secret);
+        }
     }
     for list in [&mut named.config_maps, &mut named.secrets] {
         list.sort();
@@ -214,7 +220,7 @@ fn referred(
         return field_value(pod, &field.field_path, place).map(Some);
     }
     if let Some(field) = &source.resource_field_ref {
-        return resource_value(pod, container, field, place).map(Some);
+        return resource_value(pod, Some(container), field, place).map(Some);
     }
     if let Some(reference) = &source.config_map_key_ref {
         let key = Key::new(&namespace, &reference.name);
@@ -258,6 +264,10 @@ pub fn field_value(pod: &Pod, path: &str, place: &Place) -> Result<String, Strin
     let of_map = |map: &Option<BTreeMap<String, String>>, key: &str| {
         map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default()
     };
+    let whole_map = |map: &Option<BTreeMap<String, String>>| {
+        let line = |(key, value): (&String, &String)| format!("{key}={}", go_text::quoted(value));
+        map.iter().flatten().map(line).collect::<Vec<_>>().join("\n")
+    };
     if let Some(key) = subscript(path, "metadata.labels") {
         return Ok(of_map(&meta.labels, key));
     }
@@ -269,6 +279,9 @@ pub fn field_value(pod: &Pod, path: &str, place: &Place) -> Result<String, Strin
         ip.ok_or_else(|| "the pod has no address yet".to_owned())
     };
     match path {
+        // A file may tell them whole, one a line (kubelet `fieldpath.FormatMap`).
+        "metadata.labels" => Ok(whole_map(&meta.labels)),
+        "metadata.annotations" => Ok(whole_map(&meta.annotations)),
         "metadata.name" => Ok(meta.name.clone().unwrap_or_default()),
         "metadata.namespace" => Ok(meta.namespace.clone().unwrap_or_default()),
         "metadata.uid" => Ok(meta.uid.clone().unwrap_or_default()),
@@ -287,20 +300,26 @@ fn subscript<'a>(path: &'a str, map: &str) -> Option<&'a str> {
     path.strip_prefix(map)?.strip_prefix("['")?.strip_suffix("']")
 }
 
-fn resource_value(
+/// What a container asks for or may use, in the divisor's units. `own` is whose it is where the field
+/// names none.
+///
+/// # Errors
+/// A container or a resource that is not there.
+pub fn resource_value(
     pod: &Pod,
-    container: &Container,
+    own: Option<&Container>,
     field: &ResourceFieldSelector,
     place: &Place,
 ) -> Result<String, String> {
     let spec = pod.spec.as_ref();
-    let container = match field.container_name.as_deref().filter(|name| !name.is_empty()) {
-        None => container,
-        Some(name) => spec
+    let named = field.container_name.as_deref().filter(|name| !name.is_empty());
+    let container = match (named, own) {
+        (None, Some(own)) => own,
+        (name, _) => spec
             .into_iter()
             .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
-            .find(|container| container.name == name)
-            .ok_or_else(|| format!("container {name} not found"))?,
+            .find(|container| Some(&*container.name) == name)
+            .ok_or_else(|| format!("container {} not found", name.unwrap_or_default()))?,
     };
     let resources = container.resources.clone().unwrap_or_default();
     let (kind, name) = field.resource.split_once('.').unwrap_or(("", &field.resource));

@@ -22,6 +22,7 @@ pub mod instance;
 
 pub mod container_spec;
 pub mod environment;
+pub mod volume_files;
 pub mod volume_plan;
 
 pub mod image;

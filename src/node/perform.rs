@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::container_spec::{self, ContainerSpec, MountSpec, Resolved};
-use crate::node::environment::{self, Place, needs_pod_ip};
+use crate::node::environment::{self, needs_pod_ip};
 use crate::node::hosts_file::hosts_file;
 use crate::node::image::{PullFailure, Waiting};
 use crate::node::instance::{Instance, Life, Role};
@@ -362,13 +362,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         if environment::needs_host_ip(container) && self.agent.waits_for_address() {
             return Err("the node has no address yet".to_owned());
         }
-        let place = Place {
-            node_name: self.agent.options.node_name.clone(),
-            host_ip: self.agent.host_ip(),
-            pod_ip,
-            cpus: self.observed.engine.cpus,
-            memory: self.observed.engine.memory,
-        };
+        let place = self.agent.place(&self.observed.engine, pod_ip);
         let sources = self.agent.sources();
         let mut made = environment::environment(self.pod(), container, &sources, &place)?;
         let mut mounts = volume_plan::mounts(container, &self.observed.volumes)?;

@@ -30,7 +30,8 @@ use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
 use crate::node::runtime::Runtime;
 use crate::node::volume;
-use crate::node::volume_plan::{self, Missing, VolumePlan};
+use crate::node::volume_files::{Content, Missing};
+use crate::node::volume_plan::{self, VolumePlan};
 use crate::object::{Cluster, Note, Object};
 use crate::task::caught_async;
 
@@ -273,7 +274,7 @@ async fn observe<C: Cluster, R: Runtime>(
     let mut unready = None;
     if !ends {
         look_for_images(agent, &pod, &instances).await?;
-        unready = prepare(agent, own, &pod).await;
+        unready = prepare(agent, own, &pod, &engine).await;
     }
     let now = agent.clock.now();
     let mut memory = {
@@ -352,12 +353,15 @@ async fn prepare<C: Cluster, R: Runtime>(
     agent: &Arc<Agent<C, R>>,
     own: &mut Own,
     pod: &Arc<Pod>,
+    engine: &Engine,
 ) -> Option<Waiting> {
     let links = pod.spec.as_ref().is_none_or(|spec| spec.enable_service_links != Some(false));
     if !agent.follow(&named(pod), links) {
         return Some(Waiting::creating());
     }
-    let plans = match volume_plan::volumes(pod, &agent.sources(), &agent.options.data_dir) {
+    let (sources, place) = (agent.sources(), agent.place(engine, None));
+    let content = Content { pod, sources: &sources, place: &place };
+    let plans = match volume_plan::volumes(content, &agent.options.data_dir) {
         Ok(plans) => plans,
         Err(Missing::Unknown) => return Some(Waiting::creating()),
         Err(Missing::Fault(sentence)) => return Some(mount_fault(sentence)),

@@ -8,7 +8,6 @@
 //! Files change atomically, as Kubernetes' writer does it: a new directory is filled, then `..data`
 //! is renamed onto it; each file is a symlink through `..data`. A reader sees the old set or the new.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -20,7 +19,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::node::container_spec::MountSpec;
-use crate::node::volume_plan::{FileContent, HostPathType, VolumeKind, VolumePlan};
+use crate::node::volume_files::Files;
+use crate::node::volume_plan::{HostPathType, VolumeKind, VolumePlan};
 use crate::object::host_path::{self, FORBIDDEN_TREES};
 
 /// What could not be made.
@@ -103,7 +103,7 @@ fn mount_memory(path: &Path, options: &str) -> Result<(), rustix::io::Errno> {
 
 const DATA: &str = "..data";
 
-fn write_files(root: &Path, files: &BTreeMap<String, FileContent>) -> io::Result<()> {
+fn write_files(root: &Path, files: &Files) -> io::Result<()> {
     let data = root.join(DATA);
     let before = fs::read_link(&data).ok();
     if before.is_some() && holds(&data, files) {
@@ -137,9 +137,12 @@ fn write_files(root: &Path, files: &BTreeMap<String, FileContent>) -> io::Result
         }
     }
     for entry in fs::read_dir(root)? {
-        let name = entry?.file_name();
+        let entry = entry?;
+        let name = entry.file_name();
         let text = name.to_string_lossy();
-        if !text.starts_with("..") && !wanted.contains(&&*text) {
+        // A directory is not the writer's: a subPath to a key that is not there makes one.
+        let ours = entry.file_type()?.is_symlink() && !text.starts_with("..");
+        if ours && !wanted.contains(&&*text) {
             fs::remove_file(root.join(&name))?;
         }
     }
@@ -158,7 +161,7 @@ fn next_version(before: Option<&Path>) -> String {
 }
 
 /// Whether the present set is exactly this one.
-fn holds(data: &Path, files: &BTreeMap<String, FileContent>) -> bool {
+fn holds(data: &Path, files: &Files) -> bool {
     let same = files.iter().all(|(name, file)| {
         let path = data.join(name);
         let mode = fs::metadata(&path).map(|meta| meta.permissions().mode() & 0o777);
@@ -336,7 +339,10 @@ pub fn remove(pod_directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::node::volume_files::FileContent;
 
     fn file(text: &str) -> FileContent {
         FileContent { bytes: text.as_bytes().to_vec(), mode: 0o640 }

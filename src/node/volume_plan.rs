@@ -1,28 +1,18 @@
 //! Pure: a pod's volumes as directories and files, and where its containers see them.
 //!
-//! emptyDir is a directory (or a tmpfs) under the pod's own; configMap and secret volumes are
-//! directories of files with Kubernetes' atomic swap (`..data`), read-only; hostPath is the path
-//! itself after the check that its type asks for. The doing is in `volume.rs`.
+//! emptyDir is a directory (or a tmpfs) under the pod's own; configMap, secret, downwardAPI and
+//! projected volumes are directories of files with Kubernetes' atomic swap (`..data`), read-only;
+//! hostPath is the path itself after the check that its type asks for. What files hold is in
+//! `volume_files.rs`, the doing in `volume.rs`.
 
-use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
 use crate::node::container_spec::MountSpec;
-use crate::node::environment::Sources;
+use crate::node::volume_files::{self, Content, Files, Missing};
+use crate::object::Object;
 use crate::object::quantity::Quantity;
-use crate::object::{Key, Object};
-
-/// Kubernetes' `defaultMode`.
-const DEFAULT_MODE: u32 = 0o644;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileContent {
-    pub bytes: Vec<u8>,
-    /// Permission bits.
-    pub mode: u32,
-}
 
 /// `type` of a hostPath.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +36,7 @@ pub enum VolumeKind {
     },
     /// Relative path to content. Secrets are kept in memory where the host allows it.
     Files {
-        files: BTreeMap<String, FileContent>,
+        files: Files,
         in_memory: bool,
     },
     HostPath(HostPathType),
@@ -60,24 +50,15 @@ pub struct VolumePlan {
     pub kind: VolumeKind,
 }
 
-/// Why volumes cannot be prepared yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// Not read yet: look again when it is.
-    Unknown,
-    /// The kubelet's sentence for the FailedMount event.
-    Fault(String),
-}
-
 /// The directory of a pod's volumes.
 pub fn pod_directory(data_dir: &Path, pod: &Pod) -> PathBuf {
     data_dir.join("pods").join(pod.uid())
 }
 
 /// # Errors
-/// The first volume that cannot be made from what is known.
-pub fn volumes(pod: &Pod, sources: &Sources, data_dir: &Path) -> Result<Vec<VolumePlan>, Missing> {
-    let namespace = pod.key().namespace;
+/// The first volume that cannot be made from what is known, in the words of the FailedMount event.
+pub fn volumes(content: Content<'_>, data_dir: &Path) -> Result<Vec<VolumePlan>, Missing> {
+    let pod = content.pod;
     let home = pod_directory(data_dir, pod).join("volumes");
     let mut plans = Vec::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
@@ -88,43 +69,12 @@ pub fn volumes(pod: &Pod, sources: &Sources, data_dir: &Path) -> Result<Vec<Volu
                 volume.name
             ))
         };
-        let kind = if let Some(source) = &volume.config_map {
-            let key = Key::new(&namespace, &source.name);
-            let found = sources.config_maps.get(&key).ok_or(Missing::Unknown)?;
-            let optional = source.optional == Some(true);
-            let mut content: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
-            match found {
-                Some(map) => {
-                    let text = map.data.iter().flatten();
-                    content.extend(text.map(|(k, v)| (k.as_str(), v.clone().into_bytes())));
-                    let binary = map.binary_data.iter().flatten();
-                    content.extend(binary.map(|(k, v)| (k.as_str(), v.0.clone())));
-                }
-                None if optional => {}
-                None => return Err(fault(format!("configmap \"{}\" not found", source.name))),
-            }
-            let files = files(&content, source.items.as_deref(), source.default_mode, optional)
-                .map_err(|key| {
-                    fault(format!("configmap references non-existent config key: {key}"))
-                })?;
-            VolumeKind::Files { files, in_memory: false }
-        } else if let Some(source) = &volume.secret {
-            let name = source.secret_name.clone().unwrap_or_default();
-            let key = Key::new(&namespace, &name);
-            let found = sources.secrets.get(&key).ok_or(Missing::Unknown)?;
-            let optional = source.optional == Some(true);
-            let mut content: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
-            match found {
-                Some(secret) => {
-                    let data = secret.data.iter().flatten();
-                    content.extend(data.map(|(k, v)| (k.as_str(), v.0.clone())));
-                }
-                None if optional => {}
-                None => return Err(fault(format!("secret \"{name}\" not found"))),
-            }
-            let files = files(&content, source.items.as_deref(), source.default_mode, optional)
-                .map_err(|key| fault(format!("references non-existent secret key: {key}")))?;
-            VolumeKind::Files { files, in_memory: true }
+        let kind = if let Some(made) = volume_files::files(volume, content) {
+            let (files, in_memory) = made.map_err(|missing| match missing {
+                Missing::Unknown => Missing::Unknown,
+                Missing::Fault(sentence) => fault(sentence),
+            })?;
+            VolumeKind::Files { files, in_memory }
         } else if let Some(source) = &volume.host_path {
             path = PathBuf::from(&source.path);
             VolumeKind::HostPath(host_path_type(source.type_.as_deref()).map_err(fault)?)
@@ -135,7 +85,7 @@ pub fn volumes(pod: &Pod, sources: &Sources, data_dir: &Path) -> Result<Vec<Volu
                 _ => VolumeKind::Directory,
             }
         } else {
-            return Err(fault("this version runs emptyDir, configMap, secret and hostPath".into()));
+            return Err(fault("this version does not run its type".into()));
         };
         plans.push(VolumePlan { name: volume.name.clone(), path, kind });
     }
@@ -154,41 +104,6 @@ fn host_path_type(written: Option<&str>) -> Result<HostPathType, String> {
         "BlockDevice" => HostPathType::BlockDevice,
         other => return Err(format!("hostPath type {other} is unknown")),
     })
-}
-
-/// Every key as a file, or the items alone. `Err` is the key of an item that does not exist.
-fn files(
-    content: &BTreeMap<&str, Vec<u8>>,
-    items: Option<&[KeyToPath]>,
-    default_mode: Option<i32>,
-    optional: bool,
-) -> Result<BTreeMap<String, FileContent>, String> {
-    let bits = |mode: Option<i32>| mode.and_then(|mode| u32::try_from(mode).ok());
-    let default = bits(default_mode).unwrap_or(DEFAULT_MODE) & 0o777;
-    let file = |bytes: &Vec<u8>, mode| FileContent { bytes: bytes.clone(), mode };
-    let Some(items) = items.filter(|items| !items.is_empty()) else {
-        let all = content.iter();
-        return Ok(all.map(|(key, bytes)| ((*key).to_owned(), file(bytes, default))).collect());
-    };
-    let mut chosen = BTreeMap::new();
-    for item in items {
-        match content.get(item.key.as_str()) {
-            Some(bytes) if is_inside(&item.path) => {
-                let mode = bits(item.mode).map_or(default, |mode| mode & 0o777);
-                chosen.insert(item.path.clone(), file(bytes, mode));
-            }
-            Some(_) => return Err(item.key.clone()),
-            None if optional => {}
-            None => return Err(item.key.clone()),
-        }
-    }
-    Ok(chosen)
-}
-
-/// Relative and without `..`: it cannot leave the directory it is joined to.
-fn is_inside(path: &str) -> bool {
-    !path.is_empty()
-        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Where a container sees its volumes. A part of a volume (`subPath`) is refused at admission: the
@@ -220,7 +135,12 @@ fn absolute(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::environment::{Place, Sources};
+    use crate::node::volume_files::FileContent;
+    use crate::object::Key;
     use serde_json::json;
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     fn pod() -> Pod {
@@ -234,18 +154,28 @@ mod tests {
         .expect("a pod")
     }
 
+    fn planned(sources: &Sources) -> Result<Vec<VolumePlan>, Missing> {
+        let place = Place {
+            node_name: "n1".into(),
+            host_ip: Ipv4Addr::LOCALHOST,
+            pod_ip: None,
+            cpus: 1,
+            memory: 1,
+        };
+        volumes(Content { pod: &pod(), sources, place: &place }, Path::new("/data"))
+    }
+
     #[test]
     fn volumes_wait_for_what_is_unknown_and_name_what_is_missing() {
-        let data = Path::new("/data");
-        assert_eq!(volumes(&pod(), &Sources::default(), data), Err(Missing::Unknown));
+        assert_eq!(planned(&Sources::default()), Err(Missing::Unknown));
         let key = Key::new("n", "c");
         let gone = Sources { config_maps: [(key.clone(), None)].into(), ..Sources::default() };
         let sentence = "MountVolume.SetUp failed for volume \"conf\" : configmap \"c\" not found";
-        assert_eq!(volumes(&pod(), &gone, data), Err(Missing::Fault(sentence.into())));
+        assert_eq!(planned(&gone), Err(Missing::Fault(sentence.into())));
         let config = serde_json::from_value(json!({"data": {"a": "1", "b": "2"}})).expect("one");
         let known =
             Sources { config_maps: [(key, Some(Arc::new(config)))].into(), ..Sources::default() };
-        let plans = volumes(&pod(), &known, data).expect("all there");
+        let plans = planned(&known).expect("all there");
         let VolumeKind::Files { files, in_memory: false } = &plans[0].kind else {
             panic!("{:?}", plans[0]);
         };
@@ -259,14 +189,5 @@ mod tests {
         assert_eq!(mounts[0].source, "/data/pods/u/volumes/conf");
         assert_eq!(mounts[1].target, "/tmp");
         assert!(mounts[0].read_only && !mounts[1].read_only);
-    }
-
-    #[test]
-    fn no_path_leaves_its_volume() {
-        for (path, inside) in
-            [("a/b", true), ("../a", false), ("/a", false), ("a/../../b", false), ("", false)]
-        {
-            assert_eq!(is_inside(path), inside, "{path}");
-        }
     }
 }

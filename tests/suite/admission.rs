@@ -235,8 +235,6 @@ fn what_this_version_refuses_of_the_golden_objects() {
         [
             "pod-full.json spec.containers[0].lifecycle.preStop",
             "pod-full.json spec.securityContext.fsGroup",
-            "pod-full.json spec.volumes[4].downwardAPI",
-            "pod-full.json spec.volumes[5].projected",
             "service-external.json spec.type",
             "service-external.json spec.externalName",
             "service-extip.json spec.externalIPs",

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::admit::{Fault, Faults};
 use super::config_map_validation::data_key_faults;
+use super::downward_validation as downward;
 use super::field_path::{FieldPath, quoted, shown};
 use super::metadata_validation::{not_negative, qualified_name_faults};
 use super::pod_validation::one_of;
@@ -208,12 +209,11 @@ fn source_faults(source: &EnvVarSource, has_value: bool, path: &FieldPath<'_>) -
     let mut faults = Faults::new();
     if let Some(reference) = &source.field_ref {
         let path = path.child("fieldRef");
-        faults.extend(field_ref_faults(&reference.field_path, &path));
+        faults.extend(downward::field_ref_faults(reference, &downward::VARIABLES, &path));
     }
-    if let Some(reference) = &source.resource_field_ref
-        && reference.resource.is_empty()
-    {
-        faults.push(path.child("resourceFieldRef").child("resource").required(""));
+    if let Some(reference) = &source.resource_field_ref {
+        let path = path.child("resourceFieldRef");
+        faults.extend(downward::resource_ref_faults(reference, false, &path));
     }
     for (field, reference) in [
         ("configMapKeyRef", source.config_map_key_ref.as_ref().map(|r| (&r.name, &r.key))),
@@ -250,35 +250,6 @@ fn source_faults(source: &EnvVarSource, has_value: bool, path: &FieldPath<'_>) -
     };
     faults.push(path.invalid(quoted(""), detail));
     faults
-}
-
-fn field_ref_faults(field: &str, path: &FieldPath<'_>) -> Faults {
-    const FIELDS: [&str; 9] = [
-        "metadata.name",
-        "metadata.namespace",
-        "metadata.uid",
-        "spec.nodeName",
-        "spec.serviceAccountName",
-        "status.hostIP",
-        "status.hostIPs",
-        "status.podIP",
-        "status.podIPs",
-    ];
-    let path = path.child("fieldPath");
-    if field.is_empty() {
-        return vec![path.required("")];
-    }
-    if FIELDS.contains(&field) {
-        return Faults::new();
-    }
-    for map in ["metadata.labels", "metadata.annotations"] {
-        let key = field.strip_prefix(map).and_then(|rest| rest.strip_prefix("['"));
-        if let Some(key) = key.and_then(|rest| rest.strip_suffix("']")) {
-            return path.each_invalid(field, qualified_name_faults(&key.to_lowercase()));
-        }
-    }
-    let detail = format!("error converting fieldPath: field label not supported: {field}");
-    vec![path.invalid(quoted(field), detail)]
 }
 
 fn env_from_faults(source: &EnvFromSource, path: &FieldPath<'_>) -> Faults {

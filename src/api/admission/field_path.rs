@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::admit::{Fault, FaultType};
+use crate::object::go_text;
 
 /// `spec.containers[0].resources.limits[cpu]`, part by part.
 #[derive(Clone, Copy, Debug)]
@@ -107,30 +108,15 @@ impl fmt::Display for FieldPath<'_> {
 pub fn quoted(text: &str) -> String {
     /// Names are at most 253 and the reference prints a bad one whole; this is far above both.
     const LONGEST: usize = 4096;
-    let mut out = String::with_capacity(text.len().min(LONGEST) + 2);
-    out.push('"');
-    for (at, c) in text.char_indices() {
-        if at > LONGEST {
-            out.push('…');
-            break;
-        }
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
+    match text.char_indices().find(|(at, _)| *at > LONGEST) {
+        None => go_text::quoted(text),
+        Some((cut, _)) => {
+            let mut out = go_text::quoted(&text[..cut]);
+            out.pop();
+            out.push_str("…\"");
+            out
         }
     }
-    out.push('"');
-    out
 }
 
 /// Any other value: as JSON, like the reference server since 1.34.

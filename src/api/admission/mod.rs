@@ -38,6 +38,7 @@ mod cluster_validation;
 mod config_map_validation;
 mod container_validation;
 mod difference;
+mod downward_validation;
 mod pod_validation;
 mod service_validation;
 mod volume_validation;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{HostPathVolumeSource, KeyToPath, Volume};
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, KeyToPath, ProjectedVolumeSource, Volume};
 
 use super::admit::{Fault, Faults};
+use super::downward_validation::file_faults;
 use super::field_path::{FieldPath, quoted};
 use crate::object::name::label_faults;
 use crate::object::quantity::Quantity;
@@ -99,6 +100,14 @@ fn source_faults(volume: &Volume, path: &FieldPath<'_>) -> Faults {
                 faults.extend(mode_fault(source.default_mode, &path.child("defaultMode")));
                 faults.extend(items(source.items.as_deref(), &path.child("items")));
             }
+            "downwardAPI" => {
+                let Some(source) = &volume.downward_api else { continue };
+                faults.extend(mode_fault(source.default_mode, &path.child("defaultMode")));
+                faults.extend(file_faults(source.items.as_deref(), &path));
+            }
+            "projected" => {
+                faults.extend(volume.projected.iter().flat_map(|all| projected(all, &path)));
+            }
             // Every other type is refused by name in the second step.
             _ => {}
         }
@@ -152,16 +161,76 @@ pub fn descending_path(text: &str, path: &FieldPath<'_>) -> Faults {
     faults
 }
 
+/// The path of a file that is written into a volume: names that begin with `..` are the writer's own.
+pub fn reserved_path(text: &str, path: &FieldPath<'_>) -> Faults {
+    if text.is_empty() {
+        return vec![path.required("")];
+    }
+    let mut faults = descending_path(text, path);
+    if text.starts_with("..") && !text.split('/').any(|part| part == "..") {
+        faults.push(path.invalid(quoted(text), "must not start with '..'"));
+    }
+    faults
+}
+
 fn backstep_fault(text: &str, path: &FieldPath<'_>) -> Option<Fault> {
     let steps_back = text.split('/').any(|part| part == "..");
     steps_back.then(|| path.invalid(quoted(text), "must not contain '..'"))
 }
 
-fn mode_fault(mode: Option<i32>, path: &FieldPath<'_>) -> Option<Fault> {
+pub fn mode_fault(mode: Option<i32>, path: &FieldPath<'_>) -> Option<Fault> {
     mode.filter(|mode| !(0..=0o777).contains(mode)).map(|mode| {
         let detail = "must be a number between 0 and 0777 (octal), both inclusive";
         path.invalid(mode.to_string(), detail)
     })
+}
+
+/// Sources of any types, whose files lie side by side.
+fn projected(all: &ProjectedVolumeSource, path: &FieldPath<'_>) -> Faults {
+    let mut faults: Faults =
+        mode_fault(all.default_mode, &path.child("defaultMode")).into_iter().collect();
+    let mut taken = BTreeSet::new();
+    let list = path.child("sources");
+    for (index, source) in all.sources.iter().flatten().enumerate() {
+        let at = list.index(index);
+        // Whose path it is, as the reference server names it: its object, or the path itself.
+        let mut paths: Vec<(&str, &str)> = Vec::new();
+        for (field, source) in [
+            ("secret", source.secret.as_ref().map(|own| (&own.name, &own.items))),
+            ("configMap", source.config_map.as_ref().map(|own| (&own.name, &own.items))),
+        ] {
+            let Some((name, chosen)) = source else { continue };
+            let at = at.child(field);
+            if name.is_empty() {
+                faults.push(at.child("name").required(""));
+            }
+            faults.extend(items(chosen.as_deref(), &at.child("items")));
+            let of = chosen.iter().flatten().map(|item| (name.as_str(), item.path.as_str()));
+            paths.extend(of);
+        }
+        if let Some(source) = &source.downward_api {
+            faults.extend(file_faults(source.items.as_deref(), &at.child("downwardAPI")));
+            let of = source.items.iter().flatten();
+            paths.extend(of.map(|file| (file.path.as_str(), file.path.as_str())));
+        }
+        for (whose, text) in paths {
+            if !text.is_empty() && !taken.insert(text) {
+                faults.push(path.invalid(quoted(whose), "conflicting duplicate paths"));
+            }
+        }
+        let types = [
+            source.secret.is_some(),
+            source.config_map.is_some(),
+            source.downward_api.is_some(),
+            source.service_account_token.is_some(),
+            source.cluster_trust_bundle.is_some(),
+            source.pod_certificate.is_some(),
+        ];
+        if types.into_iter().filter(|set| *set).count() > 1 {
+            faults.push(at.forbidden("may not specify more than 1 volume type per source"));
+        }
+    }
+    faults
 }
 
 fn items(items: Option<&[KeyToPath]>, path: &FieldPath<'_>) -> Faults {
@@ -171,15 +240,7 @@ fn items(items: Option<&[KeyToPath]>, path: &FieldPath<'_>) -> Faults {
         if item.key.is_empty() {
             faults.push(path.child("key").required(""));
         }
-        let target = path.child("path");
-        if item.path.is_empty() {
-            faults.push(target.required(""));
-        } else {
-            faults.extend(descending_path(&item.path, &target));
-            if item.path.starts_with("..") && !item.path.split('/').any(|part| part == "..") {
-                faults.push(target.invalid(quoted(&item.path), "must not start with '..'"));
-            }
-        }
+        faults.extend(reserved_path(&item.path, &path.child("path")));
         faults.extend(mode_fault(item.mode, &path.child("mode")));
     }
     faults
@@ -223,5 +284,36 @@ mod tests {
         for bad in ["/a", "a/../b", "..a", ""] {
             assert_eq!(items(bad), ["v[0].configMap.items[0].path"], "{bad}");
         }
+    }
+    #[test]
+    fn the_files_of_a_projected_volume_do_not_meet() {
+        let part = |kind: &str, path: &str| json!({kind: {"name": "m", "items": [{"key": "k", "path": path}]}});
+        let own = |path: &str| {
+            json!({"downwardAPI": {"items": [
+            {"path": path, "fieldRef": {"fieldPath": "metadata.name"}}]}})
+        };
+        let all =
+            |sources: Value| faults_of(json!([{"name": "a", "projected": {"sources": sources}}]));
+        let fine = json!([part("secret", "s"), part("configMap", "c"), own("d/e")]);
+        assert_eq!(all(fine), Vec::<String>::new());
+        assert_eq!(all(json!([part("secret", "s"), own("s")])), ["v[0].projected"]);
+        let mut both = part("secret", "s");
+        both["configMap"] = json!({"name": "m"});
+        assert_eq!(all(json!([both])), ["v[0].projected.sources[0]"]);
+        assert_eq!(
+            all(json!([{"configMap": {}}, own("/d")])),
+            [
+                "v[0].projected.sources[0].configMap.name",
+                "v[0].projected.sources[1].downwardAPI.items[0].path"
+            ]
+        );
+        let item = json!({"path": "f", "resourceFieldRef": {"resource": "limits.cpu"}});
+        assert_eq!(
+            faults_of(json!([{"name": "a", "downwardAPI": {"defaultMode": 512, "items": [item]}}])),
+            [
+                "v[0].downwardAPI.defaultMode",
+                "v[0].downwardAPI.items[0].resourceFieldRef.containerName"
+            ]
+        );
     }
 }
