@@ -19,6 +19,7 @@ use crate::node::pod_plan::{self, View};
 use crate::node::pod_status::is_started;
 use crate::node::probe::Verdict;
 use crate::node::restart;
+use crate::node::sidecar::{is_sidecar, lasting, restart_policy};
 use crate::object::drift::{Class, DriftObject};
 use crate::object::ledger::{Difference, Examined, FIGHT_HEALS, FIGHT_SECONDS, Response};
 use crate::object::{Kind, Object, condition};
@@ -107,7 +108,7 @@ pub fn drift_object(pod: &Pod) -> DriftObject {
 
 /// Identifies the wanted state: of a stored pod only the images can change.
 pub fn wanted_id(pod: &Pod) -> String {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let containers = pod.spec.iter().flat_map(lasting).map(|(_, container)| container);
     containers.map(|c| c.image.as_deref().unwrap_or_default()).collect::<Vec<_>>().join(",")
 }
 
@@ -154,17 +155,18 @@ pub fn examine(look: Look<'_>) -> Examined {
     match first_init(look.view, spec) {
         Some(container) => differences.extend(init(look, container)),
         None => {
-            for container in &spec.containers {
-                differences.extend(compare(look, container, spec.restart_policy.as_deref()));
+            for (role, container) in lasting(spec) {
+                let policy = restart_policy(spec, role, container);
+                differences.extend(compare(look, role, container, policy));
             }
         }
     }
     differences.extend(sandbox(look));
-    let stored = |container: &Container| {
-        let status = pod_plan::stored_status(pod, Role::Container, &container.name);
+    let stored = |(role, container): (Role, &Container)| {
+        let status = pod_plan::stored_status(pod, role, &container.name);
         status.is_some_and(|s| s.ready && container.image.as_ref() == Some(&s.image))
     };
-    examined(spec.containers.iter().all(stored), differences)
+    examined(lasting(spec).all(stored), differences)
 }
 
 /// What is wrong with the sandbox of a pod that has one, or had.
@@ -198,8 +200,13 @@ fn sandbox(look: Look<'_>) -> Option<Difference> {
 fn first_init<'a>(view: &View<'_>, spec: &'a PodSpec) -> Option<&'a Container> {
     let began = view.instances.iter().any(|one| one.identity.role == Role::Container);
     let completed = |container: &&Container| {
-        let latest = pod_plan::latest(view.instances, Role::Init, &container.name);
-        latest.and_then(Instance::ended).is_some_and(|end| end.exit_code == 0)
+        let Some(latest) = pod_plan::latest(view.instances, Role::Init, &container.name) else {
+            return false;
+        };
+        match is_sidecar(container) {
+            true => is_started(latest, container, view.memory),
+            false => latest.ended().is_some_and(|end| end.exit_code == 0),
+        }
     };
     let mut containers = spec.init_containers.iter().flatten();
     if began { None } else { containers.find(|container| !completed(container)) }
@@ -212,7 +219,7 @@ fn init(look: Look<'_>, container: &Container) -> Option<Difference> {
         Some(instance) if instance.ended().is_some() => Some(stopped(look, field, instance)),
         Some(instance) => Some(Difference {
             class: Class::NotReady,
-            wanted: Some("completed".to_owned()),
+            wanted: Some(if is_sidecar(container) { "started" } else { "completed" }.to_owned()),
             actual: Some("running".to_owned()),
             since: instance.started_at,
             ..difference(look, field, Response::Restart)
@@ -221,17 +228,23 @@ fn init(look: Look<'_>, container: &Container) -> Option<Difference> {
     }
 }
 
-fn compare(look: Look<'_>, container: &Container, restart_policy: Option<&str>) -> Vec<Difference> {
+fn compare(
+    look: Look<'_>,
+    role: Role,
+    container: &Container,
+    restart_policy: &str,
+) -> Vec<Difference> {
     let view = look.view;
-    let field = format!("containers[{}]", container.name);
-    let Some(instance) = pod_plan::latest(view.instances, Role::Container, &container.name) else {
-        return vec![missing(look, field, Role::Container, container)];
+    let list = if role == Role::Init { "initContainers" } else { "containers" };
+    let field = format!("{list}[{}]", container.name);
+    let Some(instance) = pod_plan::latest(view.instances, role, &container.name) else {
+        return vec![missing(look, field, role, container)];
     };
     let by_us = (look.by_us)(&instance.id);
     if let Some(ended) = instance.ended() {
         let stays_down = match restart_policy {
-            Some("Never") => true,
-            Some("OnFailure") => ended.exit_code == 0,
+            "Never" => true,
+            "OnFailure" => ended.exit_code == 0,
             _ => false,
         };
         if stays_down {
@@ -370,7 +383,8 @@ fn not_ready(
     let memory = look.view.memory;
     let verdicts = memory.probes.get(&instance.id).cloned().unwrap_or_default();
     let started = is_started(instance, container, memory);
-    let stored = pod_plan::stored_status(look.view.pod, Role::Container, &container.name);
+    let role = instance.identity.role;
+    let stored = pod_plan::stored_status(look.view.pod, role, &container.name);
     // What was ready until now began to differ now; else it has not been ready since its start.
     let since = instance.started_at.filter(|_| stored.is_none_or(|status| !status.ready));
     let base = |probe: &str, actual: &str, response| Difference {

@@ -55,6 +55,11 @@ impl Waiting {
     pub fn creating() -> Self {
         Self { reason: "ContainerCreating", message: None }
     }
+
+    /// Under way behind init containers, nothing to say.
+    pub fn initializing() -> Self {
+        Self { reason: "PodInitializing", message: None }
+    }
 }
 
 /// What to do about an image before its container is made.

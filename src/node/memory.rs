@@ -21,6 +21,8 @@ pub struct Memory {
     pub failures: BTreeMap<String, Failure>,
     /// Why volumes, ConfigMaps or Secrets are not ready yet; the pod waits.
     pub unready: Option<Waiting>,
+    /// By instance id: what ends, and is not told to stop yet.
+    pub endings: BTreeMap<String, Ending>,
     /// Ids with a stop under way.
     pub stopping: BTreeSet<String>,
     /// Ids with a removal under way.
@@ -65,6 +67,13 @@ impl Memory {
     pub fn counted(&self, at: Timestamp) -> Timestamp {
         self.stepped.get(&at).copied().unwrap_or(at)
     }
+}
+
+/// A container whose end has begun: it waits for its turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ending {
+    /// When its grace is over.
+    pub until: Timestamp,
 }
 
 /// Whether the network still sends new connections to the pod.

@@ -27,7 +27,11 @@ pub mod volume_plan;
 
 pub mod image;
 pub mod memory;
+pub mod sidecar;
+
 pub mod pod_plan;
+pub mod termination_plan;
+
 pub mod pod_status;
 pub mod probe;
 pub mod restart;

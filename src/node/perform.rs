@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::{join, join_all};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -23,7 +23,7 @@ use crate::node::environment::{self, needs_pod_ip};
 use crate::node::hosts_file::hosts_file;
 use crate::node::image::{PullFailure, Waiting};
 use crate::node::instance::{Instance, Life, Role};
-use crate::node::memory::{Failure, Withdrawn};
+use crate::node::memory::{Ending, Failure, Withdrawn};
 use crate::node::pod_plan::{Action, Step};
 use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
@@ -76,6 +76,9 @@ pub async fn perform<C: Cluster, R: Runtime>(
             Step::MakeMember { .. } | Step::StartMember { .. } => members.push(&action.step),
             Step::Pull { image } => doer.pull(image),
             Step::Withdraw { ip } => doer.withdraw(*ip),
+            Step::BeginEnd { id, grace_seconds, .. } => {
+                doer.begin_end(id, *grace_seconds, &action.reason);
+            }
             Step::Stop { id, container, grace_seconds } => {
                 doer.stop(id, container, *grace_seconds, &action.reason);
             }
@@ -563,10 +566,23 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         });
     }
 
-    fn stop(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {
-        self.cell.memory().stopping.insert(id.to_owned());
+    fn begin_end(&self, id: &str, grace_seconds: i64, reason: &str) {
+        let until = self.now() + SignedDuration::from_secs(grace_seconds);
+        self.cell.memory().endings.insert(id.to_owned(), Ending { until });
         lock(&self.agent.ended_by_us).insert(id.to_owned());
         self.normal("Killing", reason.to_owned());
+    }
+
+    fn stop(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {
+        let began = {
+            let mut memory = self.cell.memory();
+            memory.stopping.insert(id.to_owned());
+            memory.endings.contains_key(id)
+        };
+        lock(&self.agent.ended_by_us).insert(id.to_owned());
+        if !began {
+            self.normal("Killing", reason.to_owned());
+        }
         let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(1));
         let (agent, cell) = (self.agent.clone(), self.cell.clone());
         let (id, container) = (id.to_owned(), container.to_owned());

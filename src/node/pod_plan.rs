@@ -1,11 +1,11 @@
 //! Pure: what to do next about one pod, from the pod, its instances and the worker's memory.
 //!
 //! The kubelet's rules (`kuberuntime_manager.go` computePodActions): a sandbox that is gone takes
-//! all its members with it, and they are made anew; init containers run in order, once a sandbox; a
-//! container whose spec hash changed is made anew whatever the restart policy; a failed liveness or
-//! startup probe kills, and then the restart policy counts; a pod whose containers are all done
-//! loses its sandbox. A deleted pod gets SIGTERM once the network withdrew it, then its containers
-//! are removed, then its object. One dead instance a container stays, for `logs --previous`.
+//! all its members with it, and they are made anew; init containers run in order, once a sandbox,
+//! and sidecars among them are kept running from then on; a container whose spec hash changed is
+//! made anew whatever the restart policy; a failed liveness or startup probe kills, and then the
+//! restart policy counts. One dead instance a container stays, for `logs --previous`. How a deleted
+//! or finished pod ends is in `termination_plan.rs`.
 //!
 //! Steps of one plan are done in order; members of a sandbox made in the same plan join it. A step
 //! names ids: whoever performs it has no choice left.
@@ -21,15 +21,14 @@ use crate::node::container_spec::spec_hash;
 use crate::node::drift;
 use crate::node::image::{self, ImageDecision, ImageState, Waiting};
 use crate::node::instance::{Instance, Life, Role};
-use crate::node::memory::{Memory, Withdrawn};
+use crate::node::memory::Memory;
+use crate::node::pod_status::is_started;
 use crate::node::probe::Verdict;
 use crate::node::restart::{BackOff, go_duration};
+use crate::node::sidecar::{is_sidecar, restart_policy};
+pub use crate::node::termination_plan::finished;
+use crate::node::termination_plan::{LEAST_GRACE_SECONDS, end, grace, terminate, wind_down};
 use crate::object::Object;
-
-/// The kubelet's least time between SIGTERM and SIGKILL.
-const LEAST_GRACE_SECONDS: i64 = 2;
-/// Kubernetes' default `terminationGracePeriodSeconds`.
-const DEFAULT_GRACE_SECONDS: i64 = 30;
 
 /// Everything a decision about a pod looks at.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +73,12 @@ pub enum Step {
     Withdraw {
         ip: Option<Ipv4Addr>,
     },
+    /// From now on its grace runs, and it is told to stop when it is its turn.
+    BeginEnd {
+        id: String,
+        container: String,
+        grace_seconds: i64,
+    },
     Stop {
         id: String,
         container: String,
@@ -105,15 +110,19 @@ pub struct PodPlan {
 }
 
 impl PodPlan {
-    fn act(&mut self, step: Step, reason: impl Into<String>) {
+    pub(super) fn act(&mut self, step: Step, reason: impl Into<String>) {
         self.actions.push(Action { step, reason: reason.into() });
     }
 
     fn wait(&mut self, container: &str, waiting: Waiting, until: Option<Timestamp>) {
         self.waiting.insert(container.to_owned(), waiting);
         if let Some(until) = until {
-            self.look_again = Some(self.look_again.map_or(until, |earlier| earlier.min(until)));
+            self.look_again_at(until);
         }
+    }
+
+    pub(super) fn look_again_at(&mut self, at: Timestamp) {
+        self.look_again = Some(self.look_again.map_or(at, |earlier| earlier.min(at)));
     }
 }
 
@@ -137,41 +146,9 @@ pub fn running_sandbox(instances: &[Instance]) -> Option<&Instance> {
     latest(instances, Role::Sandbox, "").filter(|sandbox| sandbox.is_running())
 }
 
-fn restart_policy(spec: &PodSpec) -> &str {
-    spec.restart_policy.as_deref().unwrap_or("Always")
-}
-
 /// Whether an end with this code is the last one.
-fn stays_down(policy: &str, exit_code: i32) -> bool {
+pub(super) fn stays_down(policy: &str, exit_code: i32) -> bool {
     policy == "Never" || (policy == "OnFailure" && exit_code == 0)
-}
-
-/// Whether the pod has nothing left to run: every container ended for good, or an init container
-/// failed for good, or that was written into its status before.
-pub fn finished(pod: &Pod, instances: &[Instance]) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(phase, Some("Succeeded" | "Failed")) {
-        return true;
-    }
-    let Some(spec) = &pod.spec else { return false };
-    let policy = restart_policy(spec);
-    if policy == "Always" {
-        return false;
-    }
-    let init_failed = policy == "Never"
-        && spec.init_containers.iter().flatten().any(|container| {
-            latest(instances, Role::Init, &container.name)
-                .and_then(Instance::ended)
-                .is_some_and(|ended| ended.exit_code != 0)
-        });
-    let all_down = spec.containers.iter().all(|container| {
-        let Some(instance) = latest(instances, Role::Container, &container.name) else {
-            return false;
-        };
-        instance.identity.spec_hash == spec_hash(container)
-            && instance.ended().is_some_and(|ended| stays_down(policy, ended.exit_code))
-    });
-    init_failed || all_down
 }
 
 /// Decides.
@@ -183,13 +160,7 @@ pub fn plan(view: &View<'_>) -> PodPlan {
         return plan;
     }
     if finished(view.pod, view.instances) {
-        for instance in view.instances.iter().filter(|i| i.is_running()) {
-            if instance.identity.role == Role::Sandbox {
-                remove(view, instance, "the pod is finished", &mut plan);
-            } else {
-                stop(view, instance, grace(spec), "the pod is finished", &mut plan);
-            }
-        }
+        wind_down(view, spec, &mut plan);
         clean_up(view, None, &mut plan);
         return plan;
     }
@@ -293,18 +264,28 @@ fn members(view: &View<'_>, spec: &PodSpec, sandbox: Option<&str>, plan: &mut Po
         .iter()
         .filter(in_sandbox)
         .any(|instance| instance.identity.role == Role::Container);
-    if !app_began {
-        for container in spec.init_containers.iter().flatten() {
-            let present = latest(view.instances, Role::Init, &container.name)
-                .filter(|instance| in_sandbox(instance));
-            let completed = present.and_then(Instance::ended).is_some_and(|end| end.exit_code == 0);
-            if completed {
-                continue;
-            }
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let present = |container: &Container| {
+        latest(view.instances, Role::Init, &container.name).filter(in_sandbox)
+    };
+    // What was made last says how far the pod came: a sidecar before it that ended since is
+    // started again, and nobody waits for it (kubelet computeInitContainerActions).
+    let made = init.iter().rposition(|container| present(container).is_some());
+    let place = if app_began { init.len() } else { made.unwrap_or(0) };
+    for (index, container) in init.iter().enumerate() {
+        let (present, stays) = (present(container), is_sidecar(container));
+        let passed = match present {
+            _ if index < place => true,
+            Some(instance) if stays => is_started(instance, container, view.memory),
+            Some(instance) => instance.ended().is_some_and(|end| end.exit_code == 0),
+            None => false,
+        };
+        if stays || !passed {
             member(view, spec, container, Role::Init, present, sandbox, plan);
-            for later in &spec.containers {
-                let waiting = Waiting { reason: "PodInitializing", message: None };
-                plan.waiting.entry(later.name.clone()).or_insert(waiting);
+        }
+        if !passed {
+            for later in init[index + 1..].iter().chain(&spec.containers) {
+                plan.waiting.entry(later.name.clone()).or_insert_with(Waiting::initializing);
             }
             return;
         }
@@ -331,10 +312,15 @@ fn member(
         return make(view, container, role, sandbox, None, false, plan);
     };
     let outdated = instance.identity.spec_hash != spec_hash(container);
-    let foreign = role == Role::Container
+    let stays = role == Role::Container || is_sidecar(container);
+    let foreign = stays
         && drift::may_heal(view.memory, name, view.now)
         && !drift::changed_settings(container, instance, view.limits).is_empty();
     if instance.is_running() {
+        if view.memory.endings.contains_key(&instance.id) {
+            let reason = format!("Stopping container {name}");
+            return end(view, instance, grace(spec), true, &reason, plan);
+        }
         let verdicts = view.memory.probes.get(&instance.id);
         let failed =
             |verdict: Option<&Option<Verdict>>| matches!(verdict, Some(Some(Verdict::Failed(_))));
@@ -352,7 +338,13 @@ fn member(
         // A probe's own grace counts for the end that this probe causes, and for no other.
         let own_grace = probe.and_then(|probe| probe.termination_grace_period_seconds);
         let grace = own_grace.map_or(grace(spec), |seconds| seconds.max(1));
-        return stop(view, instance, grace, &format!("Container {name} {why}"), plan);
+        let message = match role {
+            Role::Init => {
+                format!("Init container {name} {}", why.trim_end_matches(", will be restarted"))
+            }
+            _ => format!("Container {name} {why}"),
+        };
+        return end(view, instance, grace, true, &message, plan);
     }
     let Some(ended) = instance.ended() else {
         if ready_to_make(view, container, plan) {
@@ -364,7 +356,7 @@ fn member(
     if outdated {
         return make(view, container, role, sandbox, None, false, plan);
     }
-    if stays_down(restart_policy(spec), ended.exit_code) {
+    if stays_down(restart_policy(spec, role, container), ended.exit_code) {
         return;
     }
     if foreign {
@@ -469,11 +461,7 @@ pub fn stored_status<'a>(pod: &'a Pod, role: Role, container: &str) -> Option<&'
     list?.iter().find(|status| status.name == container)
 }
 
-fn grace(spec: &PodSpec) -> i64 {
-    spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).max(1)
-}
-
-fn stop(
+pub(super) fn stop(
     view: &View<'_>,
     instance: &Instance,
     grace_seconds: i64,
@@ -490,51 +478,10 @@ fn stop(
     }
 }
 
-fn remove(view: &View<'_>, instance: &Instance, reason: &str, plan: &mut PodPlan) {
+pub(super) fn remove(view: &View<'_>, instance: &Instance, reason: &str, plan: &mut PodPlan) {
     if !view.memory.removing.contains(&instance.id) {
         plan.act(Step::Remove { id: instance.id.clone() }, reason);
     }
-}
-
-/// A deleted pod: withdraw, stop, remove, and only then let the object go.
-fn terminate(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
-    let members = || view.instances.iter().filter(|i| i.identity.role != Role::Sandbox);
-    if members().any(Instance::is_running) {
-        match view.memory.withdrawal {
-            Withdrawn::NotAsked => {
-                let ip = running_sandbox(view.instances).and_then(|sandbox| sandbox.ip);
-                plan.act(Step::Withdraw { ip }, "the pod is deleted");
-            }
-            Withdrawn::Asked => {}
-            Withdrawn::Done => {
-                let grace = remaining_grace(view, spec);
-                for instance in members().filter(|i| i.is_running()) {
-                    let name = &instance.identity.container;
-                    stop(view, instance, grace, &format!("Stopping container {name}"), plan);
-                }
-            }
-        }
-        return;
-    }
-    for instance in view.instances {
-        remove(view, instance, "the pod is deleted", plan);
-    }
-    if view.instances.is_empty() {
-        let step = Step::Finish { uid: view.pod.uid().to_owned() };
-        plan.act(step, "its containers are gone");
-    }
-}
-
-/// The whole grace when the stop follows the deletion at once (the wait for the network is not the
-/// container's fault); what is left of it when the daemon was away in between.
-fn remaining_grace(view: &View<'_>, spec: &PodSpec) -> i64 {
-    let meta = &view.pod.metadata;
-    let whole = meta.deletion_grace_period_seconds.unwrap_or(grace(spec)).max(1);
-    let left = meta
-        .deletion_timestamp
-        .as_ref()
-        .map_or(whole, |deadline| deadline.0.duration_since(view.now).as_secs());
-    if left + 4 >= whole { whole } else { left.clamp(LEAST_GRACE_SECONDS, whole.max(2)) }
 }
 
 /// Keeps the latest instance of a container and the one before; of sandboxes the present one.
@@ -638,7 +585,7 @@ pub(crate) mod tests {
     }
 
     /// `step because reason`, one a line.
-    fn told(pod: &Pod, instances: &[Instance], memory: &Memory, second: i64) -> String {
+    pub(crate) fn told(pod: &Pod, instances: &[Instance], memory: &Memory, second: i64) -> String {
         let limits = Limits { memory: true, swap: true, cpu_quota: true, cpu_shares: true };
         let view = View { pod, instances, memory, limits, now: at(second) };
         let plan = plan(&view);
@@ -705,10 +652,63 @@ pub(crate) mod tests {
         {"name": "one", "image": "web:1"}, {"name": "two", "image": "web:1"}]}}));
         let sandbox = instance(&pod, Role::Sandbox, "", 0);
         let running = [sandbox.clone(), instance(&pod, Role::Init, "one", 0)];
-        assert_eq!(told(&pod, &running, &with_image(), 0), "web: PodInitializing");
+        let waits = "two: PodInitializing\nweb: PodInitializing";
+        assert_eq!(told(&pod, &running, &with_image(), 0), waits);
         let done = [sandbox, ended(instance(&pod, Role::Init, "one", 0), 0, 1)];
         let plan = told(&pod, &done, &with_image(), 1);
         assert!(plan.starts_with("MakeMember { container: \"two\", role: Init"), "{plan}");
+    }
+
+    #[test]
+    fn a_sidecar_is_waited_for_until_it_has_started_and_is_kept_running() {
+        let pod = pod(json!({"spec": {"restartPolicy": "Never", "initContainers": [
+            {"name": "mesh", "image": "web:1", "restartPolicy": "Always",
+                "startupProbe": {"exec": {}}, "livenessProbe": {"exec": {}}},
+            {"name": "setup", "image": "web:1"}]}}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let mesh = instance(&pod, Role::Init, "mesh", 0);
+        let begun = [sandbox.clone(), mesh.clone()];
+        let waits = "setup: PodInitializing\nweb: PodInitializing";
+        assert_eq!(told(&pod, &begun, &with_image(), 0), waits);
+        let mut memory = with_image();
+        let said = |startup: Verdict, liveness: Option<Verdict>| crate::node::memory::Verdicts {
+            startup: Some(startup),
+            liveness,
+            readiness: None,
+        };
+        let no = || Verdict::Failed("no".into());
+        memory.probes.insert("mesh-0".into(), said(no(), None));
+        let plan = told(&pod, &begun, &memory, 0);
+        assert!(plan.contains("because Init container mesh failed startup probe\n"), "{plan}");
+        memory.probes.insert("mesh-0".into(), said(Verdict::Passed, None));
+        let plan = told(&pod, &begun, &memory, 0);
+        assert!(plan.starts_with("MakeMember { container: \"setup\", role: Init"), "{plan}");
+
+        // Its end blocks nobody who is further on, and it is started again, as one of `Always`.
+        let down = ended(mesh.clone(), 3, 5);
+        let setup = instance(&pod, Role::Init, "setup", 0);
+        let plan = told(&pod, &[sandbox.clone(), down.clone(), setup.clone()], &memory, 5);
+        assert!(
+            plan.starts_with("MakeMember { container: \"mesh\", role: Init, attempt: 1"),
+            "{plan}"
+        );
+        memory.back_offs.insert("mesh".into(), BackOff::grown(None, "web:1", at(5), at(5)));
+        let done = ended(setup, 0, 6);
+        let plan = told(&pod, &[sandbox.clone(), down.clone(), done.clone()], &memory, 6);
+        assert!(plan.starts_with("MakeMember { container: \"web\", role: Container"), "{plan}");
+        assert!(plan.contains("mesh: CrashLoopBackOff"), "{plan}");
+        let web = instance(&pod, Role::Container, "web", 0);
+        let all = [sandbox.clone(), down, done.clone(), web.clone()];
+        assert_eq!(told(&pod, &all, &memory, 6), "mesh: CrashLoopBackOff");
+        assert!(
+            told(&pod, &all, &memory, 15).contains("container: \"mesh\", role: Init, attempt: 1")
+        );
+        // A plain init container is not run again beside them.
+        let without = [sandbox.clone(), mesh.clone(), web.clone()];
+        assert_eq!(told(&pod, &without, &memory, 6), "");
+        memory.probes.insert("mesh-0".into(), said(Verdict::Passed, Some(no())));
+        let plan = told(&pod, &[sandbox, mesh, done, web], &memory, 6);
+        assert!(plan.contains("because Init container mesh failed liveness probe"), "{plan}");
     }
 
     #[test]
@@ -817,35 +817,6 @@ pub(crate) mod tests {
         );
         let plan = told(&pod, &[instance(&pod, Role::Sandbox, "", 0)], &with_image(), 0);
         assert!(plan.contains("attempt: 3"), "{plan}");
-    }
-
-    #[test]
-    fn deletion_withdraws_stops_removes_and_finishes() {
-        let pod = pod(
-            json!({"metadata": {"deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 30}}),
-        );
-        let sandbox = instance(&pod, Role::Sandbox, "", 0);
-        let member = instance(&pod, Role::Container, "web", 0);
-        let running = [sandbox.clone(), member.clone()];
-        let mut memory = with_image();
-        assert!(told(&pod, &running, &memory, 0).starts_with("Withdraw { ip: Some(10.42.0.2) }"));
-        memory.withdrawal = Withdrawn::Asked;
-        assert_eq!(told(&pod, &running, &memory, 0), "");
-        memory.withdrawal = Withdrawn::Done;
-        let plan = told(&pod, &running, &memory, 1);
-        assert!(
-            plan.starts_with("Stop { id: \"web-0\", container: \"web\", grace_seconds: 30 }"),
-            "{plan}"
-        );
-        // The daemon was away for most of the grace.
-        assert!(told(&pod, &running, &memory, 25).contains("grace_seconds: 5"));
-        let down = [sandbox, ended(member, 0, 2)];
-        let plan = told(&pod, &down, &memory, 2);
-        assert!(
-            plan.contains("Remove { id: \"sandbox-0\" }")
-                && plan.contains("Remove { id: \"web-0\" }")
-        );
-        assert!(told(&pod, &[], &memory, 3).starts_with("Finish { uid: \"u\" }"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::{Memory, Verdicts};
 use crate::node::pod_plan::{self, PodPlan, View, stored_status};
 use crate::node::probe::Verdict;
+use crate::node::sidecar::is_sidecar;
 use crate::object::condition;
 
 /// Whole seconds.
@@ -127,8 +128,11 @@ fn container_status(
         let ended = status.state.clone().filter(|state| state.terminated.is_some());
         last.or(ended.filter(|_| current.is_none()))
     };
-    let default_wait = Waiting::creating();
-    let wait = plan.waiting.get(name);
+    // Until the first of a pod's containers is made, those with init containers before them say so.
+    let spec = view.pod.spec.as_ref();
+    let initializing = spec.is_some_and(|spec| spec.init_containers.iter().flatten().count() > 0);
+    let default_wait = if initializing { Waiting::initializing() } else { Waiting::creating() };
+    let wait = plan.waiting.get(name).filter(|wait| **wait != Waiting::creating());
     let (state, last) = match current {
         Some(instance) if instance.is_running() => (running(instance), before.or_else(stored_last)),
         Some(instance) => match (terminated(instance), wait) {
@@ -142,7 +146,9 @@ fn container_status(
     let restart_count = counted.max(stored.map_or(0, |status| status.restart_count));
     let started = current.is_some_and(|instance| is_started(instance, container, view.memory));
     let ready = match role {
-        Role::Init => state.terminated.as_ref().is_some_and(|end| end.exit_code == 0),
+        Role::Init if !is_sidecar(container) => {
+            state.terminated.as_ref().is_some_and(|end| end.exit_code == 0)
+        }
         _ => started && current.is_some_and(|i| is_ready(i, container, view.memory)),
     };
     ContainerStatus {
@@ -167,9 +173,9 @@ fn container_status(
 
 /// The verdicts of an earlier run of the daemon, by instance, see [`Verdicts::of_status`].
 pub fn known_verdicts(pod: &Pod, instances: &[Instance]) -> BTreeMap<String, Verdicts> {
-    let running = instances.iter().filter(|one| one.identity.role == Role::Container);
-    let known = running.filter_map(|instance| {
-        let status = stored_status(pod, Role::Container, &instance.identity.container)?;
+    let members = instances.iter().filter(|one| one.identity.role != Role::Sandbox);
+    let known = members.filter_map(|instance| {
+        let status = stored_status(pod, instance.identity.role, &instance.identity.container)?;
         let same = status.container_id.as_deref() == Some(&*container_id(instance));
         same.then(|| (instance.id.clone(), Verdicts::of_status(status)))
     });
@@ -206,30 +212,46 @@ fn phase(
     }
     let terminated =
         |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
+    let last_end = |status: &ContainerStatus| {
+        status.last_state.as_ref().and_then(|state| state.terminated.clone())
+    };
     let never = spec.restart_policy.as_deref() == Some("Never");
-    let init_failed =
-        never && init.iter().any(|s| terminated(s).is_some_and(|end| end.exit_code != 0));
+    let wanted = spec.init_containers.as_deref().unwrap_or_default();
+    let (sidecars, plain): (Vec<_>, Vec<_>) =
+        init.iter().zip(wanted).partition(|(_, container)| is_sidecar(container));
+    let init_failed = never
+        && plain.iter().any(|(status, _)| terminated(status).is_some_and(|end| end.exit_code != 0));
     if init_failed {
         return "Failed";
     }
     let began = containers.iter().any(|status| {
         let state = status.state.as_ref();
         state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-            || status.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
+            || last_end(status).is_some()
     });
-    if !began && init.iter().any(|status| !status.ready) {
+    // One that was restarted is past its start: the pod does not go back for it.
+    let starting = |status: &ContainerStatus| {
+        status.started != Some(true) && terminated(status).or_else(|| last_end(status)).is_none()
+    };
+    let pending = plain.iter().any(|(status, _)| !status.ready)
+        || sidecars.iter().any(|(status, _)| starting(status));
+    if !began && pending {
         return "Pending";
     }
     let never_ran = |status: &ContainerStatus| {
         status.state.as_ref().is_some_and(|state| state.waiting.is_some())
-            && status.last_state.as_ref().is_none_or(|state| state.terminated.is_none())
+            && last_end(status).is_none()
     };
     if containers.iter().any(never_ran) {
         return "Pending";
     }
     let always = !matches!(spec.restart_policy.as_deref(), Some("Never" | "OnFailure"));
     let ends: Vec<_> = containers.iter().filter_map(terminated).collect();
-    if always || ends.len() < containers.len() {
+    // The pod is not over before its sidecars are.
+    let runs = |status: &ContainerStatus| {
+        status.state.as_ref().is_some_and(|state| state.running.is_some())
+    };
+    if always || ends.len() < containers.len() || sidecars.iter().any(|(status, _)| runs(status)) {
         return "Running";
     }
     if ends.iter().all(|end| end.exit_code == 0) {
@@ -244,24 +266,61 @@ fn phase(
 /// A condition's status with its reason and message.
 struct Verdict3(bool, Option<&'static str>, Option<String>);
 
-fn unready(
+/// `[a b]` as Go prints a list; `None`: it is empty.
+fn named<'a>(names: impl Iterator<Item = &'a ContainerStatus>) -> Option<String> {
+    let names: Vec<&str> = names.map(|status| &*status.name).collect();
+    (!names.is_empty()).then(|| format!("[{}]", names.join(" ")))
+}
+
+/// Sidecars count as the pod's own containers do, and before them.
+fn containers_ready(
     phase: &str,
-    statuses: &[ContainerStatus],
-    reason: &'static str,
-    word: &str,
+    spec: &PodSpec,
+    init: &[ContainerStatus],
+    containers: &[ContainerStatus],
 ) -> Verdict3 {
     match phase {
         "Succeeded" => return Verdict3(false, Some("PodCompleted"), None),
         "Failed" => return Verdict3(false, Some("PodFailed"), None),
         _ => {}
     }
-    let names: Vec<&str> =
-        statuses.iter().filter(|status| !status.ready).map(|status| &*status.name).collect();
-    if names.is_empty() {
+    let wanted = spec.init_containers.iter().flatten();
+    let sidecars = init.iter().zip(wanted).filter(|(_, container)| is_sidecar(container));
+    let all = sidecars.map(|(status, _)| status).chain(containers);
+    match named(all.filter(|status| !status.ready)) {
+        None => Verdict3(true, None, None),
+        Some(names) => {
+            let message = format!("containers with unready status: {names}");
+            Verdict3(false, Some("ContainersNotReady"), Some(message))
+        }
+    }
+}
+
+fn initialized(
+    phase: &str,
+    spec: &PodSpec,
+    init: &[ContainerStatus],
+    containers: &[ContainerStatus],
+) -> Verdict3 {
+    let app_began = containers.iter().any(|status| status.container_id.is_some());
+    if phase == "Succeeded" {
+        return Verdict3(true, Some("PodCompleted"), None);
+    }
+    if app_began {
         return Verdict3(true, None, None);
     }
-    let message = format!("containers with {word} status: [{}]", names.join(" "));
-    Verdict3(false, Some(reason), Some(message))
+    let incomplete = init.iter().zip(spec.init_containers.iter().flatten());
+    let incomplete = incomplete.filter(|(status, container)| match is_sidecar(container) {
+        true => status.started != Some(true),
+        false => !status.ready,
+    });
+    match named(incomplete.map(|(status, _)| status)) {
+        None => Verdict3(true, None, None),
+        Some(names) => {
+            let message = format!("containers with incomplete status: {names}");
+            Verdict3(false, Some("ContainersNotInitialized"), Some(message))
+        }
+    }
 }
 
 fn conditions(
@@ -274,14 +333,8 @@ fn conditions(
     has_address: bool,
 ) -> Vec<PodCondition> {
     let before = stored.conditions.clone().unwrap_or_default();
-    let containers_ready = unready(phase, containers, "ContainersNotReady", "unready");
-    let mut initialized = unready("", init, "ContainersNotInitialized", "incomplete");
-    let app_began = containers.iter().any(|status| status.container_id.is_some());
-    if phase == "Succeeded" {
-        initialized = Verdict3(true, Some("PodCompleted"), None);
-    } else if app_began {
-        initialized = Verdict3(true, None, None);
-    }
+    let containers_ready = containers_ready(phase, spec, init, containers);
+    let initialized = initialized(phase, spec, init, containers);
     let missing_gates: Vec<&str> = spec
         .readiness_gates
         .iter()
@@ -459,6 +512,57 @@ mod tests {
         let web = &status.container_statuses.as_ref().expect("one")[0];
         let reason = web.state.as_ref().and_then(|s| s.waiting.as_ref()?.reason.clone());
         assert_eq!(reason.as_deref(), Some("PodInitializing"));
+    }
+
+    #[test]
+    fn sidecars_count_as_kubernetes_counts_them() {
+        let pod = pod(json!({"spec": {"restartPolicy": "Never", "initContainers": [
+            {"name": "mesh", "image": "web:1", "restartPolicy": "Always",
+                "startupProbe": {"exec": {}}, "readinessProbe": {"exec": {}}},
+            {"name": "setup", "image": "web:1"}]}}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let mesh = instance(&pod, Role::Init, "mesh", 0);
+        let setup = ended(instance(&pod, Role::Init, "setup", 0), 0, 2);
+        let web = instance(&pod, Role::Container, "web", 0);
+        let mut memory = with_image();
+        let told = |instances: &[Instance], memory: &Memory| {
+            let now = status(&pod, instances, memory, 9);
+            let init = now.init_container_statuses.as_ref().expect("two");
+            format!(
+                "{} | Initialized {} | ContainersReady {} | mesh {} {}",
+                now.phase.clone().unwrap_or_default(),
+                truth(&now, "Initialized"),
+                truth(&now, "ContainersReady"),
+                init[0].started == Some(true),
+                init[0].ready
+            )
+        };
+        let mut all = vec![sandbox, mesh.clone()];
+        assert_eq!(
+            told(&all, &memory),
+            "Pending | Initialized False ContainersNotInitialized | ContainersReady False ContainersNotReady | mesh false false"
+        );
+        let mut verdicts = Verdicts { startup: Some(Verdict::Passed), ..Verdicts::default() };
+        memory.probes.insert("mesh-0".into(), verdicts.clone());
+        all.extend([setup, web.clone()]);
+        assert_eq!(
+            told(&all, &memory),
+            "Running | Initialized True | ContainersReady False ContainersNotReady | mesh true false"
+        );
+        verdicts.readiness = Some(Verdict::Passed);
+        memory.probes.insert("mesh-0".into(), verdicts);
+        assert_eq!(
+            told(&all, &memory),
+            "Running | Initialized True | ContainersReady True | mesh true true"
+        );
+        // The pod is over when its sidecars are, and their exit codes say nothing about it.
+        all[3] = ended(web, 0, 5);
+        assert!(told(&all, &memory).starts_with("Running | "));
+        all[1] = ended(mesh, 143, 6);
+        assert_eq!(
+            told(&all, &memory),
+            "Succeeded | Initialized True PodCompleted | ContainersReady False PodCompleted | mesh false false"
+        );
     }
 
     #[test]

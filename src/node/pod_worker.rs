@@ -29,6 +29,7 @@ use crate::node::pod_status::{self, is_started, pod_ip, pod_status};
 use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
 use crate::node::runtime::Runtime;
+use crate::node::sidecar::lasting;
 use crate::node::volume;
 use crate::node::volume_files::{Content, Missing};
 use crate::node::volume_plan::{self, VolumePlan};
@@ -292,6 +293,7 @@ async fn observe<C: Cluster, R: Runtime>(
         }
         let alive: Vec<&str> = instances.iter().map(|instance| &*instance.id).collect();
         memory.probes.retain(|id, _| alive.contains(&&**id));
+        memory.endings.retain(|id, _| alive.contains(&&**id));
         memory.clone()
     };
     let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get("ballast.dev/heal"));
@@ -430,11 +432,12 @@ fn probe<C: Cluster, R: Runtime>(
     let ends = pod.metadata.deletion_timestamp.is_some();
     let ip = pod_ip(&observed.instances);
     let mut wanted = Vec::new();
-    for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
-        let instance = latest(&observed.instances, Role::Container, &container.name)
+    for (role, container) in pod.spec.iter().flat_map(lasting) {
+        let instance = latest(&observed.instances, role, &container.name)
             .filter(|instance| instance.is_running());
         let (Some(instance), Some(pod_ip)) = (instance, ip) else { continue };
         let started = is_started(instance, container, &observed.memory);
+        let ends = ends || observed.memory.endings.contains_key(&instance.id);
         for (kind, probe) in probes(container) {
             // Liveness and startup end with the deletion, readiness goes on (kubelet prober).
             let asked = match kind {

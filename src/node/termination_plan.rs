@@ -1,0 +1,428 @@
+//! Pure: how a pod's containers come to their end.
+//!
+//! The kubelet's rules (`kuberuntime_container.go` killContainer, `termination_order.go`): a deleted
+//! pod, and one that has nothing left to run, ends all its containers at once, but its sidecars wait
+//! for their turn; the wait eats their grace, and at least 2 s of it remain between SIGTERM and
+//! SIGKILL. Afterwards what is left is removed: of a deleted pod everything and then its object, of
+//! a finished one the sandbox.
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+use crate::node::container_spec::spec_hash;
+use crate::node::instance::{Instance, Role};
+use crate::node::memory::Withdrawn;
+use crate::node::pod_plan::{
+    PodPlan, Step, View, latest, remove, running_sandbox, stays_down, stop,
+};
+use crate::node::sidecar::{may_stop, restart_policy};
+use crate::object::Object;
+
+/// The kubelet's least time between SIGTERM and SIGKILL.
+pub const LEAST_GRACE_SECONDS: i64 = 2;
+/// Kubernetes' default `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+
+/// Whether the pod has nothing left to run: every container ended for good, or an init container
+/// failed for good, or that was written into its status before. Its sidecars may run still.
+pub fn finished(pod: &Pod, instances: &[Instance]) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return true;
+    }
+    let Some(spec) = &pod.spec else { return false };
+    let init_failed = |container: &Container| {
+        let policy = restart_policy(spec, Role::Init, container);
+        let end = latest(instances, Role::Init, &container.name).and_then(Instance::ended);
+        policy == "Never" && end.is_some_and(|end| end.exit_code != 0)
+    };
+    let is_down = |container: &Container| {
+        let policy = restart_policy(spec, Role::Container, container);
+        latest(instances, Role::Container, &container.name).is_some_and(|instance| {
+            instance.identity.spec_hash == spec_hash(container)
+                && instance.ended().is_some_and(|ended| stays_down(policy, ended.exit_code))
+        })
+    };
+    let mut init = spec.init_containers.iter().flatten();
+    init.any(init_failed) || spec.containers.iter().all(is_down)
+}
+
+/// A finished pod: what still runs ends, and then its sandbox goes.
+pub fn wind_down(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
+    if end_all(view, spec, grace(spec), plan) {
+        return;
+    }
+    for sandbox in view.instances.iter().filter(|i| i.is_running()) {
+        remove(view, sandbox, "the pod is finished", plan);
+    }
+}
+
+/// A deleted pod: withdraw, stop, remove, and only then let the object go.
+pub fn terminate(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
+    if members(view).any(Instance::is_running) {
+        match view.memory.withdrawal {
+            Withdrawn::NotAsked => {
+                let ip = running_sandbox(view.instances).and_then(|sandbox| sandbox.ip);
+                plan.act(Step::Withdraw { ip }, "the pod is deleted");
+            }
+            Withdrawn::Asked => {}
+            Withdrawn::Done => {
+                end_all(view, spec, remaining_grace(view, spec), plan);
+            }
+        }
+        return;
+    }
+    for instance in view.instances {
+        remove(view, instance, "the pod is deleted", plan);
+    }
+    if view.instances.is_empty() {
+        let step = Step::Finish { uid: view.pod.uid().to_owned() };
+        plan.act(step, "its containers are gone");
+    }
+}
+
+fn members<'a>(view: &View<'a>) -> impl Iterator<Item = &'a Instance> + use<'a> {
+    view.instances.iter().filter(|instance| instance.identity.role != Role::Sandbox)
+}
+
+/// Ends every container, each in its turn; answers whether any runs still.
+fn end_all(view: &View<'_>, spec: &PodSpec, grace_seconds: i64, plan: &mut PodPlan) -> bool {
+    let running: Vec<&Instance> = members(view).filter(|instance| instance.is_running()).collect();
+    for instance in &running {
+        let reason = format!("Stopping container {}", instance.identity.container);
+        let in_turn = may_stop(spec, view.instances, instance);
+        end(view, instance, grace_seconds, in_turn, &reason, plan);
+    }
+    !running.is_empty()
+}
+
+/// Ends one running container; `in_turn`: those that end before it have ended.
+pub fn end(
+    view: &View<'_>,
+    instance: &Instance,
+    grace_seconds: i64,
+    in_turn: bool,
+    reason: &str,
+    plan: &mut PodPlan,
+) {
+    let Some(ending) = view.memory.endings.get(&instance.id) else {
+        if in_turn {
+            return stop(view, instance, grace_seconds, reason, plan);
+        }
+        let step = Step::BeginEnd {
+            id: instance.id.clone(),
+            container: instance.identity.container.clone(),
+            grace_seconds,
+        };
+        return plan.act(step, reason);
+    };
+    // A deletion with a shorter grace counts from now, and so does all of it where the clock
+    // stepped back.
+    let until = ending.until.min(view.now + SignedDuration::from_secs(grace_seconds));
+    if !in_turn && view.now < until {
+        return plan.look_again_at(until);
+    }
+    let left = until.duration_since(view.now).as_secs().max(LEAST_GRACE_SECONDS);
+    stop(view, instance, left, reason, plan);
+}
+
+/// The grace of an end that is not the pod's deletion.
+pub fn grace(spec: &PodSpec) -> i64 {
+    spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).max(1)
+}
+
+/// The whole grace when the stop follows the deletion at once (the wait for the network is not the
+/// container's fault); what is left of it when the daemon was away in between.
+fn remaining_grace(view: &View<'_>, spec: &PodSpec) -> i64 {
+    let meta = &view.pod.metadata;
+    let whole = meta.deletion_grace_period_seconds.unwrap_or(grace(spec)).max(1);
+    let left = meta
+        .deletion_timestamp
+        .as_ref()
+        .map_or(whole, |deadline| deadline.0.duration_since(view.now).as_secs());
+    if left + 4 >= whole { whole } else { left.clamp(LEAST_GRACE_SECONDS, whole.max(2)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::node::capacity::Limits;
+    use crate::node::instance::Life;
+    use crate::node::memory::{Ending, Memory};
+    use crate::node::pod_plan::plan;
+    use crate::node::pod_plan::tests::{at, ended, instance, pod, told, with_image};
+    use crate::node::sidecar::{is_sidecar, lasting};
+
+    #[test]
+    fn deletion_withdraws_stops_removes_and_finishes() {
+        let pod = pod(
+            json!({"metadata": {"deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 30}}),
+        );
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let member = instance(&pod, Role::Container, "web", 0);
+        let running = [sandbox.clone(), member.clone()];
+        let mut memory = with_image();
+        assert!(told(&pod, &running, &memory, 0).starts_with("Withdraw { ip: Some(10.42.0.2) }"));
+        memory.withdrawal = Withdrawn::Asked;
+        assert_eq!(told(&pod, &running, &memory, 0), "");
+        memory.withdrawal = Withdrawn::Done;
+        let plan = told(&pod, &running, &memory, 1);
+        assert!(
+            plan.starts_with("Stop { id: \"web-0\", container: \"web\", grace_seconds: 30 }"),
+            "{plan}"
+        );
+        // The daemon was away for most of the grace.
+        assert!(told(&pod, &running, &memory, 25).contains("grace_seconds: 5"));
+        let down = [sandbox, ended(member, 0, 2)];
+        let plan = told(&pod, &down, &memory, 2);
+        assert!(
+            plan.contains("Remove { id: \"sandbox-0\" }")
+                && plan.contains("Remove { id: \"web-0\" }")
+        );
+        assert!(told(&pod, &[], &memory, 3).starts_with("Finish { uid: \"u\" }"));
+    }
+
+    /// A pod of `web` with two sidecars and everything running.
+    fn with_sidecars(extra: serde_json::Value) -> (Pod, Vec<Instance>) {
+        let mut fields = json!({"spec": {"initContainers": [
+            {"name": "first", "image": "web:1", "restartPolicy": "Always"},
+            {"name": "setup", "image": "web:1"},
+            {"name": "second", "image": "web:1", "restartPolicy": "Always"}]}});
+        json_patch::merge(&mut fields, &extra);
+        let pod = pod(fields);
+        let instances = vec![
+            instance(&pod, Role::Sandbox, "", 0),
+            instance(&pod, Role::Init, "first", 0),
+            ended(instance(&pod, Role::Init, "setup", 0), 0, 0),
+            instance(&pod, Role::Init, "second", 0),
+            instance(&pod, Role::Container, "web", 0),
+        ];
+        (pod, instances)
+    }
+
+    #[test]
+    fn sidecars_end_after_the_others_the_last_started_first() {
+        let (pod, mut all) = with_sidecars(json!({"metadata": {
+            "deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 30}}));
+        let mut memory = Memory { withdrawal: Withdrawn::Done, ..with_image() };
+        assert_eq!(
+            told(&pod, &all, &memory, 0),
+            "BeginEnd { id: \"first-0\", container: \"first\", grace_seconds: 30 } because Stopping container first\n\
+             BeginEnd { id: \"second-0\", container: \"second\", grace_seconds: 30 } because Stopping container second\n\
+             Stop { id: \"web-0\", container: \"web\", grace_seconds: 30 } because Stopping container web"
+        );
+        for id in ["first-0", "second-0"] {
+            memory.endings.insert(id.into(), Ending { until: at(30) });
+        }
+        memory.stopping.insert("web-0".into());
+        assert_eq!(told(&pod, &all, &memory, 5), "");
+        // The wait eats their grace.
+        all[4] = ended(all[4].clone(), 0, 10);
+        let stop = |name: &str, grace: i64| {
+            format!(
+                "Stop {{ id: \"{name}-0\", container: \"{name}\", grace_seconds: {grace} }} because Stopping container {name}"
+            )
+        };
+        assert_eq!(told(&pod, &all, &memory, 10), stop("second", 20));
+        all[3] = ended(all[3].clone(), 143, 12);
+        assert_eq!(told(&pod, &all, &memory, 12), stop("first", 18));
+        // Who never comes to its turn has the least grace when all of it is over.
+        let (_, all) = with_sidecars(json!({}));
+        let late = told(&pod, &all, &memory, 30);
+        assert_eq!(late, format!("{}\n{}", stop("first", 2), stop("second", 2)));
+    }
+
+    #[test]
+    fn a_pod_whose_own_containers_are_done_ends_its_sidecars() {
+        let (pod, mut all) = with_sidecars(json!({"spec": {"restartPolicy": "OnFailure"}}));
+        all[4] = ended(all[4].clone(), 1, 5);
+        assert!(told(&pod, &all, &with_image(), 5).contains("MakeMember { container: \"web\""));
+        all[4] = ended(all[4].clone(), 0, 5);
+        assert!(finished(&pod, &all));
+        let plan = told(&pod, &all, &with_image(), 5);
+        assert!(plan.contains("Stop { id: \"second-0\"") && !plan.contains("Remove"), "{plan}");
+        assert!(plan.contains("BeginEnd { id: \"first-0\""), "{plan}");
+        // A sidecar's own end is nobody's failure, and it is not started again.
+        all[3] = ended(all[3].clone(), 143, 6);
+        assert!(!told(&pod, &all, &with_image(), 6).contains("Make"));
+        all[1] = ended(all[1].clone(), 143, 6);
+        let plan = told(&pod, &all, &with_image(), 6);
+        assert_eq!(plan, "Remove { id: \"sandbox-0\" } because the pod is finished");
+    }
+
+    /// One pod's world: whatever is asked for happens at once, and time is told.
+    struct World {
+        pod: Pod,
+        instances: Vec<Instance>,
+        memory: Memory,
+        now: i64,
+        /// Containers that were ready for their successors once in this sandbox.
+        passed: std::collections::BTreeSet<String>,
+    }
+
+    impl World {
+        fn new(init: &[u8], own: usize, policy: &str) -> Self {
+            let init = init.iter().enumerate().map(|(index, kind)| match kind {
+                0 => json!({"name": format!("i{index}"), "image": "web:1"}),
+                _ => json!({"name": format!("i{index}"), "image": "web:1",
+                    "restartPolicy": "Always"}),
+            });
+            let own = (0..own).map(|index| json!({"name": format!("c{index}"), "image": "web:1"}));
+            let pod = pod(json!({"spec": {"restartPolicy": policy,
+                "initContainers": init.collect::<Vec<_>>(),
+                "containers": own.collect::<Vec<_>>()}}));
+            let passed = std::collections::BTreeSet::new();
+            Self { pod, instances: Vec::new(), memory: with_image(), now: 0, passed }
+        }
+
+        fn spec(&self) -> PodSpec {
+            self.pod.spec.clone().expect("a spec")
+        }
+
+        fn runs(&self, role: Role, name: &str) -> bool {
+            latest(&self.instances, role, name).is_some_and(Instance::is_running)
+        }
+
+        /// One pass: what it asks for is checked against the rules and done.
+        fn pass(&mut self) -> bool {
+            let limits = Limits::default();
+            let view = View {
+                pod: &self.pod,
+                instances: &self.instances,
+                memory: &self.memory,
+                limits,
+                now: at(self.now),
+            };
+            let actions = plan(&view).actions;
+            for action in &actions {
+                self.does(&action.step);
+            }
+            actions.iter().any(|action| matches!(action.step, Step::Finish { .. }))
+        }
+
+        fn does(&mut self, step: &Step) {
+            match step {
+                Step::MakeSandbox { attempt } => {
+                    self.instances.push(instance(&self.pod, Role::Sandbox, "", *attempt));
+                }
+                Step::MakeMember { container, role, attempt, back_off, .. } => {
+                    self.may_start(*role, container);
+                    if let Some(back_off) = back_off {
+                        self.memory.back_offs.insert(container.clone(), back_off.clone());
+                    }
+                    self.instances.push(instance(&self.pod, *role, container, *attempt));
+                    let spec = self.spec();
+                    let mut init = spec.init_containers.iter().flatten();
+                    if init.any(|one| one.name == *container && is_sidecar(one)) {
+                        self.passed.insert(container.clone());
+                    }
+                }
+                Step::Withdraw { .. } => self.memory.withdrawal = Withdrawn::Done,
+                Step::BeginEnd { id, grace_seconds, .. } => {
+                    let until = at(self.now + grace_seconds);
+                    self.memory.endings.insert(id.clone(), Ending { until });
+                }
+                Step::Stop { id, .. } => {
+                    self.may_be_stopped(id);
+                    let _ = self.memory.stopping.insert(id.clone());
+                }
+                Step::Remove { id } => self.instances.retain(|one| one.id != *id),
+                Step::Finish { .. } => assert!(self.instances.is_empty()),
+                other => panic!("nothing asks for {other:?}"),
+            }
+        }
+
+        fn may_start(&self, role: Role, name: &str) {
+            assert!(!self.runs(role, name), "{name} twice");
+            let spec = self.spec();
+            let mut init = spec.init_containers.iter().flatten();
+            let before: Vec<&Container> = match role {
+                Role::Init => init.take_while(|one| one.name != name).collect(),
+                _ => init.by_ref().collect(),
+            };
+            for one in before {
+                assert!(self.passed.contains(&one.name), "{name} before {}", one.name);
+            }
+        }
+
+        fn may_be_stopped(&self, id: &str) {
+            let spec = self.spec();
+            let one = self.instances.iter().find(|one| one.id == id).expect("it is there");
+            assert!(one.is_running(), "{id} is down already");
+            let over = self.memory.endings.get(id).is_some_and(|end| at(self.now) >= end.until);
+            if one.identity.role != Role::Init || over {
+                return;
+            }
+            let after =
+                lasting(&spec).skip_while(|(_, other)| other.name != one.identity.container);
+            for (role, later) in after.skip(1) {
+                assert!(!self.runs(role, &later.name), "{id} before {}", later.name);
+            }
+        }
+
+        /// A running container ends.
+        fn end(&mut self, which: usize, code: i32) {
+            let running: Vec<usize> = (0..self.instances.len())
+                .filter(|at| {
+                    let one = &self.instances[*at];
+                    one.is_running() && one.identity.role != Role::Sandbox
+                })
+                .collect();
+            let Some(index) = running.get(which % running.len().max(1)) else { return };
+            let one = &mut self.instances[*index];
+            let name = one.identity.container.clone();
+            one.life = Life::Exited;
+            one.exit_code = code;
+            one.finished_at = Some(at(self.now));
+            self.memory.stopping.remove(&one.id);
+            self.memory.endings.remove(&one.id);
+            if code == 0 {
+                self.passed.insert(name);
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever ends when: nothing starts before what it waits for, no container runs twice, no
+        /// sidecar stops before those that may need it, and a deleted pod goes.
+        #[test]
+        fn order_is_kept_at_both_ends(
+            init in prop::collection::vec(0..2_u8, 0..5),
+            own in 1..4_usize,
+            policy in prop::sample::select(vec!["Always", "OnFailure", "Never"]),
+            events in prop::collection::vec((0..8_usize, 0..2_i32, 0..40_i64), 0..40),
+        ) {
+            let mut world = World::new(&init, own, policy);
+            for (which, code, seconds) in events {
+                for _ in 0..3 {
+                    world.pass();
+                }
+                world.now += seconds;
+                world.end(which, code);
+            }
+            let deadline = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(world.now + 30));
+            world.pod.metadata.deletion_timestamp = Some(deadline);
+            world.pod.metadata.deletion_grace_period_seconds = Some(30);
+            let mut gone = false;
+            for _ in 0..60 {
+                gone |= world.pass();
+                world.now += 1;
+                // Each that was told to stop does so a while later.
+                let told: Vec<String> = world.memory.stopping.iter().cloned().collect();
+                let index = told.first().and_then(|id| {
+                    let running = world.instances.iter().filter(|one| {
+                        one.is_running() && one.identity.role != Role::Sandbox
+                    });
+                    running.map(|one| &one.id).position(|other| other == id)
+                });
+                if let Some(index) = index {
+                    world.end(index, 143);
+                }
+            }
+            prop_assert!(gone, "{:?}", world.instances);
+        }
+    }
+}
