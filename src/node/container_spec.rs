@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use sha2::{Digest, Sha256};
 
 use crate::node::instance::{Identity, MADE_AS, Role, SETTINGS, Settings};
+use crate::node::sidecar::lasting;
 use crate::object::Object;
 use crate::object::quantity::Quantity;
 
@@ -68,6 +69,8 @@ pub struct ContainerSpec {
     pub user: Option<String>,
     /// Only the sandbox has one; members share it.
     pub hostname: Option<String>,
+    /// `None`: the image's own, or SIGTERM.
+    pub stop_signal: Option<String>,
     pub network: NetworkMode,
     pub ipc: IpcMode,
     pub ports: Vec<PublishedPort>,
@@ -263,7 +266,7 @@ pub fn hostname(pod: &Pod) -> String {
 pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
     let spec = pod.spec.clone().unwrap_or_default();
     let mut ports = Vec::new();
-    for port in spec.containers.iter().flat_map(|c| c.ports.iter().flatten()) {
+    for port in lasting(&spec).flat_map(|(_, c)| c.ports.iter().flatten()) {
         if let Some(host_port) = port.host_port.filter(|port| *port > 0) {
             ports.push(PublishedPort {
                 container_port: u16::try_from(port.container_port).unwrap_or_default(),
@@ -289,6 +292,7 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         working_dir: None,
         user: None,
         hostname: Some(hostname(pod)),
+        stop_signal: None,
         network: NetworkMode::Bridge(site.network.clone()),
         ipc: IpcMode::Shareable,
         ports,
@@ -376,6 +380,7 @@ pub fn member(
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         user: user(pod, &security),
         hostname: None,
+        stop_signal: container.lifecycle.as_ref().and_then(|own| own.stop_signal.clone()),
         network: NetworkMode::Join(sandbox_id.to_owned()),
         ipc: IpcMode::Join(sandbox_id.to_owned()),
         ports: Vec::new(),

@@ -69,6 +69,7 @@ pub fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     ContainerCreateBody {
         hostname: spec.hostname.clone(),
         user: spec.user.clone(),
+        stop_signal: spec.stop_signal.clone(),
         exposed_ports: (!spec.ports.is_empty()).then(|| spec.ports.iter().map(key).collect()),
         tty: Some(spec.tty),
         open_stdin: Some(spec.stdin),

@@ -21,6 +21,8 @@ pub struct Memory {
     pub failures: BTreeMap<String, Failure>,
     /// Why volumes, ConfigMaps or Secrets are not ready yet; the pod waits.
     pub unready: Option<Waiting>,
+    /// By instance id: how far the hook after its start came.
+    pub post_starts: BTreeMap<String, PostStart>,
     /// By instance id: what ends, and is not told to stop yet.
     pub endings: BTreeMap<String, Ending>,
     /// Ids with a stop under way.
@@ -69,11 +71,21 @@ impl Memory {
     }
 }
 
-/// A container whose end has begun: it waits for its turn.
+/// A container's postStart hook; unknown: it was not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostStart {
+    Running,
+    Done,
+    Failed,
+}
+
+/// A container whose end has begun: its hook runs, or it waits for its turn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ending {
     /// When its grace is over.
     pub until: Timestamp,
+    /// Its preStop hook has not ended.
+    pub hook_runs: bool,
 }
 
 /// Whether the network still sends new connections to the pod.

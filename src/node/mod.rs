@@ -55,6 +55,8 @@ pub mod runtime;
 mod agent;
 mod config_watch;
 mod heartbeat;
+mod hook;
+mod http_get;
 mod instances;
 mod logs;
 mod measured;

@@ -13,17 +13,18 @@ use std::time::Duration;
 
 use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Pod};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::container_spec::{self, ContainerSpec, MountSpec, Resolved};
 use crate::node::environment::{self, needs_pod_ip};
+use crate::node::hook::{self, Hook, HookError};
 use crate::node::hosts_file::hosts_file;
 use crate::node::image::{PullFailure, Waiting};
 use crate::node::instance::{Instance, Life, Role};
-use crate::node::memory::{Ending, Failure, Withdrawn};
+use crate::node::memory::{Ending, Failure, PostStart, Withdrawn};
 use crate::node::pod_plan::{Action, Step};
 use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
@@ -76,8 +77,9 @@ pub async fn perform<C: Cluster, R: Runtime>(
             Step::MakeMember { .. } | Step::StartMember { .. } => members.push(&action.step),
             Step::Pull { image } => doer.pull(image),
             Step::Withdraw { ip } => doer.withdraw(*ip),
-            Step::BeginEnd { id, grace_seconds, .. } => {
-                doer.begin_end(id, *grace_seconds, &action.reason);
+            Step::PostStart { id, container } => doer.post_start(id, container),
+            Step::BeginEnd { id, container, grace_seconds } => {
+                doer.begin_end(id, container, *grace_seconds, &action.reason);
             }
             Step::Stop { id, container, grace_seconds } => {
                 doer.stop(id, container, *grace_seconds, &action.reason);
@@ -191,6 +193,10 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         else {
             return None;
         };
+        self.named(container)
+    }
+
+    fn named(&self, container: &str) -> Option<&Container> {
         let spec = self.pod().spec.as_ref()?;
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         all.into_iter().find(|candidate| candidate.name == *container)
@@ -566,11 +572,90 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         });
     }
 
-    fn begin_end(&self, id: &str, grace_seconds: i64, reason: &str) {
-        let until = self.now() + SignedDuration::from_secs(grace_seconds);
-        self.cell.memory().endings.insert(id.to_owned(), Ending { until });
+    fn begin_end(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {
+        let hook = self.hook(id, container, |lifecycle| lifecycle.pre_stop.as_ref());
+        let ending = Ending {
+            until: self.now() + SignedDuration::from_secs(grace_seconds),
+            hook_runs: hook.is_some(),
+        };
+        self.cell.memory().endings.insert(id.to_owned(), ending);
         lock(&self.agent.ended_by_us).insert(id.to_owned());
         self.normal("Killing", reason.to_owned());
+        let Some(hook) = hook else { return };
+        let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(1));
+        let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
+        self.run_hook(async move {
+            let ran = timeout(grace, hook.run(&agent.runtime, grace)).await;
+            if let Ok(Err(why)) = ran {
+                warn!(object = %cell.key, %why, "preStop hook failed");
+                // What the hook said may be a secret: it is not told in an Event.
+                let message = "PreStopHook failed";
+                let note = Note::warning(&*cell.pod(), COMPONENT, "FailedPreStopHook", message);
+                agent.cluster.note(note);
+            }
+            if let Some(ending) = cell.memory().endings.get_mut(&id) {
+                ending.hook_runs = false;
+            }
+            cell.wake.notify_one();
+        });
+    }
+
+    fn post_start(&self, id: &str, container: &str) {
+        let hook = self.hook(id, container, |lifecycle| lifecycle.post_start.as_ref());
+        let Some(hook) = hook else { return };
+        self.cell.memory().post_starts.insert(id.to_owned(), PostStart::Running);
+        let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
+        self.run_hook(async move {
+            let ran = hook.run(&agent.runtime, hook::NO_LIMIT).await;
+            let after = match ran {
+                Ok(()) => Some(PostStart::Done),
+                // Nothing is known of it: it is run again.
+                Err(HookError::Unknown(why)) => {
+                    warn!(object = %cell.key, %why, "postStart hook lost");
+                    sleep(RETRY).await;
+                    None
+                }
+                Err(HookError::Failed(why)) => {
+                    warn!(object = %cell.key, %why, "postStart hook failed");
+                    let (reason, message) = ("FailedPostStartHook", "PostStartHook failed");
+                    agent.cluster.note(Note::warning(&*cell.pod(), COMPONENT, reason, message));
+                    Some(PostStart::Failed)
+                }
+            };
+            match after {
+                Some(after) => cell.memory().post_starts.insert(id, after),
+                None => cell.memory().post_starts.remove(&id),
+            };
+            cell.wake.notify_one();
+        });
+    }
+
+    /// A daemon that stops waits for no hook: the next one begins it again.
+    fn run_hook(&self, running: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.agent.tasks.stop().clone();
+        self.agent.tasks.spawn_short("hook", async move {
+            // Cancel safe: a hook that is cut off has told nothing yet.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = running => {}
+            }
+        });
+    }
+
+    fn hook(
+        &self,
+        id: &str,
+        container: &str,
+        which: impl Fn(&Lifecycle) -> Option<&LifecycleHandler>,
+    ) -> Option<Hook> {
+        let container = self.named(container)?;
+        Some(Hook {
+            instance: id.to_owned(),
+            handler: which(container.lifecycle.as_ref()?)?.clone(),
+            container: container.clone(),
+            pod_ip: pod_ip(&self.observed.instances),
+        })
     }
 
     fn stop(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {

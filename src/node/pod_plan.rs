@@ -21,8 +21,8 @@ use crate::node::container_spec::spec_hash;
 use crate::node::drift;
 use crate::node::image::{self, ImageDecision, ImageState, Waiting};
 use crate::node::instance::{Instance, Life, Role};
-use crate::node::memory::Memory;
-use crate::node::pod_status::is_started;
+use crate::node::memory::{Memory, PostStart};
+use crate::node::pod_status::{is_past_post_start, is_started, post_start};
 use crate::node::probe::Verdict;
 use crate::node::restart::{BackOff, go_duration};
 use crate::node::sidecar::{is_sidecar, restart_policy};
@@ -68,6 +68,11 @@ pub enum Step {
     StartMember {
         container: String,
         id: String,
+    },
+    /// Run the hook after its start.
+    PostStart {
+        id: String,
+        container: String,
     },
     /// Ask the network to send nothing more to this address.
     Withdraw {
@@ -290,11 +295,31 @@ fn members(view: &View<'_>, spec: &PodSpec, sandbox: Option<&str>, plan: &mut Po
             return;
         }
     }
+    let mut held_up = false;
     for container in &spec.containers {
         let present = latest(view.instances, Role::Container, &container.name)
             .filter(|instance| in_sandbox(instance));
+        if held_up && !present.is_some_and(Instance::is_running) {
+            plan.waiting.entry(container.name.clone()).or_insert_with(Waiting::creating);
+            continue;
+        }
         member(view, spec, container, Role::Container, present, sandbox, plan);
+        held_up |= holds_up(view, container, plan);
     }
+}
+
+/// The hook after a container's start: until it has ended, the containers after it are not made
+/// (the kubelet starts a pod's containers one after the other, and a hook is part of a start).
+fn holds_up(view: &View<'_>, container: &Container, plan: &PodPlan) -> bool {
+    let is_made = |action: &Action| {
+        matches!(&action.step, Step::MakeMember { container: name, .. }
+            | Step::StartMember { container: name, .. } if *name == container.name)
+    };
+    let present = latest(view.instances, Role::Container, &container.name);
+    let runs = present.filter(|instance| instance.is_running());
+    post_start(container).is_some()
+        && (plan.actions.iter().any(is_made)
+            || runs.is_some_and(|instance| !is_past_post_start(instance, container, view.memory)))
 }
 
 /// One container: `present` is its latest instance in the present sandbox.
@@ -319,7 +344,10 @@ fn member(
     if instance.is_running() {
         if view.memory.endings.contains_key(&instance.id) {
             let reason = format!("Stopping container {name}");
-            return end(view, instance, grace(spec), true, &reason, plan);
+            return end(view, spec, instance, grace(spec), true, &reason, plan);
+        }
+        if !is_past_post_start(instance, container, view.memory) {
+            return after_start(view, spec, container, instance, plan);
         }
         let verdicts = view.memory.probes.get(&instance.id);
         let failed =
@@ -344,7 +372,7 @@ fn member(
             }
             _ => format!("Container {name} {why}"),
         };
-        return end(view, instance, grace, true, &message, plan);
+        return end(view, spec, instance, grace, true, &message, plan);
     }
     let Some(ended) = instance.ended() else {
         if ready_to_make(view, container, plan) {
@@ -379,6 +407,30 @@ fn member(
     }
     let back_off = BackOff::grown(before, series, ended_at, view.now);
     make(view, container, role, sandbox, Some(back_off), false, plan);
+}
+
+/// A running container whose hook has not ended well yet.
+fn after_start(
+    view: &View<'_>,
+    spec: &PodSpec,
+    container: &Container,
+    instance: &Instance,
+    plan: &mut PodPlan,
+) {
+    let name = &container.name;
+    match view.memory.post_starts.get(&instance.id) {
+        None => {
+            let step = Step::PostStart { id: instance.id.clone(), container: name.clone() };
+            plan.act(step, "it has a hook after its start");
+            plan.wait(name, Waiting::creating(), None);
+        }
+        Some(PostStart::Running) => plan.wait(name, Waiting::creating(), None),
+        Some(PostStart::Failed) => {
+            plan.wait(name, Waiting::new("PostStartHookError", "PostStartHook failed"), None);
+            end(view, spec, instance, grace(spec), true, "FailedPostStartHook", plan);
+        }
+        Some(PostStart::Done) => {}
+    }
 }
 
 /// Whether nothing stands in the way of making a container; else says what does.
@@ -709,6 +761,49 @@ pub(crate) mod tests {
         memory.probes.insert("mesh-0".into(), said(Verdict::Passed, Some(no())));
         let plan = told(&pod, &[sandbox, mesh, done, web], &memory, 6);
         assert!(plan.contains("because Init container mesh failed liveness probe"), "{plan}");
+    }
+
+    #[test]
+    fn a_hook_after_the_start_belongs_to_it() {
+        let pod = pod(json!({"spec": {"containers": [
+            {"name": "web", "image": "web:1", "lifecycle": {"postStart": {"exec": {"command": ["/x"]}}}},
+            {"name": "side", "image": "web:1"}]}}));
+        let sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let plan = told(&pod, std::slice::from_ref(&sandbox), &with_image(), 0);
+        assert!(
+            plan.contains("container: \"web\"") && !plan.contains("container: \"side\""),
+            "{plan}"
+        );
+        let running = [sandbox.clone(), instance(&pod, Role::Container, "web", 0)];
+        let waits = "side: ContainerCreating\nweb: ContainerCreating";
+        assert_eq!(
+            told(&pod, &running, &with_image(), 0),
+            format!(
+                "PostStart {{ id: \"web-0\", container: \"web\" }} because it has a hook after its start\n{waits}"
+            )
+        );
+        let mut memory = with_image();
+        memory.post_starts.insert("web-0".into(), PostStart::Running);
+        assert_eq!(told(&pod, &running, &memory, 0), waits);
+        memory.post_starts.insert("web-0".into(), PostStart::Done);
+        let plan = told(&pod, &running, &memory, 0);
+        assert!(plan.starts_with("MakeMember { container: \"side\""), "{plan}");
+        memory.post_starts.insert("web-0".into(), PostStart::Failed);
+        let plan = told(&pod, &running, &memory, 0);
+        assert!(plan.contains("grace_seconds: 30 } because FailedPostStartHook\n"), "{plan}");
+        assert!(plan.contains("web: PostStartHookError"), "{plan}");
+        // Those that run already are not held up by one that starts again.
+        let side = instance(&pod, Role::Container, "side", 0);
+        let changed = Instance {
+            identity: crate::node::instance::Identity {
+                spec_hash: "other".into(),
+                ..side.identity.clone()
+            },
+            ..side
+        };
+        memory.post_starts.insert("web-0".into(), PostStart::Running);
+        let plan = told(&pod, &[&running[..], &[changed]].concat(), &memory, 0);
+        assert!(plan.contains("Container side definition changed"), "{plan}");
     }
 
     #[test]

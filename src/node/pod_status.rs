@@ -10,14 +10,15 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    ContainerStateWaiting, ContainerStatus, HostIP, LifecycleHandler, Pod, PodCondition, PodIP,
+    PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::node::container_spec::qos_class;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Life, Role};
-use crate::node::memory::{Memory, Verdicts};
+use crate::node::memory::{Memory, PostStart, Verdicts};
 use crate::node::pod_plan::{self, PodPlan, View, stored_status};
 use crate::node::probe::Verdict;
 use crate::node::sidecar::is_sidecar;
@@ -134,6 +135,12 @@ fn container_status(
     let default_wait = if initializing { Waiting::initializing() } else { Waiting::creating() };
     let wait = plan.waiting.get(name).filter(|wait| **wait != Waiting::creating());
     let (state, last) = match current {
+        // The hook is part of the start: until it has ended, the container is not said to run.
+        Some(instance)
+            if instance.is_running() && !is_past_post_start(instance, container, view.memory) =>
+        {
+            (waiting(wait.unwrap_or(&default_wait)), before.or_else(stored_last))
+        }
         Some(instance) if instance.is_running() => (running(instance), before.or_else(stored_last)),
         Some(instance) => match (terminated(instance), wait) {
             (Some(end), Some(wait)) => (waiting(wait), Some(end)),
@@ -167,6 +174,7 @@ fn container_status(
             .map(container_id)
             .or_else(|| stored.and_then(|status| status.container_id.clone())),
         started: Some(started),
+        stop_signal: container.lifecycle.as_ref().and_then(|own| own.stop_signal.clone()),
         ..ContainerStatus::default()
     }
 }
@@ -186,11 +194,37 @@ fn verdicts<'a>(instance: &Instance, memory: &'a Memory) -> Option<&'a Verdicts>
     memory.probes.get(&instance.id)
 }
 
-/// Running, and past its startup probe if it has one.
+/// What runs in a container right after its start.
+pub fn post_start(container: &Container) -> Option<&LifecycleHandler> {
+    container.lifecycle.as_ref()?.post_start.as_ref()
+}
+
+/// Whether its hook, if it has one, ended well.
+pub fn is_past_post_start(instance: &Instance, container: &Container, memory: &Memory) -> bool {
+    post_start(container).is_none()
+        || memory.post_starts.get(&instance.id) == Some(&PostStart::Done)
+}
+
+/// The hooks that an earlier run of the daemon saw through: then the status told of a running
+/// container. One that it did not see the end of is run again.
+pub fn known_post_starts(pod: &Pod, instances: &[Instance]) -> BTreeMap<String, PostStart> {
+    let members = instances.iter().filter(|one| one.identity.role != Role::Sandbox);
+    let known = members.filter_map(|instance| {
+        let status = stored_status(pod, instance.identity.role, &instance.identity.container)?;
+        let same = status.container_id.as_deref() == Some(&*container_id(instance));
+        let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
+        (same && runs).then(|| (instance.id.clone(), PostStart::Done))
+    });
+    known.collect()
+}
+
+/// Running, and past its hook and its startup probe if it has one.
 pub fn is_started(instance: &Instance, container: &Container, memory: &Memory) -> bool {
     let passed =
         || verdicts(instance, memory).and_then(|v| v.startup.as_ref()) == Some(&Verdict::Passed);
-    instance.life == Life::Running && (container.startup_probe.is_none() || passed())
+    instance.life == Life::Running
+        && is_past_post_start(instance, container, memory)
+        && (container.startup_probe.is_none() || passed())
 }
 
 fn is_ready(instance: &Instance, container: &Container, memory: &Memory) -> bool {

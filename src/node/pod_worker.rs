@@ -25,7 +25,7 @@ use crate::node::instance::{Instance, Role};
 use crate::node::memory::{Memory, Verdicts};
 use crate::node::perform::{self, Performed};
 use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
-use crate::node::pod_status::{self, is_started, pod_ip, pod_status};
+use crate::node::pod_status::{self, is_past_post_start, is_started, pod_ip, pod_status};
 use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
 use crate::node::runtime::Runtime;
@@ -284,6 +284,7 @@ async fn observe<C: Cluster, R: Runtime>(
         memory.settle(pod_plan::told_times(&pod, &instances), now);
         if !std::mem::replace(&mut own.took_up, true) {
             memory.probes.extend(pod_status::known_verdicts(&pod, &instances));
+            memory.post_starts.extend(pod_status::known_post_starts(&pod, &instances));
         }
         let wanted = drift::wanted_id(&pod);
         match &memory.wanted {
@@ -294,6 +295,7 @@ async fn observe<C: Cluster, R: Runtime>(
         let alive: Vec<&str> = instances.iter().map(|instance| &*instance.id).collect();
         memory.probes.retain(|id, _| alive.contains(&&**id));
         memory.endings.retain(|id, _| alive.contains(&&**id));
+        memory.post_starts.retain(|id, _| alive.contains(&&**id));
         memory.clone()
     };
     let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get("ballast.dev/heal"));
@@ -436,6 +438,9 @@ fn probe<C: Cluster, R: Runtime>(
         let instance = latest(&observed.instances, role, &container.name)
             .filter(|instance| instance.is_running());
         let (Some(instance), Some(pod_ip)) = (instance, ip) else { continue };
+        if !is_past_post_start(instance, container, &observed.memory) {
+            continue;
+        }
         let started = is_started(instance, container, &observed.memory);
         let ends = ends || observed.memory.endings.contains_key(&instance.id);
         for (kind, probe) in probes(container) {

@@ -170,6 +170,7 @@ pub fn judge_http(status: u16, body: &str) -> Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Redirect {
     Follow {
+        https: bool,
         /// `host:port`
         authority: String,
         path: String,
@@ -178,33 +179,29 @@ pub enum Redirect {
     Stop(&'static str),
 }
 
-/// Where a redirect of this authority leads. The same host is followed to any port, but not to
-/// https: these probes speak no TLS.
-pub fn redirect(location: &str, authority: &str) -> Redirect {
+/// Where a redirect of this authority leads. The same host is followed to any port and scheme.
+pub fn redirect(location: &str, https: bool, authority: &str) -> Redirect {
     if location.starts_with('/') && !location.starts_with("//") {
-        return Redirect::Follow { authority: authority.to_owned(), path: location.to_owned() };
+        let (authority, path) = (authority.to_owned(), location.to_owned());
+        return Redirect::Follow { https, authority, path };
     }
-    let (secure, rest) = if let Some(rest) = location.strip_prefix("https://") {
+    let (https, rest) = if let Some(rest) = location.strip_prefix("https://") {
         (true, rest)
-    } else if let Some(rest) =
-        location.strip_prefix("http://").or_else(|| location.strip_prefix("//"))
-    {
+    } else if let Some(rest) = location.strip_prefix("http://") {
         (false, rest)
+    } else if let Some(rest) = location.strip_prefix("//") {
+        (https, rest)
     } else {
         return Redirect::Stop("the redirect cannot be read and was not followed");
     };
     let (there, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let (host, port) = there.rsplit_once(':').unwrap_or((there, "80"));
+    let usual = if https { "443" } else { "80" };
+    let (host, port) = there.rsplit_once(':').unwrap_or((there, usual));
     if Some(host) != authority.rsplit_once(':').map(|(host, _)| host) {
         return Redirect::Stop("the redirect leads to another host and was not followed");
     }
-    if secure {
-        return Redirect::Stop(
-            "the redirect leads to https and was not followed: what answers there was not asked",
-        );
-    }
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Redirect::Follow { authority: format!("{host}:{port}"), path }
+    Redirect::Follow { https, authority: format!("{host}:{port}"), path }
 }
 
 #[cfg(test)]
@@ -238,18 +235,24 @@ mod tests {
     }
 
     #[test]
-    fn redirects_are_followed_on_the_same_host_and_never_to_https() {
-        let to = |location: &str| match redirect(location, "10.0.0.1:80") {
-            Redirect::Follow { authority, path } => format!("{authority}{path}"),
+    fn redirects_are_followed_on_the_same_host_only() {
+        let from = |https: bool, location: &str| match redirect(location, https, "10.0.0.1:80") {
+            Redirect::Follow { https, authority, path } => {
+                format!("{}{authority}{path}", if https { "s " } else { "" })
+            }
             Redirect::Stop(why) => why.split(" and ").next().unwrap_or_default().to_owned(),
         };
+        let to = |location: &str| from(false, location);
         assert_eq!(to("/ok"), "10.0.0.1:80/ok");
         assert_eq!(to("http://10.0.0.1:80/x?y"), "10.0.0.1:80/x?y");
         assert_eq!(to("http://10.0.0.1"), "10.0.0.1:80/");
         assert_eq!(to("http://10.0.0.1?x"), "10.0.0.1:80/?x");
         assert_eq!(to("http://10.0.0.1:8080/x"), "10.0.0.1:8080/x");
-        assert_eq!(to("https://10.0.0.1/"), "the redirect leads to https");
-        assert_eq!(to("https://10.0.0.1:80/"), "the redirect leads to https");
+        assert_eq!(to("https://10.0.0.1/"), "s 10.0.0.1:443/");
+        assert_eq!(to("https://10.0.0.1:80/"), "s 10.0.0.1:80/");
+        assert_eq!(from(true, "/ok"), "s 10.0.0.1:80/ok");
+        assert_eq!(from(true, "//10.0.0.1/"), "s 10.0.0.1:443/");
+        assert_eq!(from(true, "http://10.0.0.1/"), "10.0.0.1:80/");
         assert_eq!(to("http://elsewhere/x"), "the redirect leads to another host");
         assert_eq!(to("//elsewhere/x"), "the redirect leads to another host");
         assert_eq!(to("next"), "the redirect cannot be read");

@@ -8,20 +8,16 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::node::http_get::{AskError, Url, exchange};
 use crate::node::probe::{
     Answer, Counter, ProbeKind, Question, Redirect, Verdict, judge_http, period, question,
     redirect, remaining_delay, time_limit,
@@ -29,8 +25,6 @@ use crate::node::probe::{
 use crate::node::runtime::{ExecOutcome, Runtime, RuntimeError};
 use crate::task::Tasks;
 
-/// The kubelet reads no more of a body.
-const BODY_LIMIT: usize = 10 * 1024;
 const REDIRECTS: usize = 10;
 const QUICK: Duration = Duration::from_millis(100);
 
@@ -212,17 +206,12 @@ impl<R: Runtime> Asker<R> {
                     Err(_) => late(),
                 })
             }
-            Question::Http { https: true, .. } => {
-                Some(Answer::Failure("probes over HTTPS are not run by this version".to_owned()))
-            }
-            Question::Http { host, port, path, headers, .. } => {
+            Question::Http { https, host, port, path, headers } => {
                 let authority = format!("{}:{port}", self.host(host.as_deref()));
-                let asking = get(&authority, path, headers);
-                Some(match timeout(limit, asking).await {
+                let url = Url { https: *https, authority, path: path.clone() };
+                Some(match timeout(limit, get(url.clone(), headers)).await {
                     Ok(Ok(answer)) => answer,
-                    Ok(Err(error)) => {
-                        Answer::Failure(format!("Get \"http://{authority}{path}\": {error}"))
-                    }
+                    Ok(Err(error)) => Answer::Failure(format!("Get \"{url}\": {error}")),
                     Err(_) => late(),
                 })
             }
@@ -251,55 +240,20 @@ fn same(last: Option<&Verdict>, new: &Verdict) -> bool {
     )
 }
 
-type AskError = Box<dyn std::error::Error + Send + Sync>;
-
 /// One GET, following redirects as far as [`redirect`] says.
-async fn get(
-    authority: &str,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<Answer, AskError> {
-    let (mut authority, mut path) = (authority.to_owned(), path.to_owned());
+async fn get(url: Url, headers: &[(String, String)]) -> Result<Answer, AskError> {
+    let mut url = url;
     for _ in 0..=REDIRECTS {
-        let stream = TcpStream::connect(&authority).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let mut request = Request::get(&path)
-            .header("User-Agent", concat!("kube-probe/", env!("CARGO_PKG_VERSION")))
-            .header("Accept", "*/*")
-            .header("Connection", "close");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            request = request.header("Host", &authority);
-        }
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        let exchange = async {
-            let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, BODY_LIMIT).collect().await;
-            // A longer body is cut, as the kubelet cuts it.
-            let text = body.map(|body| body.to_bytes()).unwrap_or_default();
-            Ok::<_, AskError>((head, String::from_utf8_lossy(&text).into_owned()))
-        };
-        let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
-        // Cancel safe: both are pinned here. A connection that ends first has handed over what it
-        // read, so the exchange still gets its answer, or its own error.
-        let (head, body) = tokio::select! {
-            biased;
-            answer = &mut exchange => answer?,
-            _ = &mut connection => exchange.await?,
-        };
-        let status = head.status.as_u16();
-        let location = head.headers.get("location").and_then(|value| value.to_str().ok());
-        match location.filter(|_| (300..400).contains(&status)) {
-            Some(location) => match redirect(location, &authority) {
-                Redirect::Follow { authority: next, path: there } => {
-                    (authority, path) = (next, there);
+        let answered = exchange(&url, "kube-probe", headers).await?;
+        let is_redirect = (300..400).contains(&answered.status);
+        match answered.location.filter(|_| is_redirect) {
+            Some(location) => match redirect(&location, url.https, &url.authority) {
+                Redirect::Follow { https, authority, path } => {
+                    url = Url { https, authority, path };
                 }
                 Redirect::Stop(why) => return Ok(Answer::Warning(format!("{why} ({location})"))),
             },
-            None => return Ok(judge_http(status, &body)),
+            None => return Ok(judge_http(answered.status, &answered.body)),
         }
     }
     Err(format!("stopped after {REDIRECTS} redirects").into())
@@ -310,6 +264,10 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    fn at(authority: &str) -> Url {
+        Url { https: false, authority: authority.to_owned(), path: "/".to_owned() }
+    }
 
     async fn server(replies: &'static [&'static str]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -334,34 +292,53 @@ mod tests {
             "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nbusy",
         ])
         .await;
-        assert_eq!(get(&address, "/", &[]).await.expect("an answer"), Answer::Success);
-        let Ok(Answer::Warning(what)) = get(&address, "/", &[]).await else {
+        assert_eq!(get(at(&address), &[]).await.expect("an answer"), Answer::Success);
+        let Ok(Answer::Warning(what)) = get(at(&address), &[]).await else {
             panic!("another host is not asked")
         };
         assert!(what.contains("another host") && what.contains("elsewhere.example"), "{what}");
         assert_eq!(
-            get(&address, "/", &[]).await.expect("an answer"),
+            get(at(&address), &[]).await.expect("an answer"),
             Answer::Failure("HTTP probe failed with statuscode: 503 busy".into())
         );
-        assert!(get("127.0.0.1:1", "/", &[]).await.is_err());
+        assert!(get(at("127.0.0.1:1"), &[]).await.is_err());
     }
 
-    /// As nginx answers on port 80 of a host that wants https: asked again at the same door, it would
-    /// send us round in circles.
+    /// As nginx answers on port 80 of a host that wants https, with a certificate of nobody.
     #[tokio::test]
-    async fn a_redirect_to_https_is_a_success_with_a_warning() {
+    async fn https_is_asked_whoever_signed_it() {
+        let signed = rcgen::generate_simple_self_signed(["somebody.example".to_owned()]);
+        let rcgen::CertifiedKey { cert, signing_key } = signed.expect("a certificate");
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks TLS")
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key.into())
+            .expect("a server");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound").to_string();
+        let secure = listener.local_addr().expect("bound");
         tokio::spawn(async move {
             loop {
-                let (mut stream, _) = listener.accept().await.expect("a client");
+                let (stream, _) = listener.accept().await.expect("a client");
+                let mut stream = acceptor.accept(stream).await.expect("TLS");
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request).await;
-                let reply = "HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/\r\nContent-Length: 0\r\n\r\n";
-                stream.write_all(reply.as_bytes()).await.expect("written");
+                let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                stream.write_all(reply).await.expect("written");
+                let _ = stream.shutdown().await;
             }
         });
-        let answer = get(&address, "/", &[]).await.expect("an answer");
-        assert!(matches!(&answer, Answer::Warning(what) if what.contains("https")), "{answer:?}");
+        let url = Url { https: true, ..at(&secure.to_string()) };
+        assert_eq!(get(url, &[]).await.expect("an answer"), Answer::Success);
+        let reply = format!(
+            "HTTP/1.1 301 Moved\r\nLocation: https://{secure}/\r\nContent-Length: 0\r\n\r\n"
+        );
+        let plain =
+            server(vec![reply].leak().iter().map(|reply| &**reply).collect::<Vec<_>>().leak())
+                .await;
+        assert_eq!(get(at(&plain), &[]).await.expect("an answer"), Answer::Success);
     }
 }

@@ -2,20 +2,20 @@
 //!
 //! The kubelet's rules (`kuberuntime_container.go` killContainer, `termination_order.go`): a deleted
 //! pod, and one that has nothing left to run, ends all its containers at once, but its sidecars wait
-//! for their turn; the wait eats their grace, and at least 2 s of it remain between SIGTERM and
-//! SIGKILL. Afterwards what is left is removed: of a deleted pod everything and then its object, of
+//! for their turn. A preStop hook runs before SIGTERM, of all containers at once; it and the wait eat
+//! the grace, and at least 2 s of it remain between SIGTERM and SIGKILL. Afterwards what is left is removed: of a deleted pod everything and then its object, of
 //! a finished one the sandbox.
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec};
 
 use crate::node::container_spec::spec_hash;
-use crate::node::instance::{Instance, Role};
+use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::Withdrawn;
 use crate::node::pod_plan::{
     PodPlan, Step, View, latest, remove, running_sandbox, stays_down, stop,
 };
-use crate::node::sidecar::{may_stop, restart_policy};
+use crate::node::sidecar::{container_of, may_stop, restart_policy};
 use crate::object::Object;
 
 /// The kubelet's least time between SIGTERM and SIGKILL.
@@ -91,7 +91,7 @@ fn end_all(view: &View<'_>, spec: &PodSpec, grace_seconds: i64, plan: &mut PodPl
     for instance in &running {
         let reason = format!("Stopping container {}", instance.identity.container);
         let in_turn = may_stop(spec, view.instances, instance);
-        end(view, instance, grace_seconds, in_turn, &reason, plan);
+        end(view, spec, instance, grace_seconds, in_turn, &reason, plan);
     }
     !running.is_empty()
 }
@@ -99,14 +99,20 @@ fn end_all(view: &View<'_>, spec: &PodSpec, grace_seconds: i64, plan: &mut PodPl
 /// Ends one running container; `in_turn`: those that end before it have ended.
 pub fn end(
     view: &View<'_>,
+    spec: &PodSpec,
     instance: &Instance,
     grace_seconds: i64,
     in_turn: bool,
     reason: &str,
     plan: &mut PodPlan,
 ) {
+    if view.memory.stopping.contains(&instance.id) {
+        return;
+    }
     let Some(ending) = view.memory.endings.get(&instance.id) else {
-        if in_turn {
+        // Nothing can be run in a container that is paused.
+        let hook = container_of(spec, instance).and_then(pre_stop);
+        if in_turn && (hook.is_none() || instance.life != Life::Running) {
             return stop(view, instance, grace_seconds, reason, plan);
         }
         let step = Step::BeginEnd {
@@ -119,11 +125,16 @@ pub fn end(
     // A deletion with a shorter grace counts from now, and so does all of it where the clock
     // stepped back.
     let until = ending.until.min(view.now + SignedDuration::from_secs(grace_seconds));
-    if !in_turn && view.now < until {
+    if (!in_turn || ending.hook_runs) && view.now < until {
         return plan.look_again_at(until);
     }
     let left = until.duration_since(view.now).as_secs().max(LEAST_GRACE_SECONDS);
     stop(view, instance, left, reason, plan);
+}
+
+/// What runs in a container before it is told to stop.
+pub fn pre_stop(container: &Container) -> Option<&LifecycleHandler> {
+    container.lifecycle.as_ref()?.pre_stop.as_ref()
 }
 
 /// The grace of an end that is not the pod's deletion.
@@ -150,7 +161,6 @@ mod tests {
 
     use super::*;
     use crate::node::capacity::Limits;
-    use crate::node::instance::Life;
     use crate::node::memory::{Ending, Memory};
     use crate::node::pod_plan::plan;
     use crate::node::pod_plan::tests::{at, ended, instance, pod, told, with_image};
@@ -215,7 +225,7 @@ mod tests {
              Stop { id: \"web-0\", container: \"web\", grace_seconds: 30 } because Stopping container web"
         );
         for id in ["first-0", "second-0"] {
-            memory.endings.insert(id.into(), Ending { until: at(30) });
+            memory.endings.insert(id.into(), Ending { until: at(30), hook_runs: false });
         }
         memory.stopping.insert("web-0".into());
         assert_eq!(told(&pod, &all, &memory, 5), "");
@@ -251,6 +261,56 @@ mod tests {
         all[1] = ended(all[1].clone(), 143, 6);
         let plan = told(&pod, &all, &with_image(), 6);
         assert_eq!(plan, "Remove { id: \"sandbox-0\" } because the pod is finished");
+    }
+
+    #[test]
+    fn a_hook_before_the_end_eats_the_grace() {
+        let with_hook = |extra: serde_json::Value| {
+            let mut fields = json!({"spec": {"containers": [{"name": "web", "image": "web:1",
+                "livenessProbe": {"exec": {}, "terminationGracePeriodSeconds": 9},
+                "lifecycle": {"preStop": {"exec": {"command": ["/bye"]}}}}]}});
+            json_patch::merge(&mut fields, &extra);
+            pod(fields)
+        };
+        let pod = with_hook(json!({"metadata": {
+            "deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 30}}));
+        let all = [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        let mut memory = Memory { withdrawal: Withdrawn::Done, ..with_image() };
+        let begin = "BeginEnd { id: \"web-0\", container: \"web\", grace_seconds: 30 } because Stopping container web";
+        assert_eq!(told(&pod, &all, &memory, 0), begin);
+        let ending = |hook_runs| Ending { until: at(30), hook_runs };
+        memory.endings.insert("web-0".into(), ending(true));
+        assert_eq!(told(&pod, &all, &memory, 29), "");
+        let stop = |grace: i64| {
+            format!(
+                "Stop {{ id: \"web-0\", container: \"web\", grace_seconds: {grace} }} because Stopping container web"
+            )
+        };
+        assert_eq!(told(&pod, &all, &memory, 30), stop(2));
+        memory.endings.insert("web-0".into(), ending(false));
+        assert_eq!(told(&pod, &all, &memory, 12), stop(18));
+        assert_eq!(told(&pod, &all, &memory, 29), stop(2));
+        // One that is paused cannot run it.
+        memory.endings.clear();
+        let paused = [all[0].clone(), Instance { life: Life::Paused, ..all[1].clone() }];
+        assert_eq!(told(&pod, &paused, &memory, 0), stop(30));
+
+        // A container that its probe ends says good-bye as well, once, whatever the probe says then.
+        let pod = with_hook(json!({}));
+        let mut memory = with_image();
+        let failed = crate::node::memory::Verdicts {
+            liveness: Some(crate::node::probe::Verdict::Failed("no".into())),
+            ..Default::default()
+        };
+        memory.probes.insert("web-0".into(), failed);
+        let plan = told(&pod, &all, &memory, 0);
+        assert!(
+            plan.contains("grace_seconds: 9 } because Container web failed liveness"),
+            "{plan}"
+        );
+        memory.probes.clear();
+        memory.endings.insert("web-0".into(), Ending { until: at(9), hook_runs: false });
+        assert_eq!(told(&pod, &all, &memory, 4), stop(5));
     }
 
     /// One pod's world: whatever is asked for happens at once, and time is told.
@@ -323,7 +383,7 @@ mod tests {
                 Step::Withdraw { .. } => self.memory.withdrawal = Withdrawn::Done,
                 Step::BeginEnd { id, grace_seconds, .. } => {
                     let until = at(self.now + grace_seconds);
-                    self.memory.endings.insert(id.clone(), Ending { until });
+                    self.memory.endings.insert(id.clone(), Ending { until, hook_runs: false });
                 }
                 Step::Stop { id, .. } => {
                     self.may_be_stopped(id);
