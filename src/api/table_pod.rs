@@ -68,7 +68,10 @@ fn summarise(pod: &Pod, status: &PodStatus) -> Summary {
             .filter(|reason| !reason.is_empty())
             .or_else(|| status.phase.clone())
             .unwrap_or_default(),
-        total: spec.map_or(0, |spec| spec.containers.len()),
+        total: spec.map_or(0, |spec| {
+            let init = spec.init_containers.iter().flatten();
+            spec.containers.len() + init.filter(|one| is_sidecar(one)).count()
+        }),
         ..Summary::default()
     };
     let scheduling_gated = status.conditions.iter().flatten().any(|known| {
@@ -78,8 +81,12 @@ fn summarise(pod: &Pod, status: &PodStatus) -> Summary {
         summary.reason = "SchedulingGated".to_owned();
     }
     let init = spec.and_then(|spec| spec.init_containers.as_deref());
-    if !read_init(init.unwrap_or_default(), status, &mut summary) {
-        read_containers(status, &mut summary);
+    let init = init.unwrap_or_default();
+    // A sidecar that restarts, or that has ended with its pod, is in nobody's way any more.
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let blocked = read_init(init, status, &mut summary);
+    if !blocked || condition::is_true(conditions, "Initialized") {
+        read_containers(init, status, &mut summary);
     }
     let deleted = pod.metadata.deletion_timestamp.is_some();
     if deleted && status.reason.as_deref() == Some("NodeLost") {
@@ -90,10 +97,20 @@ fn summarise(pod: &Pod, status: &PodStatus) -> Summary {
     summary
 }
 
+/// It runs beside the pod's own containers.
+fn is_sidecar(init: &Container) -> bool {
+    init.restart_policy.as_deref() == Some("Always")
+}
+
 /// Whether an init container is still in the way; then it names the pod's state.
 fn read_init(wanted: &[Container], status: &PodStatus, summary: &mut Summary) -> bool {
     for (index, container) in status.init_container_statuses.iter().flatten().enumerate() {
         count_restarts(container, summary);
+        let stays = wanted.iter().any(|one| one.name == container.name && is_sidecar(one));
+        if stays && container.started == Some(true) {
+            summary.ready += usize::from(container.ready);
+            continue;
+        }
         let state = container.state.as_ref();
         if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
             if ended.exit_code == 0 {
@@ -120,9 +137,14 @@ fn read_init(wanted: &[Container], status: &PodStatus, summary: &mut Summary) ->
     false
 }
 
-fn read_containers(status: &PodStatus, summary: &mut Summary) {
+fn read_containers(init: &[Container], status: &PodStatus, summary: &mut Summary) {
     summary.restarts = 0;
     summary.last_restart = None;
+    for container in status.init_container_statuses.iter().flatten() {
+        if init.iter().any(|one| one.name == container.name && is_sidecar(one)) {
+            count_restarts(container, summary);
+        }
+    }
     let mut has_running = false;
     for container in status.container_statuses.iter().flatten().rev() {
         count_restarts(container, summary);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
-    LifecycleHandler, Probe, ResourceRequirements, SecurityContext, VolumeMount,
+    LifecycleHandler, PodSpec, Probe, ResourceRequirements, SecurityContext, VolumeMount,
 };
 
 use super::admit::{Fault, Faults};
@@ -24,11 +24,8 @@ const ONE_HANDLER: &str = "may not specify more than 1 handler type";
 const ONE_SOURCE: &str = "may not have more than one field specified at a time";
 
 /// The containers that run side by side. `volumes` are the names that a mount may use.
-pub fn containers(
-    containers: &[Container],
-    volumes: &BTreeSet<&str>,
-    path: &FieldPath<'_>,
-) -> Faults {
+pub fn containers(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &FieldPath<'_>) -> Faults {
+    let containers = &spec.containers[..];
     let mut faults = Faults::new();
     if containers.is_empty() {
         return vec![path.required("")];
@@ -41,7 +38,7 @@ pub fn containers(
             faults.push(path.child("name").duplicate(quoted(&container.name)));
         }
         if let Some(lifecycle) = &container.lifecycle {
-            faults.extend(lifecycle_faults(lifecycle, &path.child("lifecycle")));
+            faults.extend(lifecycle_faults(lifecycle, spec, &path.child("lifecycle")));
         }
         faults.extend(probes(container, &path));
     }
@@ -50,14 +47,11 @@ pub fn containers(
 }
 
 /// The containers that run one after the other, before the others start.
-pub fn init_containers(
-    init: &[Container],
-    regular: &[Container],
-    volumes: &BTreeSet<&str>,
-    path: &FieldPath<'_>,
-) -> Faults {
+pub fn init_containers(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &FieldPath<'_>) -> Faults {
     let mut faults = Faults::new();
-    let mut names: BTreeSet<&str> = regular.iter().map(|other| other.name.as_str()).collect();
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let mut names: BTreeSet<&str> =
+        spec.containers.iter().map(|other| other.name.as_str()).collect();
     for (index, container) in init.iter().enumerate() {
         let path = path.index(index);
         faults.extend(container_faults(container, volumes, &path));
@@ -65,8 +59,14 @@ pub fn init_containers(
             faults.push(path.child("name").duplicate(quoted(&container.name)));
         }
         if container.restart_policy.as_deref() == Some("Always") {
+            if let Some(lifecycle) = &container.lifecycle {
+                faults.extend(lifecycle_faults(lifecycle, spec, &path.child("lifecycle")));
+            }
             faults.extend(probes(container, &path));
             continue;
+        }
+        if let Some(policy) = &container.restart_policy {
+            faults.push(path.child("restartPolicy").not_supported(policy, &["Always"]));
         }
         for (field, set) in [
             ("lifecycle", container.lifecycle.is_some()),
@@ -405,29 +405,115 @@ fn security_faults(context: &SecurityContext, path: &FieldPath<'_>) -> Faults {
     faults
 }
 
-fn lifecycle_faults(lifecycle: &Lifecycle, path: &FieldPath<'_>) -> Faults {
+fn lifecycle_faults(lifecycle: &Lifecycle, spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     let mut faults = Faults::new();
+    let grace = spec.termination_grace_period_seconds;
     for (field, hook) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
         if let Some(hook) = hook {
-            faults.extend(hook_faults(hook, &path.child(field)));
+            faults.extend(hook_faults(hook, grace, &path.child(field)));
+        }
+    }
+    if let Some(signal) = lifecycle.stop_signal.as_deref().filter(|signal| !signal.is_empty()) {
+        let path = path.child("stopSignal");
+        if spec.os.is_none() {
+            let detail = "may not be set for containers with empty `spec.os.name`";
+            faults.push(path.forbidden(detail));
+        } else if !STOP_SIGNALS.contains(&signal) {
+            faults.push(path.not_supported(signal, &STOP_SIGNALS));
         }
     }
     faults
 }
 
-fn hook_faults(hook: &LifecycleHandler, path: &FieldPath<'_>) -> Faults {
+/// Those of Linux (`supportedStopSignalsLinux`), sorted as text.
+const STOP_SIGNALS: [&str; 65] = [
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGRTMAX",
+    "SIGRTMAX-1",
+    "SIGRTMAX-10",
+    "SIGRTMAX-11",
+    "SIGRTMAX-12",
+    "SIGRTMAX-13",
+    "SIGRTMAX-14",
+    "SIGRTMAX-2",
+    "SIGRTMAX-3",
+    "SIGRTMAX-4",
+    "SIGRTMAX-5",
+    "SIGRTMAX-6",
+    "SIGRTMAX-7",
+    "SIGRTMAX-8",
+    "SIGRTMAX-9",
+    "SIGRTMIN",
+    "SIGRTMIN+1",
+    "SIGRTMIN+10",
+    "SIGRTMIN+11",
+    "SIGRTMIN+12",
+    "SIGRTMIN+13",
+    "SIGRTMIN+14",
+    "SIGRTMIN+15",
+    "SIGRTMIN+2",
+    "SIGRTMIN+3",
+    "SIGRTMIN+4",
+    "SIGRTMIN+5",
+    "SIGRTMIN+6",
+    "SIGRTMIN+7",
+    "SIGRTMIN+8",
+    "SIGRTMIN+9",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
+
+fn hook_faults(hook: &LifecycleHandler, grace: Option<i64>, path: &FieldPath<'_>) -> Faults {
     let probe = Probe {
         exec: hook.exec.clone(),
         http_get: hook.http_get.clone(),
         tcp_socket: hook.tcp_socket.clone(),
         ..Probe::default()
     };
-    if hook.sleep.is_some() {
-        let others = probe != Probe::default();
-        return if others {
-            vec![path.child("sleep").forbidden(ONE_HANDLER)]
-        } else {
+    if let Some(pause) = &hook.sleep {
+        let path = path.child("sleep");
+        if probe != Probe::default() {
+            return vec![path.forbidden(ONE_HANDLER)];
+        }
+        let grace = grace.unwrap_or(i64::MAX);
+        return if (0..=grace).contains(&pause.seconds) {
             Faults::new()
+        } else {
+            let detail = format!(
+                "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+            );
+            vec![path.invalid(pause.seconds.to_string(), detail)]
         };
     }
     handler_faults(&probe, path)

@@ -60,10 +60,9 @@ fn spec(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     let volumes = spec.volumes.as_deref().unwrap_or_default();
     let (usable, volume_faults) = volume_validation::volumes(volumes, &path.child("volumes"));
     faults.extend(volume_faults);
-    faults.extend(containers::containers(&spec.containers, &usable, &path.child("containers")));
-    let init = spec.init_containers.as_deref().unwrap_or_default();
+    faults.extend(containers::containers(spec, &usable, &path.child("containers")));
     let init_path = path.child("initContainers");
-    faults.extend(containers::init_containers(init, &spec.containers, &usable, &init_path));
+    faults.extend(containers::init_containers(spec, &usable, &init_path));
     host_network_faults(spec, path, &mut faults);
     let restart = spec.restart_policy.as_deref().unwrap_or_default();
     let policies = ["Always", "OnFailure", "Never"];

@@ -8,6 +8,8 @@ use crate::object::Kind;
 pub static GROUPS: &[&[Row]] = &[
     CONTAINERS,
     INIT_CONTAINERS,
+    CONTAINER_LIFE,
+    INIT_CONTAINER_LIFE,
     POD,
     POD_SECURITY,
     VOLUMES,
@@ -29,14 +31,11 @@ macro_rules! rows {
     };
 }
 
-const HOOKS: &str = "lifecycle hooks come with the pods issue; let the container act on SIGTERM";
-const INIT_PROBES: &str = "an init container runs to its end and is not probed";
-const SIDECAR: &str =
-    "containers with a restart policy of their own (sidecars) come with the pods issue";
+const HOOK_SOCKET: &str =
+    "Kubernetes itself never ran a hook that opens a socket; use exec or httpGet";
 const SELINUX: &str = "SELinux labels are not passed to Docker";
 const WINDOWS: &str = "nodes are Linux";
 const GRPC: &str = "gRPC probes are not made; use httpGet, tcpSocket or exec";
-const HTTP: &[&str] = &["\"HTTP\""];
 const TOLD_RESOURCES: &[&str] = &[
     "\"limits.cpu\"",
     "\"limits.memory\"",
@@ -123,21 +122,32 @@ macro_rules! container_rows {
         ],
         Refused("there are no block volumes") => [concat!($in, "volumeDevices")],
         Refused("there is no dynamic resource allocation") => [concat!($in, "resources.claims")],
-        Refused(SIDECAR) => [concat!($in, "restartPolicy"), concat!($in, "restartPolicyRules")],
+        Refused("restart rules by exit code come with a later issue") =>
+            [concat!($in, "restartPolicyRules")],
         Refused(SELINUX) => [concat!($in, "securityContext.seLinuxOptions")],
         Refused(WINDOWS) => [concat!($in, "securityContext.windowsOptions")],
-        Refused(HOOKS) => [
-            concat!($in, "lifecycle.postStart"),
-            concat!($in, "lifecycle.preStop"),
-            concat!($in, "lifecycle.stopSignal"),
+        Runs => [
+            // Judged by value: a plain init container publishes none.
+            concat!($in, "ports[].hostPort"),
+            concat!($in, "ports[].hostIP"),
         ],
         $($more)*
     ] };
 }
 
-macro_rules! container_rows_with_probes {
-    ($in:literal, $($probe:literal),*) => { container_rows![$in;
-        Runs => [concat!($in, "ports[].hostPort"), concat!($in, "ports[].hostIP")],
+static CONTAINERS: &[Row] = container_rows!["containers[].";
+    Refused("a container of the pod restarts as the pod's restartPolicy says") =>
+        ["containers[].restartPolicy"],
+];
+
+static INIT_CONTAINERS: &[Row] = container_rows!["initContainers[].";
+    Runs => ["initContainers[].restartPolicy"],
+];
+
+/// Probes and hooks; that a plain init container has none is validation's.
+macro_rules! life_rows {
+    ($in:literal; $($probe:literal),*; $($hook:literal),*) => { rows![Part::PodSpec;
+        Runs => [concat!($in, "lifecycle.stopSignal")],
         $(Runs => [
             concat!($in, $probe, ".exec.command"),
             concat!($in, $probe, ".httpGet.host"),
@@ -145,6 +155,7 @@ macro_rules! container_rows_with_probes {
             concat!($in, $probe, ".httpGet.httpHeaders[].value"),
             concat!($in, $probe, ".httpGet.path"),
             concat!($in, $probe, ".httpGet.port"),
+            concat!($in, $probe, ".httpGet.scheme"),
             concat!($in, $probe, ".tcpSocket.host"),
             concat!($in, $probe, ".tcpSocket.port"),
             concat!($in, $probe, ".initialDelaySeconds"),
@@ -154,24 +165,26 @@ macro_rules! container_rows_with_probes {
             concat!($in, $probe, ".failureThreshold"),
             concat!($in, $probe, ".terminationGracePeriodSeconds"),
         ],
-        Only(HTTP, "probes over HTTPS are not made; use tcpSocket or exec") =>
-            [concat!($in, $probe, ".httpGet.scheme")],
         Refused(GRPC) => [concat!($in, $probe, ".grpc")],)*
+        $(Runs => [
+            concat!($in, "lifecycle.", $hook, ".exec.command"),
+            concat!($in, "lifecycle.", $hook, ".httpGet.host"),
+            concat!($in, "lifecycle.", $hook, ".httpGet.httpHeaders[].name"),
+            concat!($in, "lifecycle.", $hook, ".httpGet.httpHeaders[].value"),
+            concat!($in, "lifecycle.", $hook, ".httpGet.path"),
+            concat!($in, "lifecycle.", $hook, ".httpGet.port"),
+            concat!($in, "lifecycle.", $hook, ".httpGet.scheme"),
+            concat!($in, "lifecycle.", $hook, ".sleep.seconds"),
+        ],
+        Refused(HOOK_SOCKET) => [concat!($in, "lifecycle.", $hook, ".tcpSocket")],)*
     ] };
 }
 
-static CONTAINERS: &[Row] =
-    container_rows_with_probes!["containers[].", "livenessProbe", "readinessProbe", "startupProbe"];
+static CONTAINER_LIFE: &[Row] = life_rows!["containers[].";
+    "livenessProbe", "readinessProbe", "startupProbe"; "postStart", "preStop"];
 
-static INIT_CONTAINERS: &[Row] = container_rows!["initContainers[].";
-    Refused(INIT_PROBES) => [
-        "initContainers[].livenessProbe",
-        "initContainers[].readinessProbe",
-        "initContainers[].startupProbe",
-    ],
-    Refused("an init container publishes no port; give it to a container") =>
-        ["initContainers[].ports[].hostPort", "initContainers[].ports[].hostIP"],
-];
+static INIT_CONTAINER_LIFE: &[Row] = life_rows!["initContainers[].";
+    "livenessProbe", "readinessProbe", "startupProbe"; "postStart", "preStop"];
 
 static POD: &[Row] = rows![Part::PodSpec;
     Runs => [

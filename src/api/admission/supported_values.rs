@@ -36,6 +36,9 @@ pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
         for (index, container) in containers.iter().enumerate() {
             let at = list.index(index);
             faults.extend(container_refusals(container, &at));
+            if field == "initContainers" && container.restart_policy.is_none() {
+                faults.extend(published_refusals(container, &at));
+            }
             let own = container.security_context.clone().unwrap_or_default();
             let wanted = own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true);
             if wanted && matches!(own.run_as_user.or(of_pod.run_as_user), None | Some(0)) {
@@ -51,6 +54,16 @@ pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
         }
     }
     faults
+}
+
+/// A plain init container runs alone and to its end: nothing reaches it. Its pod's sandbox
+/// publishes what the others ask for.
+fn published_refusals(container: &Container, path: &FieldPath<'_>) -> Faults {
+    let ports = path.child("ports");
+    let asked = container.ports.iter().flatten().enumerate();
+    let published = asked.filter(|(_, port)| port.host_port.is_some_and(|number| number != 0));
+    let reason = "an init container publishes no port; give it to a container";
+    published.map(|(index, _)| refusal(&ports.index(index).child("hostPort"), reason)).collect()
 }
 
 fn container_refusals(container: &Container, path: &FieldPath<'_>) -> Faults {
