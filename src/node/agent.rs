@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -179,6 +180,8 @@ pub struct Agent<C, R> {
     pub sandbox_image: Mutex<String>,
     host_ip: Mutex<Ipv4Addr>,
     started: Instant,
+    /// When it began.
+    pub born: Timestamp,
     pub instances: Mutex<Instances>,
     pub images: Mutex<HashMap<String, ImageState>>,
     pub known: Mutex<Known>,
@@ -226,6 +229,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             making: Turns::of(MAKING),
             sandbox_image: Mutex::default(),
             started: Instant::now(),
+            born: clock.now(),
             instances: Mutex::default(),
             images: Mutex::default(),
             known: Mutex::default(),

@@ -36,6 +36,14 @@ pub enum IpcMode {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PidMode {
+    /// Its own process is number 1.
+    Own,
+    /// Another container's process namespace, by id.
+    Join(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountSpec {
     /// A directory or file of the host; it exists before the container is made.
     pub source: String,
@@ -73,6 +81,7 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     pub network: NetworkMode,
     pub ipc: IpcMode,
+    pub pid: PidMode,
     pub ports: Vec<PublishedPort>,
     pub mounts: Vec<MountSpec>,
     pub memory: i64,
@@ -295,6 +304,7 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         stop_signal: None,
         network: NetworkMode::Bridge(site.network.clone()),
         ipc: IpcMode::Shareable,
+        pid: PidMode::Own,
         ports,
         mounts: Vec::new(),
         memory: 0,
@@ -369,6 +379,9 @@ pub fn member(
     let arguments = (!resolved.arguments.is_empty() || entrypoint.is_some())
         .then(|| resolved.arguments.clone());
     let capabilities = security.capabilities.clone().unwrap_or_default();
+    // The sandbox's own process is number 1 then, and takes the orphans.
+    let shares_processes =
+        pod.spec.as_ref().is_some_and(|spec| spec.share_process_namespace == Some(true));
     ContainerSpec {
         name: identity.engine_name(&site.prefix),
         identity,
@@ -383,6 +396,7 @@ pub fn member(
         stop_signal: container.lifecycle.as_ref().and_then(|own| own.stop_signal.clone()),
         network: NetworkMode::Join(sandbox_id.to_owned()),
         ipc: IpcMode::Join(sandbox_id.to_owned()),
+        pid: if shares_processes { PidMode::Join(sandbox_id.to_owned()) } else { PidMode::Own },
         ports: Vec::new(),
         mounts: resolved.mounts.clone(),
         memory: memory(container),

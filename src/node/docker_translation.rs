@@ -13,7 +13,7 @@ use bollard::models::{
 };
 use jiff::Timestamp;
 
-use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode};
+use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode, PidMode};
 use crate::node::instance::{INSTALLATION, Identity, Instance, Life, MADE_AS, SETTINGS, Settings};
 use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent, UsageSample};
 
@@ -89,6 +89,10 @@ pub fn body(spec: &ContainerSpec) -> ContainerCreateBody {
                 IpcMode::Shareable => "shareable".to_owned(),
                 IpcMode::Join(id) => format!("container:{id}"),
             }),
+            pid_mode: match &spec.pid {
+                PidMode::Own => None,
+                PidMode::Join(id) => Some(format!("container:{id}")),
+            },
             port_bindings: (!bindings.is_empty()).then_some(bindings),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),

@@ -20,6 +20,7 @@ use crate::node::pod_status::is_started;
 use crate::node::probe::Verdict;
 use crate::node::restart;
 use crate::node::sidecar::{is_sidecar, lasting, restart_policy};
+use crate::node::termination_plan::is_over;
 use crate::object::drift::{Class, DriftObject};
 use crate::object::ledger::{Difference, Examined, FIGHT_HEALS, FIGHT_SECONDS, Response};
 use crate::object::{Kind, Object, condition};
@@ -146,7 +147,7 @@ pub fn examine(look: Look<'_>) -> Examined {
         converged_before,
         differences,
     };
-    let finished = pod_plan::finished(pod, look.view.instances);
+    let finished = is_over(pod, look.view.instances, look.view.now);
     let Some(spec) = &pod.spec else { return examined(false, Vec::new()) };
     if finished || pod.metadata.deletion_timestamp.is_some() {
         return examined(false, Vec::new());

@@ -21,6 +21,8 @@ pub struct Memory {
     pub failures: BTreeMap<String, Failure>,
     /// Why volumes, ConfigMaps or Secrets are not ready yet; the pod waits.
     pub unready: Option<Waiting>,
+    /// By instance id: what an ended container left to be read.
+    pub last_words: BTreeMap<String, String>,
     /// By instance id: how far the hook after its start came.
     pub post_starts: BTreeMap<String, PostStart>,
     /// By instance id: what ends, and is not told to stop yet.

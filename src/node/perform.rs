@@ -1,6 +1,6 @@
 //! Does the steps of a pod's plan. It decides nothing: every step names what it acts on.
 //!
-//! Pulls, stops, removals and the wait for the network run beside the worker; the memory says that
+//! Pulls, and the ends of containers (`perform_end.rs`), run beside the worker; the memory says that
 //! they are under way, and their end wakes it. Making containers is done at once, as parallel as
 //! their dependencies allow: members are created while their sandbox starts (creating one needs the
 //! sandbox's id, only starting it needs its network), and their starts run side by side.
@@ -12,19 +12,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::{join, join_all};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Pod};
-use tokio::time::{sleep, timeout};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::container_spec::{self, ContainerSpec, MountSpec, Resolved};
 use crate::node::environment::{self, needs_pod_ip};
-use crate::node::hook::{self, Hook, HookError};
 use crate::node::hosts_file::hosts_file;
 use crate::node::image::{PullFailure, Waiting};
 use crate::node::instance::{Instance, Life, Role};
-use crate::node::memory::{Ending, Failure, PostStart, Withdrawn};
+use crate::node::last_words;
+use crate::node::memory::Failure;
 use crate::node::pod_plan::{Action, Step};
 use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
@@ -34,16 +34,11 @@ use crate::node::volume;
 use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
 use crate::object::{Cluster, DeleteOptions, Note};
 
-/// How long SIGTERM waits for the network (ARCHITECTURE.md, section 5).
-const WITHDRAWAL: Duration = Duration::from_secs(2);
-/// What ended takes nothing but disk: who is waited for comes first. A removal is work for the engine
-/// too, and a rolling update needs one for each that it makes.
-const GIVE_WAY: Duration = Duration::from_secs(5);
 /// Containers of a pod that began before they had their host name, after which its sandbox is made for
 /// it alone.
 const UNNAMED: u32 = 2;
 /// Before a failed stop or removal is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// What the worker does next.
 pub enum Performed {
@@ -54,10 +49,10 @@ pub enum Performed {
 }
 
 /// One pass' doing, with what it needs at hand.
-struct Doer<'a, C, R> {
-    agent: &'a Arc<Agent<C, R>>,
-    cell: &'a Arc<PodCell>,
-    observed: &'a Observed,
+pub(super) struct Doer<'a, C, R> {
+    pub(super) agent: &'a Arc<Agent<C, R>>,
+    pub(super) cell: &'a Arc<PodCell>,
+    pub(super) observed: &'a Observed,
 }
 
 /// Does every action.
@@ -104,15 +99,15 @@ pub async fn perform<C: Cluster, R: Runtime>(
 }
 
 impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.agent.clock.now()
     }
 
-    fn pod(&self) -> &Pod {
+    pub(super) fn pod(&self) -> &Pod {
         &self.observed.pod
     }
 
-    fn normal(&self, reason: &'static str, message: String) {
+    pub(super) fn normal(&self, reason: &'static str, message: String) {
         self.agent.cluster.note(Note::normal(self.pod(), COMPONENT, reason, message));
     }
 
@@ -196,7 +191,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         self.named(container)
     }
 
-    fn named(&self, container: &str) -> Option<&Container> {
+    pub(super) fn named(&self, container: &str) -> Option<&Container> {
         let spec = self.pod().spec.as_ref()?;
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         all.into_iter().find(|candidate| candidate.name == *container)
@@ -317,7 +312,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             return Ok(None);
         };
         let made_as = self.made_as(sandbox);
-        let resolved = match self.resolve(container, ip, made_as.is_some()).await {
+        let mut resolved = match self.resolve(container, ip, made_as.is_some()).await {
             Ok(resolved) => resolved,
             Err(sentence) => {
                 self.warning("Failed", format!("Error: {sentence}"));
@@ -325,6 +320,12 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 return Ok(None);
             }
         };
+        let file = last_words::file(&self.agent.options.data_dir, self.pod(), name, attempt);
+        match last_words::prepare(&file, container, &resolved.mounts) {
+            Ok(mount) => resolved.mounts.extend(mount),
+            // The kubelet goes without as well.
+            Err(error) => warn!(container = %name, %error, "termination message file not made"),
+        }
         let site = self.agent.site(&self.observed.engine);
         let spec =
             container_spec::member(self.pod(), container, role, attempt, sandbox, &resolved, &site);
@@ -554,158 +555,6 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             agent.cluster.note(note);
             // Every pod that waits for this image.
             agent.wake_all();
-        });
-    }
-
-    fn withdraw(&self, ip: Option<Ipv4Addr>) {
-        self.cell.memory().withdrawal = Withdrawn::Asked;
-        let (agent, cell) = (self.agent.clone(), self.cell.clone());
-        self.agent.tasks.spawn_short("withdrawal", async move {
-            if let Some(ip) = ip {
-                let withdrawn = agent.withdrawal.withdrawn(ip);
-                if timeout(WITHDRAWAL, withdrawn).await.is_err() {
-                    warn!(object = %cell.key, %ip, "endpoint not withdrawn in time, stopping anyway");
-                }
-            }
-            cell.memory().withdrawal = Withdrawn::Done;
-            cell.wake.notify_one();
-        });
-    }
-
-    fn begin_end(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {
-        let hook = self.hook(id, container, |lifecycle| lifecycle.pre_stop.as_ref());
-        let ending = Ending {
-            until: self.now() + SignedDuration::from_secs(grace_seconds),
-            hook_runs: hook.is_some(),
-        };
-        self.cell.memory().endings.insert(id.to_owned(), ending);
-        lock(&self.agent.ended_by_us).insert(id.to_owned());
-        self.normal("Killing", reason.to_owned());
-        let Some(hook) = hook else { return };
-        let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(1));
-        let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
-        self.run_hook(async move {
-            let ran = timeout(grace, hook.run(&agent.runtime, grace)).await;
-            if let Ok(Err(why)) = ran {
-                warn!(object = %cell.key, %why, "preStop hook failed");
-                // What the hook said may be a secret: it is not told in an Event.
-                let message = "PreStopHook failed";
-                let note = Note::warning(&*cell.pod(), COMPONENT, "FailedPreStopHook", message);
-                agent.cluster.note(note);
-            }
-            if let Some(ending) = cell.memory().endings.get_mut(&id) {
-                ending.hook_runs = false;
-            }
-            cell.wake.notify_one();
-        });
-    }
-
-    fn post_start(&self, id: &str, container: &str) {
-        let hook = self.hook(id, container, |lifecycle| lifecycle.post_start.as_ref());
-        let Some(hook) = hook else { return };
-        self.cell.memory().post_starts.insert(id.to_owned(), PostStart::Running);
-        let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
-        self.run_hook(async move {
-            let ran = hook.run(&agent.runtime, hook::NO_LIMIT).await;
-            let after = match ran {
-                Ok(()) => Some(PostStart::Done),
-                // Nothing is known of it: it is run again.
-                Err(HookError::Unknown(why)) => {
-                    warn!(object = %cell.key, %why, "postStart hook lost");
-                    sleep(RETRY).await;
-                    None
-                }
-                Err(HookError::Failed(why)) => {
-                    warn!(object = %cell.key, %why, "postStart hook failed");
-                    let (reason, message) = ("FailedPostStartHook", "PostStartHook failed");
-                    agent.cluster.note(Note::warning(&*cell.pod(), COMPONENT, reason, message));
-                    Some(PostStart::Failed)
-                }
-            };
-            match after {
-                Some(after) => cell.memory().post_starts.insert(id, after),
-                None => cell.memory().post_starts.remove(&id),
-            };
-            cell.wake.notify_one();
-        });
-    }
-
-    /// A daemon that stops waits for no hook: the next one begins it again.
-    fn run_hook(&self, running: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.agent.tasks.stop().clone();
-        self.agent.tasks.spawn_short("hook", async move {
-            // Cancel safe: a hook that is cut off has told nothing yet.
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = running => {}
-            }
-        });
-    }
-
-    fn hook(
-        &self,
-        id: &str,
-        container: &str,
-        which: impl Fn(&Lifecycle) -> Option<&LifecycleHandler>,
-    ) -> Option<Hook> {
-        let container = self.named(container)?;
-        Some(Hook {
-            instance: id.to_owned(),
-            handler: which(container.lifecycle.as_ref()?)?.clone(),
-            container: container.clone(),
-            pod_ip: pod_ip(&self.observed.instances),
-        })
-    }
-
-    fn stop(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {
-        let began = {
-            let mut memory = self.cell.memory();
-            memory.stopping.insert(id.to_owned());
-            memory.endings.contains_key(id)
-        };
-        lock(&self.agent.ended_by_us).insert(id.to_owned());
-        if !began {
-            self.normal("Killing", reason.to_owned());
-        }
-        let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(1));
-        let (agent, cell) = (self.agent.clone(), self.cell.clone());
-        let (id, container) = (id.to_owned(), container.to_owned());
-        self.agent.tasks.spawn_short("stop", async move {
-            if let Err(error) = agent.runtime.stop(&id, grace).await {
-                warn!(object = %cell.key, %container, %error, "container not stopped");
-                agent.is_away(&error).await;
-                sleep(RETRY).await;
-            }
-            agent.refresh(&id).await;
-            cell.memory().stopping.remove(&id);
-            cell.wake.notify_one();
-        });
-    }
-
-    fn remove(&self, id: &str) {
-        self.cell.memory().removing.insert(id.to_owned());
-        lock(&self.agent.ended_by_us).insert(id.to_owned());
-        let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
-        let ends = self.pod().metadata.deletion_timestamp.is_some();
-        self.agent.tasks.spawn_short("remove", async move {
-            if ends {
-                agent.making.quiet(GIVE_WAY).await;
-            }
-            match agent.runtime.remove(&id).await {
-                Ok(()) => {
-                    lock(&agent.instances).remove(&id);
-                    lock(&agent.causes).remove(&id);
-                    lock(&agent.ended_by_us).remove(&id);
-                }
-                Err(error) => {
-                    warn!(object = %cell.key, %id, %error, "container not removed");
-                    agent.is_away(&error).await;
-                    sleep(RETRY).await;
-                }
-            }
-            cell.memory().removing.remove(&id);
-            cell.wake.notify_one();
         });
     }
 

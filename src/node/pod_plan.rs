@@ -26,8 +26,9 @@ use crate::node::pod_status::{is_past_post_start, is_started, post_start};
 use crate::node::probe::Verdict;
 use crate::node::restart::{BackOff, go_duration};
 use crate::node::sidecar::{is_sidecar, restart_policy};
-pub use crate::node::termination_plan::finished;
-use crate::node::termination_plan::{LEAST_GRACE_SECONDS, end, grace, terminate, wind_down};
+use crate::node::termination_plan::{
+    LEAST_GRACE_SECONDS, deadline, end, grace, is_over, terminate, wind_down,
+};
 use crate::object::Object;
 
 /// Everything a decision about a pod looks at.
@@ -164,10 +165,13 @@ pub fn plan(view: &View<'_>) -> PodPlan {
         terminate(view, spec, &mut plan);
         return plan;
     }
-    if finished(view.pod, view.instances) {
+    if is_over(view.pod, view.instances, view.now) {
         wind_down(view, spec, &mut plan);
         clean_up(view, None, &mut plan);
         return plan;
+    }
+    if let Some(deadline) = deadline(view.pod) {
+        plan.look_again_at(deadline);
     }
     match sandbox(view, &mut plan) {
         Sandbox::Wait => {

@@ -22,7 +22,11 @@ use crate::node::memory::{Memory, PostStart, Verdicts};
 use crate::node::pod_plan::{self, PodPlan, View, stored_status};
 use crate::node::probe::Verdict;
 use crate::node::sidecar::is_sidecar;
+use crate::node::termination_plan::{finished, overdue};
 use crate::object::condition;
+
+/// Why a pod that ran longer than it may has failed.
+pub const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
 
 /// Whole seconds.
 pub fn time(at: Timestamp) -> Time {
@@ -37,6 +41,12 @@ pub fn pod_status(view: &View<'_>, plan: &PodPlan, host_ip: Ipv4Addr) -> PodStat
     let init = statuses(view, plan, &spec.init_containers.clone().unwrap_or_default(), Role::Init);
     let containers = statuses(view, plan, &spec.containers, Role::Container);
     let phase = phase(view, &spec, &init, &containers);
+    let timed_out =
+        phase == "Failed" && stored.phase.as_deref() != Some("Failed") && overdue(pod, view.now);
+    let (reason, message) = match timed_out {
+        true => (Some("DeadlineExceeded".to_owned()), Some(OVERDUE.to_owned())),
+        false => (stored.reason.clone(), stored.message.clone()),
+    };
     let ip = pod_ip(view.instances).map(|ip| ip.to_string());
     // A finished or ending pod keeps the address it had: its endpoints are told by it.
     let keeps =
@@ -45,6 +55,8 @@ pub fn pod_status(view: &View<'_>, plan: &PodPlan, host_ip: Ipv4Addr) -> PodStat
     let conditions = conditions(view, &spec, &stored, phase, &init, &containers, ip.is_some());
     PodStatus {
         phase: Some(phase.to_owned()),
+        reason,
+        message,
         conditions: Some(conditions),
         host_ip: Some(host_ip.to_string()),
         host_ips: Some(vec![HostIP { ip: host_ip.to_string() }]),
@@ -86,8 +98,20 @@ fn waiting(waiting: &Waiting) -> ContainerState {
     }
 }
 
-fn terminated(instance: &Instance) -> Option<ContainerState> {
+/// Of all messages of a pod together (kubelet `MaxPodTerminationMessageLogLength`).
+const MESSAGES: usize = 12 * 1024;
+
+fn terminated(view: &View<'_>, instance: &Instance) -> Option<ContainerState> {
     let ended = instance.ended()?;
+    let words = view.memory.last_words.get(&instance.id).filter(|words| !words.is_empty());
+    let message = match (ended.message, words) {
+        (Some(message), Some(words)) => Some(format!("{message}: {words}")),
+        (message, words) => message.or(words.cloned()),
+    };
+    let count = view.pod.spec.as_ref().map_or(1, |spec| {
+        spec.containers.len() + spec.init_containers.as_deref().unwrap_or_default().len()
+    });
+    let message = message.map(|message| head(&message, MESSAGES / count.max(1)).to_owned());
     Some(ContainerState {
         terminated: Some(ContainerStateTerminated {
             container_id: Some(container_id(instance)),
@@ -95,15 +119,33 @@ fn terminated(instance: &Instance) -> Option<ContainerState> {
             finished_at: Some(time(ended.finished_at)),
             started_at: instance.started_at.map(time),
             reason: Some(ended.reason.to_owned()),
-            message: ended.message,
+            message,
             signal: None,
         }),
         ..ContainerState::default()
     })
 }
 
+/// As much of a text as so many bytes hold.
+fn head(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
 fn container_id(instance: &Instance) -> String {
     format!("docker://{}", instance.id)
+}
+
+/// The end of a container that ran, as far as was told, and is not there any more.
+fn lost(stored: &ContainerStatus) -> Option<ContainerState> {
+    stored.state.as_ref()?.running.as_ref()?;
+    let message = "The container could not be located when the pod was deleted.  The container used to be Running";
+    let end = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".to_owned()),
+        message: Some(message.to_owned()),
+        ..ContainerStateTerminated::default()
+    };
+    Some(ContainerState { terminated: Some(end), ..ContainerState::default() })
 }
 
 fn container_status(
@@ -122,7 +164,7 @@ fn container_status(
     attempts.sort_by_key(|instance| std::cmp::Reverse(instance.identity.attempt));
     let current = attempts.first().copied();
     // What is not started yet has no place of its own: the one before is what `lastState` tells.
-    let before = attempts.iter().skip(1).find_map(|instance| terminated(instance));
+    let before = attempts.iter().skip(1).find_map(|instance| terminated(view, instance));
     let stored_last = || {
         let status = stored?;
         let last = status.last_state.clone().filter(|state| state.terminated.is_some());
@@ -142,12 +184,18 @@ fn container_status(
             (waiting(wait.unwrap_or(&default_wait)), before.or_else(stored_last))
         }
         Some(instance) if instance.is_running() => (running(instance), before.or_else(stored_last)),
-        Some(instance) => match (terminated(instance), wait) {
+        Some(instance) => match (terminated(view, instance), wait) {
             (Some(end), Some(wait)) => (waiting(wait), Some(end)),
             (Some(end), None) => (end, before.or_else(stored_last)),
             (None, wait) => (waiting(wait.unwrap_or(&default_wait)), before.or_else(stored_last)),
         },
-        None => (waiting(wait.unwrap_or(&default_wait)), stored_last()),
+        None => match stored.filter(|_| view.pod.metadata.deletion_timestamp.is_some()) {
+            Some(stored) if lost(stored).is_some() => (lost(stored).unwrap_or_default(), None),
+            _ => {
+                let last = stored.and_then(lost).or_else(stored_last);
+                (waiting(wait.unwrap_or(&default_wait)), last)
+            }
+        },
     };
     let counted = current.map_or(0, |i| i32::try_from(i.identity.attempt).unwrap_or(i32::MAX));
     let restart_count = counted.max(stored.map_or(0, |status| status.restart_count));
@@ -243,6 +291,12 @@ fn phase(
         Some("Succeeded") => return "Succeeded",
         Some("Failed") => return "Failed",
         _ => {}
+    }
+    let runs =
+        |instance: &Instance| instance.identity.role != Role::Sandbox && instance.is_running();
+    if overdue(view.pod, view.now) && !finished(view.pod, view.instances) {
+        // As every end: it is told when nothing runs any more.
+        return if view.instances.iter().any(runs) { "Running" } else { "Failed" };
     }
     let terminated =
         |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
@@ -546,6 +600,47 @@ mod tests {
         let web = &status.container_statuses.as_ref().expect("one")[0];
         let reason = web.state.as_ref().and_then(|s| s.waiting.as_ref()?.reason.clone());
         assert_eq!(reason.as_deref(), Some("PodInitializing"));
+    }
+
+    #[test]
+    fn a_container_that_was_taken_away_has_an_unknown_end() {
+        let taken = |deleted: bool| {
+            let mut fields = json!({"status": {"containerStatuses": [{"name": "web", "image": "",
+                "imageID": "", "ready": true, "restartCount": 1, "containerID": "docker://x",
+                "state": {"running": {"startedAt": "1970-01-01T00:00:00Z"}}}]}});
+            if deleted {
+                fields["metadata"] = json!({"deletionTimestamp": at(30).to_string()});
+            }
+            let pod = pod(fields);
+            let status = status(&pod, &[], &with_image(), 1);
+            let web = status.container_statuses.expect("one").remove(0);
+            let reason = |state: Option<ContainerState>| {
+                let end = state.and_then(|state| state.terminated)?;
+                Some(format!("{} {}", end.exit_code, end.reason.unwrap_or_default()))
+            };
+            (reason(web.state), reason(web.last_state))
+        };
+        let unknown = Some("137 ContainerStatusUnknown".to_owned());
+        assert_eq!(taken(false), (None, unknown.clone()));
+        assert_eq!(taken(true), (unknown, None));
+    }
+
+    #[test]
+    fn last_words_are_told_within_their_bounds() {
+        let pod = pod(json!({"spec": {"restartPolicy": "Never"}}));
+        let dead = ended(instance(&pod, Role::Container, "web", 0), 1, 1);
+        let mut memory = with_image();
+        let message = |memory: &Memory, dead: &Instance| {
+            let all = [instance(&pod, Role::Sandbox, "", 0), dead.clone()];
+            let mut list = status(&pod, &all, memory, 2).container_statuses.expect("one");
+            list.remove(0).state?.terminated?.message
+        };
+        assert_eq!(message(&memory, &dead), None);
+        memory.last_words.insert("web-0".into(), "é".repeat(8192));
+        assert_eq!(message(&memory, &dead).map(|text| text.len()), Some(MESSAGES));
+        memory.last_words.insert("web-0".into(), "so long".into());
+        let failed = Instance { error: "no such file".into(), ..dead };
+        assert_eq!(message(&memory, &failed).as_deref(), Some("no such file: so long"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::node::drift::{self, Look};
 use crate::node::environment::named;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Role};
+use crate::node::last_words;
 use crate::node::memory::{Memory, Verdicts};
 use crate::node::perform::{self, Performed};
 use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
@@ -30,6 +31,7 @@ use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
 use crate::node::runtime::Runtime;
 use crate::node::sidecar::lasting;
+use crate::node::termination_plan::{finished, is_over, overdue};
 use crate::node::volume;
 use crate::node::volume_files::{Content, Missing};
 use crate::node::volume_plan::{self, VolumePlan};
@@ -55,6 +57,8 @@ struct Own {
     /// The status of an earlier run of the daemon was taken up.
     took_up: bool,
     probers: Probers,
+    /// That the pod's deadline has passed was told.
+    told_overdue: bool,
     /// Waiting reasons already told as Events, by container.
     told: BTreeMap<String, Waiting>,
 }
@@ -271,15 +275,20 @@ async fn observe<C: Cluster, R: Runtime>(
 ) -> Option<Observed> {
     let pod = cell.pod();
     let instances = lock(&agent.instances).of_pod(&cell.uid);
-    let ends = pod.metadata.deletion_timestamp.is_some() || pod_plan::finished(&pod, &instances);
+    let ends =
+        pod.metadata.deletion_timestamp.is_some() || is_over(&pod, &instances, agent.clock.now());
     let mut unready = None;
     if !ends {
         look_for_images(agent, &pod, &instances).await?;
         unready = prepare(agent, own, &pod, &engine).await;
     }
+    let home = &agent.options.data_dir;
+    let unread = last_words::unread(&pod, &instances, &cell.memory().last_words);
+    let read = last_words::read_all(&agent.runtime, home, unread).await;
     let now = agent.clock.now();
     let mut memory = {
         let mut memory = cell.memory();
+        memory.last_words.extend(read);
         memory.unready = unready;
         memory.settle(pod_plan::told_times(&pod, &instances), now);
         if !std::mem::replace(&mut own.took_up, true) {
@@ -295,6 +304,7 @@ async fn observe<C: Cluster, R: Runtime>(
         let alive: Vec<&str> = instances.iter().map(|instance| &*instance.id).collect();
         memory.probes.retain(|id, _| alive.contains(&&**id));
         memory.endings.retain(|id, _| alive.contains(&&**id));
+        memory.last_words.retain(|id, _| alive.contains(&&**id));
         memory.post_starts.retain(|id, _| alive.contains(&&**id));
         memory.clone()
     };
@@ -485,7 +495,8 @@ fn probe<C: Cluster, R: Runtime>(
             hear(&listener, &told.instance, told.kind, verdict);
         }
     });
-    own.probers.keep(&wanted, &agent.runtime, &agent.tasks, observed.now, &tell);
+    let times = (agent.born, observed.now);
+    own.probers.keep(&wanted, &agent.runtime, &agent.tasks, times, &tell);
 }
 
 fn hear(cell: &PodCell, instance: &str, kind: ProbeKind, verdict: Verdict) {
@@ -508,6 +519,12 @@ fn tell<C: Cluster, R: Runtime>(
     observed: &Observed,
     plan: &PodPlan,
 ) {
+    let late = overdue(&observed.pod, observed.now);
+    if late && !finished(&observed.pod, &observed.instances) && !own.told_overdue {
+        own.told_overdue = true;
+        let (pod, reason) = (&*observed.pod, "DeadlineExceeded");
+        agent.cluster.note(Note::normal(pod, COMPONENT, reason, pod_status::OVERDUE));
+    }
     for (container, waiting) in &plan.waiting {
         if own.told.get(container) == Some(waiting) {
             continue;

@@ -59,13 +59,14 @@ pub struct Asked<'a> {
 }
 
 impl Probers {
-    /// Starts the tasks of probes that are wanted and ends those that are not.
+    /// Starts the tasks of probes that are wanted and ends those that are not. `born` is when the
+    /// agent began.
     pub fn keep<R: Runtime>(
         &mut self,
         wanted: &[Asked<'_>],
         runtime: &R,
         tasks: &Tasks,
-        now: Timestamp,
+        (born, now): (Timestamp, Timestamp),
         tell: &Arc<dyn Fn(Told) + Send + Sync>,
     ) {
         self.running.retain(|(instance, kind), stop| {
@@ -86,7 +87,8 @@ impl Probers {
                 instance: ask.instance.to_owned(),
                 kind: ask.kind,
                 passed: ask.passed,
-                delay: remaining_delay(ask.probe, ask.started_at, now),
+                delay: remaining_delay(ask.probe, ask.started_at, now)
+                    .max(first_pause(ask, born, now)),
                 probe: ask.probe.clone(),
                 question: question(ask.probe, ask.container),
                 pod_ip: ask.pod_ip,
@@ -180,11 +182,7 @@ impl<R: Runtime> Asker<R> {
     /// Within 5 % of the period, the same for the same instance: probes of many pods that started
     /// together do not stay together.
     fn spread(&self, period: Duration) -> Duration {
-        let mut hasher = DefaultHasher::new();
-        (&self.instance, self.kind).hash(&mut hasher);
-        let share = f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or_default())
-            / f64::from(u32::MAX);
-        period.mul_f64(0.95 + 0.1 * share)
+        period.mul_f64(0.95 + 0.1 * share(&self.instance, self.kind))
     }
 
     /// `None`: the engine could not be asked, which says nothing about the container.
@@ -232,6 +230,26 @@ impl<R: Runtime> Asker<R> {
     }
 }
 
+/// From 0 to 1, by chance, and always the same for the same probe.
+fn share(instance: &str, kind: ProbeKind) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    (instance, kind).hash(&mut hasher);
+    f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+/// A new agent finds many containers at once: their first probes are spread over the period (the
+/// kubelet's `prober/worker.go`, for as long as it is younger than one).
+fn first_pause(ask: &Asked<'_>, born: Timestamp, now: Timestamp) -> Duration {
+    let period = period(ask.probe);
+    let age = Duration::try_from(now.duration_since(born)).unwrap_or_default();
+    let found = ask.started_at.is_some_and(|at| at < born);
+    if found && age < period {
+        period.mul_f64(share(ask.instance, ask.kind))
+    } else {
+        Duration::ZERO
+    }
+}
+
 /// Two failures are the same verdict, whatever their sentences.
 fn same(last: Option<&Verdict>, new: &Verdict) -> bool {
     matches!(
@@ -267,6 +285,33 @@ mod tests {
 
     fn at(authority: &str) -> Url {
         Url { https: false, authority: authority.to_owned(), path: "/".to_owned() }
+    }
+
+    #[test]
+    fn the_first_probes_of_an_agent_that_was_restarted_are_spread() {
+        let time = |second: i64| Timestamp::from_second(1_000_000 + second).expect("a time");
+        let (probe, container) = (Probe::default(), Container::default());
+        let pause = |instance: &str, started: i64, now: i64| {
+            let ask = Asked {
+                instance,
+                started_at: Some(time(started)),
+                kind: ProbeKind::Liveness,
+                passed: true,
+                probe: &probe,
+                container: &container,
+                pod_ip: Ipv4Addr::LOCALHOST,
+            };
+            first_pause(&ask, time(0), time(now))
+        };
+        let names: Vec<String> = (0..200).map(|number| format!("c{number}")).collect();
+        let pauses: Vec<f64> = names.iter().map(|name| pause(name, -5, 0).as_secs_f64()).collect();
+        assert!(pauses.iter().all(|pause| (0.0..=10.0).contains(pause)));
+        for tenth in 0..10 {
+            let within = pauses.iter().filter(|pause| **pause as i64 == tenth).count();
+            assert!(within > 5, "{within} of 200 in second {tenth}");
+        }
+        // What starts later waits for nothing, and so does what an older agent finds.
+        assert_eq!((pause("c1", 1, 2), pause("c1", -5, 10)), (Duration::ZERO, Duration::ZERO));
     }
 
     async fn server(replies: &'static [&'static str]) -> String {

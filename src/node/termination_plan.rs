@@ -6,7 +6,7 @@
 //! the grace, and at least 2 s of it remain between SIGTERM and SIGKILL. Afterwards what is left is removed: of a deleted pod everything and then its object, of
 //! a finished one the sandbox.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec};
 
 use crate::node::container_spec::spec_hash;
@@ -47,12 +47,30 @@ pub fn finished(pod: &Pod, instances: &[Instance]) -> bool {
     init.any(init_failed) || spec.containers.iter().all(is_down)
 }
 
+/// Until when the pod may be active, counted from its start on the node (kubelet
+/// `active_deadline.go`).
+pub fn deadline(pod: &Pod) -> Option<Timestamp> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+    started.checked_add(SignedDuration::from_secs(seconds)).ok()
+}
+
+/// Whether the pod has run longer than it may.
+pub fn overdue(pod: &Pod, now: Timestamp) -> bool {
+    deadline(pod).is_some_and(|deadline| now >= deadline)
+}
+
+/// Whether nothing of the pod is to be started any more.
+pub fn is_over(pod: &Pod, instances: &[Instance], now: Timestamp) -> bool {
+    finished(pod, instances) || overdue(pod, now)
+}
+
 /// A finished pod: what still runs ends, and then its sandbox goes.
 pub fn wind_down(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
     if end_all(view, spec, grace(spec), plan) {
         return;
     }
-    for sandbox in view.instances.iter().filter(|i| i.is_running()) {
+    for sandbox in view.instances.iter().filter(|instance| instance.is_running()) {
         remove(view, sandbox, "the pod is finished", plan);
     }
 }
@@ -162,8 +180,8 @@ mod tests {
     use super::*;
     use crate::node::capacity::Limits;
     use crate::node::memory::{Ending, Memory};
-    use crate::node::pod_plan::plan;
     use crate::node::pod_plan::tests::{at, ended, instance, pod, told, with_image};
+    use crate::node::pod_plan::{Action, plan};
     use crate::node::sidecar::{is_sidecar, lasting};
 
     #[test]
@@ -261,6 +279,38 @@ mod tests {
         all[1] = ended(all[1].clone(), 143, 6);
         let plan = told(&pod, &all, &with_image(), 6);
         assert_eq!(plan, "Remove { id: \"sandbox-0\" } because the pod is finished");
+    }
+
+    #[test]
+    fn a_pod_past_its_deadline_winds_down_and_has_failed() {
+        let with = |phase: &str| {
+            pod(json!({"spec": {"activeDeadlineSeconds": 60},
+                "status": {"phase": phase, "startTime": at(0).to_string()}}))
+        };
+        let (pod, memory) = (with("Running"), with_image());
+        let all = [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        let limits = Limits::default();
+        let look = |instances: &[Instance], second: i64| {
+            let view = View { pod: &pod, instances, memory: &memory, limits, now: at(second) };
+            let plan = plan(&view);
+            let host = std::net::Ipv4Addr::LOCALHOST;
+            let status = crate::node::pod_status::pod_status(&view, &plan, host);
+            (plan, status.phase.unwrap_or_default(), status.reason, status.message)
+        };
+        let (early, phase, reason, _) = look(&all, 59);
+        assert_eq!((early.actions, early.look_again), (Vec::new(), Some(at(60))));
+        assert_eq!((&*phase, reason), ("Running", None));
+        // It is said to have failed when its containers are down.
+        let (late, phase, reason, _) = look(&all, 60);
+        assert_eq!(late.actions[0].reason, "Stopping container web");
+        assert_eq!((&*phase, reason), ("Running", None));
+        let down = [all[0].clone(), ended(all[1].clone(), 143, 61)];
+        let (late, phase, reason, message) = look(&down, 61);
+        assert!(matches!(late.actions[..], [Action { step: Step::Remove { .. }, .. }]));
+        assert_eq!((&*phase, reason.as_deref()), ("Failed", Some("DeadlineExceeded")));
+        let words = "Pod was active on the node longer than the specified deadline";
+        assert_eq!(message.as_deref(), Some(words));
+        assert_eq!(told(&with("Succeeded"), &down[1..], &memory, 99), "");
     }
 
     #[test]

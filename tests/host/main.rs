@@ -9,6 +9,7 @@ mod kube_rs;
 mod kubectls;
 mod network;
 mod node;
+mod pod_life;
 mod port_forward;
 mod readme;
 mod shelf;

@@ -33,9 +33,9 @@ impl Withdrawal for NoNetwork {
 }
 
 /// A running agent of an installation of its own.
-struct Agent {
-    shelf: Shelf,
-    options: NodeOptions,
+pub struct Agent {
+    pub shelf: Shelf,
+    pub options: NodeOptions,
     host: String,
     tasks: Tasks,
     done: Option<AllDone>,
@@ -73,7 +73,7 @@ fn start(shelf: &Shelf, host: &str, options: &NodeOptions) -> (Tasks, AllDone, A
 }
 
 impl Agent {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // RUST_LOG=ballast=debug shows what an agent does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
@@ -87,7 +87,7 @@ impl Agent {
     }
 
     /// Kills the agent, as far as one can kill a part of a process, and starts another.
-    async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.restart_after(|_| {}).await;
     }
 
@@ -113,7 +113,7 @@ impl Agent {
         self.done.take().expect("it runs").wait().await;
     }
 
-    async fn put(&self, name: &str, spec: Value) -> Key {
+    pub async fn put(&self, name: &str, spec: Value) -> Key {
         let mut spec = spec;
         spec["nodeName"] = json!("n1");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
@@ -129,7 +129,7 @@ impl Agent {
     }
 
     /// Until the condition holds of the pod.
-    async fn until(&self, key: &Key, what: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
+    pub async fn until(&self, key: &Key, what: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let pod = self.pod(key).await;
@@ -146,7 +146,7 @@ impl Agent {
         }
     }
 
-    fn docker(&self, arguments: &[&str]) -> String {
+    pub fn docker(&self, arguments: &[&str]) -> String {
         let output = Command::new("docker")
             .arg("-H")
             .arg(&self.host)
@@ -166,7 +166,7 @@ impl Agent {
         ids
     }
 
-    async fn logs(&self, key: &Key, query: LogQuery) -> String {
+    pub async fn logs(&self, key: &Key, query: LogQuery) -> String {
         let stream = self.handle.logs(key.clone(), query).await.expect("logs");
         let parts: Vec<_> = stream.map(|part| part.expect("bytes")).collect().await;
         String::from_utf8_lossy(&parts.concat()).into_owned()
@@ -178,7 +178,7 @@ impl Agent {
     }
 
     /// Removes everything, by the code behind `ballast reset`.
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         self.stop().await;
         let docker = Docker::new(&self.host);
         let found = reset::find(&docker, &self.options.installation).await.expect("found");
@@ -191,19 +191,19 @@ fn web(name: &str) -> Value {
     json!({"name": name, "image": "ballast.example/web:v1"})
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     ballast::object::condition::is_true(conditions, "Ready")
 }
 
-fn container_id(pod: &Pod, index: usize) -> String {
+pub fn container_id(pod: &Pod, index: usize) -> String {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     let id = statuses.and_then(|list| list[index].container_id.clone()).expect("an id");
     id.trim_start_matches("docker://").to_owned()
 }
 
-fn restarts(pod: &Pod) -> i32 {
+pub fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     statuses.map_or(0, |list| list[0].restart_count)
 }

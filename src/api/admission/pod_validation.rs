@@ -64,6 +64,10 @@ fn spec(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     let init_path = path.child("initContainers");
     faults.extend(containers::init_containers(spec, &usable, &init_path));
     host_network_faults(spec, path, &mut faults);
+    if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        faults.push(path.child("shareProcessNamespace").invalid("true".to_owned(), detail));
+    }
     let restart = spec.restart_policy.as_deref().unwrap_or_default();
     let policies = ["Always", "OnFailure", "Never"];
     faults.extend(one_of(restart, &policies, &path.child("restartPolicy")));

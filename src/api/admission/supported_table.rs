@@ -80,6 +80,8 @@ macro_rules! container_rows {
             concat!($in, "volumeMounts[].name"),
             concat!($in, "volumeMounts[].mountPath"),
             concat!($in, "volumeMounts[].readOnly"),
+            concat!($in, "terminationMessagePath"),
+            concat!($in, "terminationMessagePolicy"),
             concat!($in, "stdin"),
             concat!($in, "stdinOnce"),
             concat!($in, "tty"),
@@ -105,10 +107,6 @@ macro_rules! container_rows {
         Only(RUNTIME_DEFAULT, "Docker's own profile is the only one") => [
             concat!($in, "securityContext.seccompProfile"),
             concat!($in, "securityContext.appArmorProfile"),
-        ],
-        Harmless("the end of a container is told by its exit code and its log") => [
-            concat!($in, "terminationMessagePath"),
-            concat!($in, "terminationMessagePolicy"),
         ],
         Harmless("resources of a running container are never changed in place") =>
             [concat!($in, "resizePolicy")],
@@ -207,7 +205,9 @@ static POD: &[Row] = rows![Part::PodSpec;
         "hostname",
         "nodeName",
         "nodeSelector",
+        "activeDeadlineSeconds",
         "restartPolicy",
+        "shareProcessNamespace",
         "terminationGracePeriodSeconds",
         "tolerations[].effect",
         "tolerations[].key",
@@ -228,7 +228,6 @@ static POD: &[Row] = rows![Part::PodSpec;
         ["affinity.podAffinity", "affinity.podAntiAffinity"],
     Refused("spreading by topology comes with a later issue; replicas are spread over nodes already") =>
         ["topologySpreadConstraints"],
-    Refused("pods with a deadline come with Jobs") => ["activeDeadlineSeconds"],
     Refused("resolver settings come with the cluster DNS") => ["dnsConfig"],
     Refused("names of pods come with the cluster DNS") =>
         ["subdomain", "setHostnameAsFQDN", "hostnameOverride"],
@@ -236,7 +235,6 @@ static POD: &[Row] = rows![Part::PodSpec;
         ["hostNetwork"],
     Refused("a pod does not see the host's processes") => ["hostPID"],
     Refused("a pod does not share the host's memory segments") => ["hostIPC"],
-    Refused("containers of a pod share network and IPC, not processes") => ["shareProcessNamespace"],
     Refused("debugging containers come with a later issue") => ["ephemeralContainers"],
     Refused("private registries come with the pods issue; pull the image on the host") =>
         ["imagePullSecrets"],

@@ -1,0 +1,248 @@
+//! The life of a pod's containers on a real engine: in which order they start and end, what runs at
+//! both ends, what is left to read of them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use ballast::object::{Cluster, Key};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{PATIENCE, run};
+use crate::node::{Agent, is_ready, restarts};
+
+const IMAGE: &str = "ballast.example/shell:v1";
+
+/// An agent whose engine has a shell, and a folder of the host that containers write to.
+struct World {
+    agent: Agent,
+    folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let (agent, folder) = (Agent::new(), tempfile::tempdir().expect("a folder"));
+        let bin = folder.path().join("root/bin");
+        fs::create_dir_all(&bin).expect("a folder");
+        fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox, statically linked");
+        for program in ["sh", "sleep", "cat", "test", "touch", "kill", "ps", "httpd", "seq"] {
+            symlink("busybox", bin.join(program)).expect("a link");
+        }
+        let archive = folder.path().join("shell.tar");
+        let root = folder.path().join("root");
+        run(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg("."));
+        agent.docker(&["import", "-c", "ENV PATH=/bin", &archive.to_string_lossy(), IMAGE]);
+        fs::create_dir(folder.path().join("told")).expect("a folder");
+        Self { agent, folder }
+    }
+
+    fn told_in(&self) -> PathBuf {
+        self.folder.path().join("told")
+    }
+
+    /// What containers wrote into `/told/lines`.
+    fn told(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.told_in().join("lines")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    async fn put(&self, name: &str, mut spec: Value) -> Key {
+        let folder = self.told_in();
+        spec["volumes"] = json!([{"name": "told", "hostPath": {"path": folder}}]);
+        self.agent.put(name, spec).await
+    }
+
+    async fn delete(&self, key: &Key, grace_seconds: i64) {
+        self.agent.shelf.delete_pod(key, grace_seconds, jiff::Timestamp::now());
+        let deadline = Instant::now() + PATIENCE;
+        while self.agent.shelf.get::<Pod>(key).await.is_ok() {
+            assert!(Instant::now() < deadline, "{}", self.agent.shelf.notes().join("\n"));
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    fn noted(&self, words: &str) -> usize {
+        self.agent.shelf.notes().iter().filter(|note| note.contains(words)).count()
+    }
+}
+
+fn shell(name: &str, script: &str) -> Value {
+    json!({"name": name, "image": IMAGE, "command": ["sh", "-c", script],
+        "volumeMounts": [{"name": "told", "mountPath": "/told"}]})
+}
+
+/// Says so at its start and at its end, and ends on SIGTERM.
+fn lasting(name: &str) -> Value {
+    let script = format!(
+        "trap 'echo {name} ends >> /told/lines; exit 0' TERM; echo {name} >> /told/lines; \
+         touch /tmp-ready; while :; do sleep 0.05; done"
+    );
+    shell(name, &script)
+}
+
+fn says(words: &str) -> Value {
+    json!({"exec": {"command": ["sh", "-c", format!("echo {words} >> /told/lines")]}})
+}
+
+fn status<'a>(pod: &'a Pod, name: &str) -> &'a ContainerStatus {
+    let status = pod.status.as_ref().expect("a status");
+    let init = status.init_container_statuses.iter().flatten();
+    let mut all = init.chain(status.container_statuses.iter().flatten());
+    all.find(|status| status.name == name).expect("the container")
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+fn exists(path: &Path) -> bool {
+    path.exists()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecars_and_hooks_keep_their_order() {
+    let world = World::new();
+    let mut mesh = lasting("mesh");
+    mesh["restartPolicy"] = json!("Always");
+    mesh["startupProbe"] =
+        json!({"exec": {"command": ["test", "-e", "/tmp-ready"]}, "periodSeconds": 1});
+    let mut proxy = lasting("proxy");
+    proxy["restartPolicy"] = json!("Always");
+    let setup = shell("setup", "echo setup >> /told/lines");
+    let mut web = lasting("web");
+    let hook = "sleep 0.3; echo web is open >> /told/lines";
+    web["lifecycle"] = json!({"postStart": {"exec": {"command": ["sh", "-c", hook]}},
+        "preStop": says("web closes")});
+    let second = lasting("second");
+    let spec = json!({"initContainers": [mesh, setup, proxy], "containers": [web, second],
+        "terminationGracePeriodSeconds": 20});
+    let key = world.put("pod", spec).await;
+    let pod = world.agent.until(&key, "ready", is_ready).await;
+    for name in ["mesh", "proxy", "web", "second"] {
+        assert_eq!((status(&pod, name).ready, status(&pod, name).started), (true, Some(true)));
+    }
+    assert_eq!(
+        world.told(),
+        ["mesh", "setup", "proxy", "web", "web is open", "second"].map(str::to_owned)
+    );
+    world.delete(&key, 20).await;
+    let told = world.told();
+    let at = |words: &str| {
+        let found = told.iter().position(|line| line == words);
+        found.unwrap_or_else(|| panic!("{words:?} is not in {told:?}"))
+    };
+    assert!(at("web closes") < at("web ends"), "{told:?}");
+    assert!(at("web ends").max(at("second ends")) < at("proxy ends"), "{told:?}");
+    assert!(at("proxy ends") < at("mesh ends"), "{told:?}");
+    assert_eq!(world.noted("Killing Stopping container"), 4);
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_ends_with_its_own_container_and_its_sidecar_is_restarted_until_then() {
+    let world = World::new();
+    let script = "trap 'exit 0' TERM; echo mesh >> /told/lines; test -e /told/again || \
+        { touch /told/again; exit 3; }; while :; do sleep 0.05; done";
+    let mut mesh = shell("mesh", script);
+    mesh["restartPolicy"] = json!("Always");
+    let work = shell("work", "while ! test -e /told/go; do sleep 0.05; done; exit 0");
+    let spec = json!({"initContainers": [mesh], "containers": [work], "restartPolicy": "Never"});
+    let key = world.put("job", spec).await;
+    let again = |pod: &Pod| is_ready(pod) && status(pod, "mesh").restart_count == 1;
+    world.agent.until(&key, "ready again", again).await;
+    fs::write(world.told_in().join("go"), "").expect("written");
+    let pod = world.agent.until(&key, "done", |pod| phase(pod) == "Succeeded").await;
+    let ended = status(&pod, "mesh").state.clone().and_then(|state| state.terminated);
+    assert_eq!(ended.map(|ended| ended.exit_code), Some(0));
+    assert_eq!(world.told(), ["mesh", "mesh"]);
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_that_fails_is_told_and_ends_its_container() {
+    let mut world = World::new();
+    let mut web = lasting("web");
+    let once = "test -e /told/second || { touch /told/second; exit 1; }";
+    web["lifecycle"] = json!({"postStart": {"exec": {"command": ["sh", "-c", once]}},
+        "preStop": {"exec": {"command": ["no-such-program"]}}});
+    let key = world.put("pod", json!({"containers": [web]})).await;
+    let again = |pod: &Pod| is_ready(pod) && restarts(pod) == 1;
+    world.agent.until(&key, "ready again", again).await;
+    assert_eq!(world.noted("FailedPostStartHook PostStartHook failed"), 1);
+    assert_eq!(world.noted("Killing FailedPostStartHook"), 1);
+    assert_eq!(world.noted("FailedPreStopHook PreStopHook failed"), 1);
+    // A new agent runs no hook again that was seen through.
+    fs::remove_file(world.told_in().join("second")).expect("it was written");
+    world.agent.restart().await;
+    let mut long = lasting("long");
+    let endless = "touch /told/begun; while :; do sleep 1; done";
+    long["lifecycle"] = json!({"preStop": {"exec": {"command": ["sh", "-c", endless]}}});
+    let other = world.put("other", json!({"containers": [long]})).await;
+    world.agent.until(&other, "ready", is_ready).await;
+    assert!(!exists(&world.told_in().join("second")));
+    // A hook that does not end has the grace, and the container 2 s more.
+    let begun = Instant::now();
+    world.delete(&other, 1).await;
+    assert!(exists(&world.told_in().join("begun")));
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    assert!(world.told().contains(&"long ends".to_owned()), "{:?}", world.told());
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_words_are_read_from_the_file_or_from_the_log() {
+    let world = World::new();
+    let said = shell("said", "echo -n 'all is lost' > /dev/termination-log; exit 4");
+    let mut logged = shell("logged", "seq 1 100; exit 1");
+    logged["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+    logged["terminationMessagePath"] = json!("/told-by/me");
+    let mut fine = shell("fine", "echo unheard");
+    fine["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+    let mut containers = vec![said, logged, fine];
+    for container in &mut containers {
+        // What admission fills in.
+        if container["terminationMessagePath"].is_null() {
+            container["terminationMessagePath"] = json!("/dev/termination-log");
+        }
+        container["securityContext"] = json!({"runAsUser": 1000});
+    }
+    let key = world.put("pod", json!({"containers": containers, "restartPolicy": "Never"})).await;
+    let pod = world.agent.until(&key, "over", |pod| phase(pod) == "Failed").await;
+    let message = |name: &str| {
+        let state = status(&pod, name).state.clone().expect("a state");
+        state.terminated.expect("it ended").message
+    };
+    assert_eq!(message("said").as_deref(), Some("all is lost"));
+    let lines: Vec<String> = (21..=100).map(|number| number.to_string()).collect();
+    assert_eq!(message("logged"), Some(lines.join("\n") + "\n"));
+    assert_eq!(message("fine"), None);
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_are_shared_and_a_deadline_ends_the_pod() {
+    let world = World::new();
+    let web = lasting("web");
+    // An orphan of its shell: the sandbox's own process takes it.
+    let script = "(sleep 0.1 &); sleep 1; ps -o pid,ppid,stat,args > /told/processes; \
+        while :; do sleep 1; done";
+    let look = shell("look", script);
+    let spec = json!({"containers": [web, look], "shareProcessNamespace": true,
+        "activeDeadlineSeconds": 4, "terminationGracePeriodSeconds": 2});
+    let key = world.put("pod", spec).await;
+    let pod = world.agent.until(&key, "over", |pod| phase(pod) == "Failed").await;
+    let status = pod.status.as_ref().expect("a status");
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    assert_eq!(world.noted("DeadlineExceeded Pod was active on the node longer"), 1);
+    assert_eq!(world.told(), ["web", "web ends"]);
+    let seen = fs::read_to_string(world.told_in().join("processes")).expect("it looked");
+    let first = seen.lines().find(|line| line.trim_start().starts_with("1 ")).expect("number 1");
+    assert!(first.contains("/pause"), "{seen}");
+    assert!(seen.contains("/told/lines"), "{seen}");
+    assert!(!seen.contains("sleep 0.1"), "{seen}");
+    world.agent.end().await;
+}
