@@ -27,7 +27,7 @@ pub fn container_of<'a>(spec: &'a PodSpec, instance: &Instance) -> Option<&'a Co
     let list = match instance.identity.role {
         Role::Init => spec.init_containers.as_deref().unwrap_or_default(),
         Role::Container => &spec.containers,
-        Role::Sandbox => return None,
+        Role::Sandbox | Role::Spare => return None,
     };
     list.iter().find(|container| container.name == instance.identity.container)
 }
