@@ -216,6 +216,16 @@ pub fn spec_hash(container: &Container) -> String {
     format!("{HASH_VERSION}:{}", hex::encode(&Sha256::digest(subset)[..8]))
 }
 
+/// Whether a container was made of something else than the manifest says now. It is judged by the
+/// version that its hash was made with; of one that this version does not know (it was made by a later
+/// one) only the image is looked at, so that going back a version restarts nothing either.
+pub fn is_outdated(container: &Container, hash: &str, image: &str) -> bool {
+    match hash.split_once(':') {
+        Some((HASH_VERSION, _)) => hash != spec_hash(container),
+        _ => container.image.as_deref().unwrap_or_default() != image,
+    }
+}
+
 /// The spec hash of a sandbox: nothing of it may change while its pod lives.
 pub fn sandbox_hash() -> String {
     format!("{HASH_VERSION}:sandbox")
@@ -247,6 +257,7 @@ pub fn wanted_settings(container: &Container) -> Settings {
         cpu_shares: cpu_shares(container),
         cpu_quota: cpu_quota(container),
         restart_policy: "no".to_owned(),
+        fields: None,
     }
 }
 
@@ -554,6 +565,15 @@ mod tests {
         assert_ne!(hash(&one), hash(&three));
         // Written down: a change of this value restarts every container of every user.
         assert_eq!(hash(&one), "v1:217bd2b2fc1ea761");
+        let outdated = |pod: &Pod, hash: &str, image: &str| {
+            is_outdated(&pod.spec.as_ref().expect("spec").containers[0], hash, image)
+        };
+        assert!(!outdated(&one, "v1:217bd2b2fc1ea761", "x:1"));
+        assert!(outdated(&three, "v1:217bd2b2fc1ea761", "x:1"));
+        // A later version's word says nothing to this one.
+        for unknown in ["v2:00ff", "", "nonsense"] {
+            assert!(!outdated(&one, unknown, "x:1") && outdated(&three, unknown, "x:1"));
+        }
     }
 
     #[test]

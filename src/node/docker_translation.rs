@@ -14,6 +14,7 @@ use bollard::models::{
 use jiff::Timestamp;
 
 use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode, PidMode};
+use crate::node::docker_projection::{Process, fields};
 use crate::node::instance::{INSTALLATION, Identity, Instance, Life, MADE_AS, SETTINGS, Settings};
 use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent, UsageSample};
 
@@ -43,8 +44,25 @@ pub fn filters(pairs: &[(&str, &str)]) -> Option<HashMap<String, Vec<String>>> {
     Some(filters)
 }
 
-/// The body of a create.
+/// The body of a create. A member's label says field by field what was asked for.
 pub fn body(spec: &ContainerSpec) -> ContainerCreateBody {
+    let mut body = request(spec);
+    if let (Some(asked), Some(host)) = (&spec.asked, &body.host_config) {
+        let process = Process {
+            user: spec.user.as_deref(),
+            working_dir: spec.working_dir.as_deref(),
+            entrypoint: spec.entrypoint.as_deref(),
+            arguments: spec.arguments.as_deref(),
+            tty: spec.tty,
+            stdin: spec.stdin,
+        };
+        let asked = Settings { fields: Some(fields(process, host)), ..asked.clone() };
+        body.labels.get_or_insert_default().insert(SETTINGS.to_owned(), asked.to_label());
+    }
+    body
+}
+
+fn request(spec: &ContainerSpec) -> ContainerCreateBody {
     let key = |port: &crate::node::container_spec::PublishedPort| {
         format!("{}/{}", port.container_port, port.protocol)
     };
@@ -144,7 +162,17 @@ pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
         }
         _ => Life::Exited,
     };
+    let process = Process {
+        user: config.user.as_deref(),
+        working_dir: config.working_dir.as_deref(),
+        entrypoint: config.entrypoint.as_deref(),
+        arguments: config.cmd.as_deref(),
+        tty: config.tty.unwrap_or_default(),
+        stdin: config.open_stdin.unwrap_or_default(),
+    };
+    let fields = Some(fields(process, &host));
     let settings = Settings {
+        fields,
         image: config.image.unwrap_or_default(),
         env: config.env.unwrap_or_default(),
         memory: host.memory.unwrap_or_default(),
@@ -163,6 +191,9 @@ pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
     let asked = asked.map(|label| Settings::of_label(label).unwrap_or_else(|| settings.clone()));
     let networks = answer.network_settings.and_then(|settings| settings.networks);
     let mode = host.network_mode.unwrap_or_default();
+    // Joined, the host's and none have no network of their own; every other mode is a network's name.
+    let has_own = !mode.is_empty() && !mode.contains(':') && !["host", "none"].contains(&&*mode);
+    let is_detached = has_own && networks.as_ref().is_some_and(|all| !all.contains_key(&mode));
     Some(Instance {
         id: answer.id?,
         name,
@@ -178,6 +209,7 @@ pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
         ip: address(networks),
         joined: joined(&mode),
         made_as: labels.get(MADE_AS).cloned(),
+        is_detached,
         settings,
         asked,
     })
@@ -211,6 +243,7 @@ pub fn vague(summary: ContainerSummary) -> Option<Instance> {
         id: summary.id?,
         identity: Identity::of(&labels, &name)?,
         made_as: labels.get(MADE_AS).cloned(),
+        is_detached: false,
         name,
         life,
         image_id: summary.image_id.unwrap_or_default(),

@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::node::capacity::Limits;
-use crate::node::container_spec::{self, spec_hash};
+use crate::node::container_spec::{self, is_outdated};
+use crate::node::copies;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Life, Role, Settings};
 use crate::node::memory::Memory;
@@ -68,6 +69,13 @@ pub fn changed(wanted: &Settings, actual: &Settings, limits: Limits) -> Vec<Chan
     for (name, value) in wanted.env.iter().filter_map(|pair| pair.split_once('=')) {
         let actual = actual_env.get(name).copied().unwrap_or("(none)");
         differ(&format!("env[{name}]"), value.to_owned(), actual.to_owned());
+    }
+    if let (Some(wanted), Some(actual)) = (&wanted.fields, &actual.fields) {
+        let text =
+            |value: &str| if value.is_empty() { "(none)".to_owned() } else { value.to_owned() };
+        for (field, value) in wanted {
+            differ(field, text(value), text(actual.get(field).map_or("", String::as_str)));
+        }
     }
     found
 }
@@ -163,11 +171,56 @@ pub fn examine(look: Look<'_>) -> Examined {
         }
     }
     differences.extend(sandbox(look));
+    differences.extend(renamed(look));
     let stored = |(role, container): (Role, &Container)| {
         let status = pod_plan::stored_status(pod, role, &container.name);
         status.is_some_and(|s| s.ready && container.image.as_ref() == Some(&s.image))
     };
     examined(lasting(spec).all(stored), differences)
+}
+
+/// What lost its name, by which an attempt is found again.
+fn renamed(look: Look<'_>) -> impl Iterator<Item = Difference> {
+    let instances = look.view.instances.iter().filter(|one| !copies::is_named(one));
+    instances.map(move |one| Difference {
+        class: Class::Changed,
+        wanted: Some(one.identity.engine_name("…").replacen("…_", "", 1)),
+        actual: Some(one.name.clone()),
+        cause: Some("it was renamed: docker rename".to_owned()),
+        ..difference(look, format!("{}.name", place(one)), from_outside(look, Response::Heal))
+    })
+}
+
+/// Containers that carry the pod's labels and are not the pod's.
+pub fn copied<'a>(
+    look: Look<'a>,
+    copies: &'a [Instance],
+) -> impl Iterator<Item = Difference> + use<'a> {
+    copies.iter().map(move |copy| Difference {
+        class: Class::Extra,
+        wanted_by: None,
+        actual: Some(copy.name.clone()),
+        since: copy.started_at,
+        cause: Some(
+            "it carries the labels of this pod's container, and another one is it".to_owned(),
+        ),
+        deadline: None,
+        ..difference(
+            look,
+            format!("{}.copies[{}]", place(copy), copy.name),
+            from_outside(look, Response::Heal),
+        )
+    })
+}
+
+/// The field that an instance is: `containers[web]`.
+fn place(instance: &Instance) -> String {
+    let name = &instance.identity.container;
+    match instance.identity.role {
+        Role::Sandbox | Role::Spare => "sandbox".to_owned(),
+        Role::Init => format!("initContainers[{name}]"),
+        Role::Container => format!("containers[{name}]"),
+    }
 }
 
 /// What is wrong with the sandbox of a pod that has one, or had.
@@ -186,6 +239,15 @@ fn sandbox(look: Look<'_>) -> Option<Difference> {
     }
     if sandbox.ended().is_some() {
         return Some(stopped(look, field, sandbox));
+    }
+    if pod_plan::is_cut_off(sandbox) {
+        return Some(Difference {
+            class: Class::Changed,
+            wanted: Some("attached to the pods' network".to_owned()),
+            actual: Some("no network".to_owned()),
+            cause: Some("it was disconnected: docker network disconnect".to_owned()),
+            ..difference(look, format!("{field}.network"), from_outside(look, Response::Heal))
+        });
     }
     pod_plan::was_restarted(sandbox, instances).then(|| Difference {
         class: Class::Changed,
@@ -256,7 +318,7 @@ fn compare(
         return vec![Difference { under_way, deadline, ..stopped(look, field, instance) }];
     }
     let mut found = Vec::new();
-    if instance.identity.spec_hash != spec_hash(container) {
+    if is_outdated(container, &instance.identity.spec_hash, &instance.settings.image) {
         found.push(Difference {
             class: Class::WrongImage,
             wanted: container.image.clone(),

@@ -3,7 +3,7 @@
 //! A pod container has one *instance* an attempt, a sandbox too. The labels say everything the agent
 //! must know after a restart of its own: nothing of it stands in local files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -170,7 +170,13 @@ pub struct Settings {
     pub cpu_quota: i64,
     /// `no`, always: restarts are ours.
     pub restart_policy: String,
+    /// Everything else, see `docker_projection.rs`. `None` in labels of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<Fields>,
 }
+
+/// Name and value, as text.
+pub type Fields = BTreeMap<String, String>;
 
 impl Settings {
     pub fn to_label(&self) -> String {
@@ -206,6 +212,8 @@ pub struct Instance {
     /// Of a sandbox that was made before its pod: the host name that it was made with. Its members
     /// get the pod's when they start (`uts.rs`).
     pub made_as: Option<String>,
+    /// It should be on a network of ours by its own request, and is on none.
+    pub is_detached: bool,
     pub settings: Settings,
     /// What was asked for when it was made, by its label; a difference from `settings` comes from
     /// outside. `None`: it was made before there was such a label.

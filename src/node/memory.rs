@@ -34,6 +34,8 @@ pub struct Memory {
     pub withdrawal: Withdrawn,
     /// By instance id.
     pub probes: BTreeMap<String, Verdicts>,
+    /// Ids with a rename under way.
+    pub renaming: BTreeSet<String>,
     /// Containers that began before they had the pod's host name.
     pub unnamed: u32,
     /// By container: when a change from outside was healed by making the container anew.

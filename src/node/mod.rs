@@ -21,6 +21,7 @@
 pub mod instance;
 
 pub mod container_spec;
+pub mod copies;
 pub mod environment;
 pub mod volume_files;
 pub mod volume_plan;
@@ -47,6 +48,7 @@ mod turns;
 
 pub mod docker;
 mod docker_frames;
+mod docker_projection;
 mod docker_translation;
 mod hijack;
 pub mod pause_image;

@@ -80,6 +80,7 @@ pub async fn perform<C: Cluster, R: Runtime>(
                 doer.stop(id, container, *grace_seconds, &action.reason);
             }
             Step::Remove { id } => doer.remove(id),
+            Step::Rename { id, name } => doer.rename(id, name),
             Step::Finish { uid } => return doer.finish(uid).await,
         }
     }
@@ -558,6 +559,22 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         });
     }
 
+    fn rename(&self, id: &str, name: &str) {
+        let (agent, cell) = (self.agent.clone(), self.cell.clone());
+        let (id, name) = (id.to_owned(), name.to_owned());
+        self.cell.memory().renaming.insert(id.clone());
+        self.agent.tasks.spawn_short("rename", async move {
+            if let Err(error) = agent.runtime.rename(&id, &name).await {
+                warn!(object = %cell.key, %name, %error, "container not renamed");
+                agent.is_away(&error).await;
+                sleep(RETRY).await;
+            }
+            agent.refresh(&id).await;
+            cell.memory().renaming.remove(&id);
+            cell.wake.notify_one();
+        });
+    }
+
     async fn finish(&self, uid: &str) -> Performed {
         let home = directory(self.agent, self.pod());
         // Most pods have none: asking costs less than another thread.
@@ -614,6 +631,7 @@ fn created(spec: &ContainerSpec, id: String, now: Timestamp) -> Instance {
         ip: None,
         joined: joined.filter(|_| spec.identity.role != Role::Sandbox),
         made_as: None,
+        is_detached: false,
         asked: spec.asked.clone(),
         settings: crate::node::instance::Settings {
             image: spec.image.clone(),
@@ -623,6 +641,7 @@ fn created(spec: &ContainerSpec, id: String, now: Timestamp) -> Instance {
             cpu_shares: spec.cpu_shares,
             cpu_quota: spec.cpu_quota,
             restart_policy: "no".to_owned(),
+            fields: None,
         },
     }
 }

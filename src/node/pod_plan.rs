@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 
 use crate::node::capacity::Limits;
-use crate::node::container_spec::spec_hash;
+use crate::node::container_spec::is_outdated;
 use crate::node::drift;
 use crate::node::image::{self, ImageDecision, ImageState, Waiting};
 use crate::node::instance::{Instance, Life, Role};
@@ -92,6 +92,11 @@ pub enum Step {
     },
     Remove {
         id: String,
+    },
+    /// Give it the name again that its labels ask for.
+    Rename {
+        id: String,
+        name: String,
     },
     /// Delete the pod's object, this incarnation only.
     Finish {
@@ -198,7 +203,8 @@ enum Sandbox {
 fn sandbox(view: &View<'_>, plan: &mut PodPlan) -> Sandbox {
     let last = latest(view.instances, Role::Sandbox, "");
     if let Some(running) = last.filter(|sandbox| sandbox.is_running()) {
-        if was_restarted(running, view.instances) && !view.memory.report_only {
+        let is_other = was_restarted(running, view.instances) || is_cut_off(running);
+        if is_other && !view.memory.report_only {
             let reason = "Pod sandbox changed, it will be killed and re-created.";
             stop(view, running, LEAST_GRACE_SECONDS, reason, plan);
             return Sandbox::Wait;
@@ -256,6 +262,12 @@ pub fn was_restarted(sandbox: &Instance, instances: &[Instance]) -> bool {
         && instances.iter().any(|member| {
             member.is_running() && member.joined.as_ref() == Some(&sandbox.id) && before(member)
         })
+}
+
+/// Whether somebody took a running sandbox off the pods' network: the kubelet too makes anew a pod
+/// whose sandbox has no address. Of one that the engine tells only vaguely nothing is known.
+pub fn is_cut_off(sandbox: &Instance) -> bool {
+    sandbox.is_running() && sandbox.started_at.is_some() && sandbox.is_detached
 }
 
 /// Whether any container of the pod is known to have run.
@@ -340,11 +352,12 @@ fn member(
     let Some(instance) = present else {
         return make(view, container, role, sandbox, None, false, plan);
     };
-    let outdated = instance.identity.spec_hash != spec_hash(container);
+    let outdated = is_outdated(container, &instance.identity.spec_hash, &instance.settings.image);
     let stays = role == Role::Container || is_sidecar(container);
     let foreign = stays
         && drift::may_heal(view.memory, name, view.now)
-        && !drift::changed_settings(container, instance, view.limits).is_empty();
+        && (has_another_name(view, instance)
+            || !drift::changed_settings(container, instance, view.limits).is_empty());
     if instance.is_running() {
         if view.memory.endings.contains_key(&instance.id) {
             let reason = format!("Stopping container {name}");
@@ -411,6 +424,15 @@ fn member(
     }
     let back_off = BackOff::grown(before, series, ended_at, view.now);
     make(view, container, role, sandbox, Some(back_off), false, plan);
+}
+
+/// Whether somebody started a container again whose sandbox was made before the pod: the engine gave
+/// it the sandbox's host name. We never start one twice, so only such a one runs and has an end.
+fn has_another_name(view: &View<'_>, instance: &Instance) -> bool {
+    let sandbox = running_sandbox(view.instances);
+    instance.is_running()
+        && instance.finished_at.is_some()
+        && sandbox.is_some_and(|sandbox| sandbox.made_as.is_some())
 }
 
 /// A running container whose hook has not ended well yet.
@@ -598,19 +620,20 @@ pub(crate) mod tests {
             None => Settings { restart_policy: "no".into(), ..Settings::default() },
         };
         let id = format!("{}-{attempt}", if container.is_empty() { "sandbox" } else { container });
+        let identity = Identity {
+            installation: "i".into(),
+            pod_uid: "u".into(),
+            pod_namespace: "n".into(),
+            pod_name: "p".into(),
+            container: container.into(),
+            role,
+            attempt,
+            spec_hash: made_of.map_or_else(container_spec::sandbox_hash, container_spec::spec_hash),
+        };
         Instance {
-            name: id.clone(),
+            name: identity.engine_name("ballast"),
             id,
-            identity: Identity {
-                installation: "i".into(),
-                pod_uid: "u".into(),
-                pod_namespace: "n".into(),
-                pod_name: "p".into(),
-                container: container.into(),
-                role,
-                attempt,
-                spec_hash: made_of.map_or_else(container_spec::sandbox_hash, spec_hash),
-            },
+            identity,
             life: Life::Running,
             image_id: "sha256:1".into(),
             exit_code: 0,
@@ -622,6 +645,7 @@ pub(crate) mod tests {
             ip: (role == Role::Sandbox).then_some(Ipv4Addr::new(10, 42, 0, 2)),
             joined: (role != Role::Sandbox).then(|| "sandbox-0".into()),
             made_as: None,
+            is_detached: false,
             settings,
             asked: None,
         }

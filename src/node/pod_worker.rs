@@ -18,6 +18,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::capacity::Engine;
+use crate::node::copies::{self, Sorted};
 use crate::node::drift::{self, Look};
 use crate::node::environment::named;
 use crate::node::image::Waiting;
@@ -67,6 +68,8 @@ struct Own {
 pub struct Observed {
     pub pod: Arc<Pod>,
     pub instances: Vec<Instance>,
+    /// Others with the pod's labels.
+    pub copies: Vec<Instance>,
     pub memory: Memory,
     pub engine: Arc<Engine>,
     pub volumes: Vec<VolumePlan>,
@@ -190,9 +193,11 @@ async fn careful_pass<C: Cluster, R: Runtime>(
         return Passed::Done;
     }
     let Some(engine) = agent.engine() else { return Passed::Rest(None) };
+    let Sorted { own: instances, copies } = copies::sort(lock(&agent.instances).of_pod(&cell.uid));
     let observed = Observed {
         pod: cell.pod(),
-        instances: lock(&agent.instances).of_pod(&cell.uid),
+        instances,
+        copies,
         memory: cell.memory().clone(),
         engine,
         volumes: Vec::new(),
@@ -235,7 +240,10 @@ async fn pass<C: Cluster, R: Runtime>(
     let Some(observed) = observe(agent, cell, own, engine).await else {
         return Passed::Rest(Some(agent.clock.now() + SignedDuration::from_secs(1)));
     };
-    let plan = plan(&observed.view());
+    let mut plan = plan(&observed.view());
+    let (of_pod, copies) = (&observed.instances, &observed.copies);
+    let healing = copies::heal(of_pod, copies, &observed.memory, &agent.options.prefix);
+    plan.actions.splice(0..0, healing);
     let compare_again = compare(agent, &observed, &plan);
     probe(agent, cell, own, &observed);
     tell(agent, own, &observed, &plan);
@@ -274,7 +282,7 @@ async fn observe<C: Cluster, R: Runtime>(
     engine: Arc<Engine>,
 ) -> Option<Observed> {
     let pod = cell.pod();
-    let instances = lock(&agent.instances).of_pod(&cell.uid);
+    let Sorted { own: instances, copies } = copies::sort(lock(&agent.instances).of_pod(&cell.uid));
     let ends =
         pod.metadata.deletion_timestamp.is_some() || is_over(&pod, &instances, agent.clock.now());
     let mut unready = None;
@@ -319,7 +327,7 @@ async fn observe<C: Cluster, R: Runtime>(
     }
     drop(images);
     let volumes = own.volumes.clone().unwrap_or_default();
-    Some(Observed { pod, instances, memory, engine, volumes, now })
+    Some(Observed { pod, instances, copies, memory, engine, volumes, now })
 }
 
 fn all_containers(pod: &Pod) -> impl Iterator<Item = &k8s_openapi::api::core::v1::Container> {
@@ -419,14 +427,16 @@ fn compare<C: Cluster, R: Runtime>(
     let ended_by_us = lock(&agent.ended_by_us);
     let memory = &observed.memory;
     let view = observed.view();
-    let examined = drift::examine(Look {
+    let look = Look {
         view: &view,
         waiting: &plan.waiting,
         causes: &causes,
         by_us: &|id| {
             ended_by_us.contains(id) || memory.stopping.contains(id) || memory.removing.contains(id)
         },
-    });
+    };
+    let mut examined = drift::examine(look);
+    examined.differences.extend(drift::copied(look, &observed.copies));
     drop(ended_by_us);
     let again = drift::look_again(&view, &examined);
     agent.compare(&[examined], false);

@@ -9,7 +9,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec};
 
-use crate::node::container_spec::spec_hash;
+use crate::node::container_spec::is_outdated;
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::Withdrawn;
 use crate::node::pod_plan::{
@@ -39,7 +39,7 @@ pub fn finished(pod: &Pod, instances: &[Instance]) -> bool {
     let is_down = |container: &Container| {
         let policy = restart_policy(spec, Role::Container, container);
         latest(instances, Role::Container, &container.name).is_some_and(|instance| {
-            instance.identity.spec_hash == spec_hash(container)
+            !is_outdated(container, &instance.identity.spec_hash, &instance.settings.image)
                 && instance.ended().is_some_and(|ended| stays_down(policy, ended.exit_code))
         })
     };

@@ -335,6 +335,7 @@ impl Runtime for FakeRuntime {
             ip: None,
             joined,
             made_as: spec.labels().get(MADE_AS).cloned(),
+            is_detached: false,
             asked: spec.asked.clone(),
             settings: Settings {
                 image: spec.image.clone(),
@@ -344,6 +345,7 @@ impl Runtime for FakeRuntime {
                 cpu_shares: spec.cpu_shares,
                 cpu_quota: spec.cpu_quota,
                 restart_policy: "no".to_owned(),
+                fields: None,
             },
         };
         state.containers.insert(id.clone(), instance);
