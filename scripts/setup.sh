@@ -23,14 +23,15 @@ need curl curl
 if [ "${1:-}" = test ]; then
   need ssh openssh-client
   PATH="$PATH:/usr/sbin:/sbin" need sshd openssh-server
+  need docker-registry docker-registry
   # The Python client that tests/host/clients.rs drives. A package goes to the system's Python, which
   # need not be the first one in PATH.
   typed='from kubernetes.client import DiscoveryV1Api'
   /usr/bin/python3 -c "$typed" >/dev/null 2>&1 || python3 -c "$typed" >/dev/null 2>&1 || missing+=(python3-kubernetes)
 fi
 
-# The tests run an sshd of their own on loopback. The package would start one for everybody: a machine
-# that had no SSH server before must not have one afterwards.
+# The tests run an sshd and a registry of their own on loopback. The packages would start one for
+# everybody: a machine that had no such server before must not have one afterwards.
 forbid_services() {
   [ -e /usr/sbin/policy-rc.d ] && return
   printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
@@ -49,7 +50,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "setup: installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
-  case " ${missing[*]} " in *" openssh-server "*) forbid_services ;; esac
+  case " ${missing[*]} " in *" openssh-server "* | *" docker-registry "*) forbid_services ;; esac
   # kubectl is there already where another package manager brought it: a missing package of that
   # name must not stop the rest.
   if ! apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
@@ -61,6 +62,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     # Also not at the next boot. Where no systemd runs there is nothing to switch off.
     systemctl disable ssh.service ssh.socket >/dev/null 2>&1 || true
     ;;
+  esac
+  case " ${missing[*]} " in
+  *" docker-registry "*) systemctl disable docker-registry.service >/dev/null 2>&1 || true ;;
   esac
 fi
 

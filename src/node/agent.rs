@@ -1,7 +1,7 @@
 //! What the tasks of one node share: the pods bound to it, what is known of their containers, and
 //! the signals between them. Locks are held for the length of a lookup, never across an await.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,10 +20,11 @@ use crate::clock::Clock;
 use crate::node::capacity::Engine;
 use crate::node::container_spec::Site;
 use crate::node::environment::{Named, Place, Sources, named};
-use crate::node::image::ImageState;
+use crate::node::images::Images;
 use crate::node::instances::Instances;
 use crate::node::memory::Memory;
 use crate::node::metrics::Metrics;
+use crate::node::pulls::PULLS;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::spare_keeper::Spares;
 use crate::node::turns::Turns;
@@ -183,7 +184,9 @@ pub struct Agent<C, R> {
     /// When it began.
     pub born: Timestamp,
     pub instances: Mutex<Instances>,
-    pub images: Mutex<HashMap<String, ImageState>>,
+    pub images: Mutex<Images>,
+    /// Places for pulls at a time.
+    pub pulls: Semaphore,
     pub known: Mutex<Known>,
     /// By uid.
     pub pods: Mutex<BTreeMap<String, Arc<PodCell>>>,
@@ -232,6 +235,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             born: clock.now(),
             instances: Mutex::default(),
             images: Mutex::default(),
+            pulls: Semaphore::new(PULLS),
             known: Mutex::default(),
             pods: Mutex::default(),
             pods_known: AtomicBool::new(false),

@@ -1,5 +1,5 @@
 //! The Docker Engine behind [`Runtime`]: the calls, by bollard; their bodies and answers are
-//! translated in `docker_translation.rs`.
+//! translated in `docker_translation.rs`; images are in `docker_images.rs`.
 //!
 //! Works with Engine 20.10 (API 1.41) and later; the version is negotiated whenever the engine is
 //! reached anew, for it may have been upgraded meanwhile. Decides nothing. At most [`CONCURRENCY`]
@@ -17,9 +17,9 @@ use bollard::errors::Error;
 use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::{ContainerSummary, ExecConfig, Network};
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, EventsOptions, ImportImageOptions,
-    InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
-    LogsOptions, RemoveContainerOptions, RemoveImageOptions, RenameContainerOptions,
+    CreateContainerOptions, EventsOptions, InspectContainerOptions, InspectNetworkOptions,
+    ListContainersOptions, ListNetworksOptions, LogsOptions, RemoveContainerOptions,
+    RenameContainerOptions,
     ResizeContainerTTYOptions, ResizeExecOptions, StartContainerOptions, StatsOptions,
     StopContainerOptions,
 };
@@ -35,16 +35,16 @@ use tracing::warn;
 use crate::node::capacity::{Engine, Limits};
 use crate::node::container_spec::ContainerSpec;
 use crate::node::docker_frames::{Frames, Reading};
+use crate::node::docker_images;
 use crate::node::docker_translation::{
     body, filters, gateway_of, instance, network_request, runtime_event, usage_sample, vague,
 };
 use crate::node::hijack::{EngineAddress, Hijacked, hijack};
 use crate::node::instance::{INSTALLATION, Instance, Listed};
-use crate::node::pull_progress::PullProgress;
 use crate::node::runtime::{
     CREATE_TIME, ExecOutcome, INSPECT_TIME, ImageFacts, LIST_TIME, LogOptions, NetworkSpec,
-    PING_TIME, PULL_TIME, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent, START_TIME,
-    STOP_MARGIN, UsageSample,
+    PING_TIME, Pull, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent, START_TIME, STOP_MARGIN,
+    StoredImage, UsageSample,
 };
 use crate::node::turns::Turns;
 use crate::node::uts::{Groups, Naming};
@@ -172,20 +172,10 @@ impl Docker {
         let called = timeout(START_TIME, hijack(&address, &path, asked)).await;
         called.unwrap_or_else(|_| Err(self.unreachable("no stream within its time")))
     }
-
-    /// Fine where it is gone, and where a container still needs it: then it stays.
-    pub async fn remove_image(&self, id: &str) -> Result<(), RuntimeError> {
-        let client = self.client().await?;
-        let call = client.remove_image(id, None::<RemoveImageOptions>, None);
-        match timed("image remove", REMOVE_TIME, call).await {
-            Ok(_) | Err(RuntimeError::NotFound(_) | RuntimeError::NameConflict(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// Runs one call with its own time.
-async fn timed<T>(
+pub(super) async fn timed<T>(
     call: &'static str,
     limit: Duration,
     future: impl Future<Output = Result<T, Error>> + Send,
@@ -388,49 +378,23 @@ impl Runtime for Docker {
     }
 
     async fn image(&self, reference: &str) -> Result<Option<ImageFacts>, RuntimeError> {
-        let client = self.client().await?;
-        match timed("image inspect", INSPECT_TIME, client.inspect_image(reference)).await {
-            Ok(answer) => Ok(Some(ImageFacts {
-                id: answer.id.unwrap_or_default(),
-                layers: answer.root_fs.and_then(|root| root.layers).unwrap_or_default(),
-            })),
-            Err(RuntimeError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        docker_images::image(&self.client().await?, reference).await
     }
 
-    async fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
-        let client = self.client().await?;
-        let options = CreateImageOptions {
-            from_image: Some(reference.to_owned()),
-            // Without a tag the engine would pull every tag of the repository.
-            tag: (!has_tag_or_digest(reference)).then(|| "latest".to_owned()),
-            ..CreateImageOptions::default()
-        };
-        let mut progress = client.create_image(Some(options), None, None);
-        let mut pull = PullProgress::of(reference);
-        let drain = async {
-            while let Some(step) = progress.next().await {
-                let step = step?;
-                let bytes = step.progress_detail.map(|it| (it.current, it.total));
-                pull.note(step.id.as_deref(), step.status.as_deref(), bytes);
-            }
-            Ok(())
-        };
-        timed("pull", PULL_TIME, drain).await
+    async fn pull(&self, pull: &Pull) -> Result<(), RuntimeError> {
+        docker_images::pull(&self.client().await?, pull).await
     }
 
     async fn load(&self, archive: Bytes) -> Result<(), RuntimeError> {
-        let client = self.client().await?;
-        let options = ImportImageOptions { quiet: true, ..ImportImageOptions::default() };
-        let mut progress = client.import_image(options, bollard::body_full(archive), None);
-        let drain = async {
-            while let Some(step) = progress.next().await {
-                step?;
-            }
-            Ok(())
-        };
-        timed("image load", START_TIME, drain).await
+        docker_images::load(&self.client().await?, archive).await
+    }
+
+    async fn images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        docker_images::images(&self.client().await?).await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), RuntimeError> {
+        docker_images::remove(&self.client().await?, name).await
     }
 
     async fn logs(
@@ -617,8 +581,4 @@ async fn exit_code(client: &Client, exec: &str) -> Result<i64, RuntimeError> {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_LOOK);
     }
-}
-
-fn has_tag_or_digest(reference: &str) -> bool {
-    reference.contains('@') || reference.rsplit('/').next().is_some_and(|name| name.contains(':'))
 }

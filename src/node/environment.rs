@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service,
 };
 
+use crate::node::registry_credentials;
 use crate::object::quantity::Quantity;
 use crate::object::{Key, Object, go_text};
 
@@ -46,7 +47,7 @@ pub struct Environment {
     pub skipped: Vec<String>,
 }
 
-/// Which ConfigMaps and Secrets a pod names, by environment or volume.
+/// Which ConfigMaps and Secrets a pod names, by environment or volume, or to pull its images with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named {
     pub config_maps: Vec<Key>,
@@ -84,6 +85,8 @@ pub fn named(pod: &Pod) -> Named {
             named.secrets.extend(secret);
         }
     }
+    let pulls = registry_credentials::named(pod);
+    named.secrets.extend(pulls.map(|name| Key::new(&namespace, name)));
     for list in [&mut named.config_maps, &mut named.secrets] {
         list.sort();
         list.dedup();

@@ -7,14 +7,17 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 
-use crate::node::restart::{BackOff, go_duration};
+use crate::node::restart::BackOff;
 
 /// What is known of one image reference on this node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageState {
     /// The id, if the engine has it; `None` until it was looked for.
     pub present: Option<Option<String>>,
+    /// For this pod too.
     pub pulling: bool,
+    /// The Secrets that it is pulled with are not known yet.
+    pub awaits_secrets: bool,
     /// The last pull that succeeded.
     pub pulled_at: Option<Timestamp>,
     pub failure: Option<PullFailure>,
@@ -118,7 +121,7 @@ pub fn decide(
             until: None,
         };
     }
-    if state.pulling {
+    if state.pulling || state.awaits_secrets {
         return ImageDecision::Wait { waiting: Waiting::creating(), until: None };
     }
     match &state.failure {
@@ -141,12 +144,37 @@ fn failed(image: &str, failure: &PullFailure, now: Timestamp) -> (Waiting, Optio
     if now < turns_at {
         return (Waiting::new("ErrImagePull", failure.message.clone()), Some(turns_at));
     }
-    let message = format!(
-        "Back-off pulling image \"{image}\": ErrImagePull: {} (back-off {})",
-        failure.message,
-        go_duration(failure.back_off.delay)
-    );
+    let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", failure.message);
     (Waiting::new("ImagePullBackOff", message), None)
+}
+
+/// The kubelet's sentence after a pull: how long it took by itself and with the wait for its turn.
+pub fn pulled_message(
+    image: &str,
+    pulling: SignedDuration,
+    waiting: SignedDuration,
+    size: Option<i64>,
+) -> String {
+    let (pulling, waiting) = (go_milliseconds(pulling), go_milliseconds(waiting));
+    let size = size.map(|bytes| format!(" Image size: {bytes} bytes.")).unwrap_or_default();
+    format!(
+        "Successfully pulled image \"{image}\" in {pulling} ({waiting} including waiting).{size}"
+    )
+}
+
+/// `850ms`, `1.2s`, `1m44.643s`: a time as Go prints it, cut to milliseconds.
+fn go_milliseconds(time: SignedDuration) -> String {
+    let milliseconds = time.as_millis().max(0);
+    let (minutes, rest) = (milliseconds / 60_000, milliseconds % 60_000);
+    let seconds = format!("{}.{:03}", rest / 1000, rest % 1000);
+    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
+    match (minutes / 60, minutes % 60) {
+        (0, 0) if milliseconds == 0 => "0s".to_owned(),
+        (0, 0) if rest < 1000 => format!("{rest}ms"),
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+    }
 }
 
 /// The shape of a reference (distribution/reference): `[host[:port]/]path[:tag][@digest]`.
@@ -215,6 +243,39 @@ mod tests {
         for bad in ["", "Web", "a//b", "a:", "a b", "-a", "a@sha256:12", "a:b:c"] {
             assert!(!is_valid(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_pull_is_told_in_the_kubelets_words() {
+        let told = |pulling, waiting| {
+            let time = SignedDuration::from_micros;
+            pulled_message("a:1", time(pulling), time(waiting), Some(7))
+        };
+        assert_eq!(
+            told(1_200_900, 104_643_000),
+            "Successfully pulled image \"a:1\" in 1.2s (1m44.643s including waiting). Image size: 7 bytes."
+        );
+        for (micros, words) in [
+            (0, "0s"),
+            (850_999, "850ms"),
+            (1_000_000, "1s"),
+            (10_010_000, "10.01s"),
+            (60_000_000, "1m0s"),
+            (3_600_000_000, "1h0m0s"),
+        ] {
+            assert_eq!(go_milliseconds(SignedDuration::from_micros(micros)), words);
+        }
+    }
+
+    #[test]
+    fn a_pull_waits_for_the_secrets_it_is_made_with() {
+        let now = Timestamp::from_second(1000).expect("a time");
+        let state =
+            ImageState { present: Some(None), awaits_secrets: true, ..ImageState::default() };
+        let wait = ImageDecision::Wait { waiting: Waiting::creating(), until: None };
+        assert_eq!(decide(&container("a:1", None), &state, now, now), wait);
+        let there = ImageState { present: Some(Some("sha256:1".into())), ..state };
+        assert_eq!(decide(&container("a:1", None), &there, now, now), ImageDecision::Ready);
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::node::container_spec::ContainerSpec;
 use crate::node::instance::{Instance, Listed};
 use crate::node::metrics::Metrics;
 use crate::node::runtime::{
-    ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
-    UsageSample,
+    ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime, RuntimeError, RuntimeEvent,
+    StoredImage, UsageSample,
 };
 use crate::object::streams::{Channels, Process};
 
@@ -115,10 +115,18 @@ impl<R: Runtime> Runtime for Measured<R> {
         self.call("image", self.engine.image(reference)).await.0
     }
 
-    async fn pull(&self, reference: &str) -> Answer<()> {
-        let (pulled, took) = self.call("pull", self.engine.pull(reference)).await;
+    async fn pull(&self, pull: &Pull) -> Answer<()> {
+        let (pulled, took) = self.call("pull", self.engine.pull(pull)).await;
         self.metrics.pulled(&pulled, took);
         pulled
+    }
+
+    async fn images(&self) -> Answer<Vec<StoredImage>> {
+        self.call("images", self.engine.images()).await.0
+    }
+
+    async fn remove_image(&self, name: &str) -> Answer<()> {
+        self.call("remove_image", self.engine.remove_image(name)).await.0
     }
 
     async fn load(&self, archive: Bytes) -> Answer<()> {

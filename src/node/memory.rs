@@ -15,6 +15,8 @@ use crate::node::restart::BackOff;
 pub struct Memory {
     /// By image reference.
     pub images: BTreeMap<String, ImageState>,
+    /// Images whose pull was told to this pod, and of which no container was made since.
+    pub pulled: BTreeSet<String>,
     /// By container: the crash-loop series.
     pub back_offs: BTreeMap<String, BackOff>,
     /// By container (empty: the sandbox): what went wrong before there was an instance to ask.

@@ -27,6 +27,8 @@ pub mod volume_files;
 pub mod volume_plan;
 
 pub mod image;
+pub mod image_gc;
+pub mod images;
 pub mod memory;
 pub mod sidecar;
 
@@ -35,6 +37,7 @@ pub mod termination_plan;
 
 pub mod pod_status;
 pub mod probe;
+pub mod registry_credentials;
 pub mod restart;
 
 pub mod capacity;
@@ -48,6 +51,7 @@ mod turns;
 
 pub mod docker;
 mod docker_frames;
+mod docker_images;
 mod docker_projection;
 mod docker_translation;
 mod hijack;
@@ -70,6 +74,7 @@ mod pod_network;
 mod pod_worker;
 mod prober;
 mod pull_progress;
+mod pulls;
 pub mod reset;
 mod run;
 mod spare_keeper;

@@ -21,14 +21,14 @@ use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::container_spec::{self, ContainerSpec, MountSpec, Resolved};
 use crate::node::environment::{self, needs_pod_ip};
 use crate::node::hosts_file::hosts_file;
-use crate::node::image::{PullFailure, Waiting};
+use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::last_words;
 use crate::node::memory::Failure;
 use crate::node::pod_plan::{Action, Step};
 use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
-use crate::node::restart::BackOff;
+use crate::node::pulls;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::volume;
 use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
@@ -70,7 +70,7 @@ pub async fn perform<C: Cluster, R: Runtime>(
         match &action.step {
             Step::MakeSandbox { .. } | Step::StartSandbox { .. } => sandbox = Some(&action.step),
             Step::MakeMember { .. } | Step::StartMember { .. } => members.push(&action.step),
-            Step::Pull { image } => doer.pull(image),
+            Step::Pull { image } => pulls::begin(agent, cell, image),
             Step::Withdraw { ip } => doer.withdraw(*ip),
             Step::PostStart { id, container } => doer.post_start(id, container),
             Step::BeginEnd { id, container, grace_seconds } => {
@@ -327,6 +327,11 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             // The kubelet goes without as well.
             Err(error) => warn!(container = %name, %error, "termination message file not made"),
         }
+        let image = container.image.as_deref().unwrap_or_default();
+        if !self.cell.memory().pulled.remove(image) {
+            let there = format!("Container image \"{image}\" already present on machine");
+            self.normal("Pulled", there);
+        }
         let site = self.agent.site(&self.observed.engine);
         let spec =
             container_spec::member(self.pod(), container, role, attempt, sandbox, &resolved, &site);
@@ -353,7 +358,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             // The image was removed since it was looked for, or the sandbox was: look at both again.
             RuntimeError::NotFound(message) if message.contains("image") => {
                 let image = container.image.clone().unwrap_or_default();
-                lock(&self.agent.images).entry(image).or_default().present = Some(None);
+                lock(&self.agent.images).see(&image, None);
             }
             RuntimeError::NotFound(_) => self.agent.refresh(sandbox).await,
             _ => {}
@@ -511,52 +516,6 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         self.agent.runtime.remove(id).await?;
         lock(&self.agent.instances).remove(id);
         Ok(())
-    }
-
-    fn pull(&self, image: &str) {
-        let already = {
-            let mut images = lock(&self.agent.images);
-            std::mem::replace(&mut images.entry(image.to_owned()).or_default().pulling, true)
-        };
-        if already {
-            return;
-        }
-        self.normal("Pulling", format!("Pulling image \"{image}\""));
-        let (agent, cell, image) = (self.agent.clone(), self.cell.clone(), image.to_owned());
-        let begun = self.now();
-        self.agent.tasks.spawn_short("pull", async move {
-            let pulled = agent.runtime.pull(&image).await;
-            let facts = agent.runtime.image(&image).await;
-            let now = agent.clock.now();
-            let mut images = lock(&agent.images);
-            let state = images.entry(image.clone()).or_default();
-            state.pulling = false;
-            if let Ok(facts) = facts {
-                state.present = Some(facts.map(|facts| facts.id));
-            }
-            let note = match pulled {
-                Ok(()) => {
-                    state.pulled_at = Some(now);
-                    state.failure = None;
-                    let took = now.duration_since(begun).as_millis();
-                    let message = format!("Successfully pulled image \"{image}\" in {took}ms");
-                    Note::normal(&*cell.pod(), COMPONENT, "Pulled", message)
-                }
-                Err(error) => {
-                    let before = state.failure.as_ref().map(|failure| &failure.back_off);
-                    let back_off = BackOff::grown(before, &image, now, now);
-                    let message = format!("failed to pull image \"{image}\": {error}");
-                    state.failure =
-                        Some(PullFailure { at: now, message: message.clone(), back_off });
-                    warn!(%image, %error, "image not pulled");
-                    Note::warning(&*cell.pod(), COMPONENT, "Failed", message)
-                }
-            };
-            drop(images);
-            agent.cluster.note(note);
-            // Every pod that waits for this image.
-            agent.wake_all();
-        });
     }
 
     fn rename(&self, id: &str, name: &str) {

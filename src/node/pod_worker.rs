@@ -30,6 +30,7 @@ use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
 use crate::node::pod_status::{self, is_past_post_start, is_started, pod_ip, pod_status};
 use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
+use crate::node::registry_credentials;
 use crate::node::runtime::Runtime;
 use crate::node::sidecar::lasting;
 use crate::node::termination_plan::{finished, is_over, overdue};
@@ -318,12 +319,12 @@ async fn observe<C: Cluster, R: Runtime>(
     };
     let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get("ballast.dev/heal"));
     memory.report_only |= annotation.is_some_and(|value| value == "false");
+    let keyring = registry_credentials::keyring(&pod, &lock(&agent.known).sources);
     let mut images = lock(&agent.images);
     for image in all_containers(&pod).filter_map(|container| container.image.as_ref()) {
-        if let Some(state) = images.get_mut(image) {
-            state.settle(now);
-            memory.images.insert(image.clone(), state.clone());
-        }
+        let means = keyring.as_ref().map(|keyring| keyring.lookup(image));
+        let state = images.state(image, means.as_ref(), &cell.uid, now);
+        memory.images.insert(image.clone(), state);
     }
     drop(images);
     let volumes = own.volumes.clone().unwrap_or_default();
@@ -347,17 +348,12 @@ async fn look_for_images<C: Cluster, R: Runtime>(
             latest(instances, role, &container.name)
                 .is_some_and(|i| i.is_running() || i.ended().is_some_and(|e| e.exit_code == 0))
         });
-        let known = lock(&agent.images)
-            .get(image)
-            .is_some_and(|state| state.pulling || matches!(state.present, Some(Some(_))));
-        if runs || known {
+        if runs || lock(&agent.images).is_settled(image) {
             continue;
         }
         match agent.runtime.image(image).await {
             Ok(facts) => {
-                let mut images = lock(&agent.images);
-                images.entry(image.clone()).or_default().present =
-                    Some(facts.map(|facts| facts.id));
+                lock(&agent.images).see(image, facts.map(|facts| facts.id));
             }
             Err(error @ crate::node::runtime::RuntimeError::Unreachable(_)) => {
                 agent.is_away(&error).await;
@@ -541,18 +537,28 @@ fn tell<C: Cluster, R: Runtime>(
         }
         own.told.insert(container.clone(), waiting.clone());
         let Some(message) = waiting.message.clone() else { continue };
-        let (reason, message) = match waiting.reason {
-            "CrashLoopBackOff" | "ImagePullBackOff" => {
-                let message = message.replacen("back-off", "Back-off", 1);
-                ("BackOff", message)
-            }
-            "ContainerCreating" => ("FailedMount", message),
-            "InvalidImageName" => ("InspectFailed", message),
-            "ErrImageNeverPull" => ("ErrImageNeverPull", message),
-            // Those were told where they happened.
-            _ => continue,
+        let warn = |reason, message: String| {
+            agent.cluster.note(Note::warning(&*observed.pod, COMPONENT, reason, message));
         };
-        agent.cluster.note(Note::warning(&*observed.pod, COMPONENT, reason, message));
+        match waiting.reason {
+            "CrashLoopBackOff" => warn("BackOff", message.replacen("back-off", "Back-off", 1)),
+            "ImagePullBackOff" => {
+                // Why stands in the status and in the failed pull's own Event.
+                let short = message.split_once(": ErrImagePull").map_or(&*message, |(it, _)| it);
+                let note = Note::normal(&*observed.pod, COMPONENT, "BackOff", short.to_owned());
+                agent.cluster.note(note);
+            }
+            "ContainerCreating" => warn("FailedMount", message),
+            "InvalidImageName" => warn("InspectFailed", message),
+            "ErrImageNeverPull" => warn("ErrImageNeverPull", message),
+            // The others were told where they happened.
+            _ => {}
+        }
+        let of_image =
+            ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
+        if of_image.contains(&waiting.reason) {
+            warn("Failed", format!("Error: {}", waiting.reason));
+        }
     }
     own.told.retain(|container, _| plan.waiting.contains_key(container));
 }

@@ -1,10 +1,12 @@
-//! Says how far a pull is, from what the engine says of every layer: one line soon, then one every few
-//! seconds. The engine tells a layer's size only when its download begins, so the whole grows while
+//! Says how far a pull is, from what the engine says of every layer: to whoever watches, and in the log
+//! one line soon, then one every few seconds. The engine tells a layer's size only when its download begins, so the whole grows while
 //! layers wait: it is what is known by now.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::object::pace::Pace;
@@ -13,14 +15,16 @@ use crate::object::pace::Pace;
 #[derive(Debug)]
 pub struct PullProgress<'a> {
     image: &'a str,
+    heard: &'a watch::Sender<Pulled>,
     begun: Instant,
     pace: Pace,
     layers: Layers,
 }
 
 impl<'a> PullProgress<'a> {
-    pub fn of(image: &'a str) -> Self {
-        Self { image, begun: Instant::now(), pace: Pace::default(), layers: Layers::default() }
+    pub fn of(image: &'a str, heard: &'a watch::Sender<Pulled>) -> Self {
+        let (begun, pace, layers) = (Instant::now(), Pace::default(), Layers::default());
+        Self { image, heard, begun, pace, layers }
     }
 
     /// Takes one message of the engine: of which layer, in its words, with the bytes that are here
@@ -33,8 +37,11 @@ impl<'a> PullProgress<'a> {
     ) {
         let bytes = bytes.and_then(|(here, of)| here.zip(of));
         self.layers.note(layer.unwrap_or_default(), status.unwrap_or_default(), bytes);
+        let sum = self.layers.sum();
+        // Told also where nothing is more than it was: the engine is at work.
+        self.heard.send_replace(sum);
         if self.pace.is_due(self.begun.elapsed()) {
-            let Pulled { layers, of_layers, bytes, of_bytes } = self.layers.sum();
+            let Pulled { layers, of_layers, bytes, of_bytes } = sum;
             let (mebibytes, of_mebibytes) = (bytes >> 20, of_bytes >> 20);
             info!(image = self.image, layers, of_layers, mebibytes, of_mebibytes, "pulling image");
         }
@@ -56,11 +63,19 @@ struct Layer {
 
 /// What is said of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pulled {
-    layers: usize,
-    of_layers: usize,
-    bytes: u64,
-    of_bytes: u64,
+pub struct Pulled {
+    pub layers: usize,
+    pub of_layers: usize,
+    pub bytes: u64,
+    pub of_bytes: u64,
+}
+
+impl fmt::Display for Pulled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layers, of_layers, bytes, of_bytes } = self;
+        let (mebibytes, of_mebibytes) = (bytes >> 20, of_bytes >> 20);
+        write!(f, "{layers} of {of_layers} layers, {mebibytes} of {of_mebibytes} MiB downloaded")
+    }
 }
 
 impl Layers {

@@ -446,7 +446,7 @@ async fn tidy_up<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) {
             .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         images.extend(containers.filter_map(|container| container.image.clone()));
     }
-    lock(&agent.images).retain(|image, state| state.pulling || images.contains(image));
+    lock(&agent.images).retain(|image| images.contains(image));
     {
         let instances = lock(&agent.instances);
         lock(&agent.causes).retain(|id, _| instances.get(id).is_some());

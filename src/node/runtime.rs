@@ -12,10 +12,14 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::node::capacity::Engine;
 use crate::node::container_spec::ContainerSpec;
+pub use crate::node::image_gc::StoredImage;
 use crate::node::instance::{Instance, Listed};
+pub use crate::node::pull_progress::Pulled;
+use crate::node::registry_credentials::Credentials;
 pub use crate::node::usage_report::UsageSample;
 use crate::object::streams::{Channels, Process};
 
@@ -63,6 +67,16 @@ pub struct NetworkSpec {
     pub installation: String,
 }
 
+/// One pull of an image.
+#[derive(Debug)]
+pub struct Pull {
+    pub reference: String,
+    /// `None`: as nobody.
+    pub credentials: Option<Credentials>,
+    /// Hears of every step.
+    pub progress: watch::Sender<Pulled>,
+}
+
 /// What an image is, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageFacts {
@@ -70,6 +84,8 @@ pub struct ImageFacts {
     pub id: String,
     /// The digests of its layers' content, the same in every store.
     pub layers: Vec<String>,
+    /// Bytes.
+    pub size: i64,
 }
 
 /// What a command inside a container did.
@@ -201,7 +217,15 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         reference: &str,
     ) -> impl Future<Output = Result<Option<ImageFacts>, RuntimeError>> + Send;
 
-    fn pull(&self, reference: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// Dropping it ends the pull.
+    fn pull(&self, pull: &Pull) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Every image that the engine has.
+    fn images(&self) -> impl Future<Output = Result<Vec<StoredImage>, RuntimeError>> + Send;
+
+    /// Takes a name from an image, or removes one by its id; with its last name an image goes. Fine
+    /// where it is gone, and where somebody needs it: then it stays.
+    fn remove_image(&self, name: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// Loads a docker-archive.
     fn load(&self, archive: Bytes) -> impl Future<Output = Result<(), RuntimeError>> + Send;

@@ -12,6 +12,7 @@ mod node;
 mod pod_life;
 mod port_forward;
 mod readme;
+mod registry;
 mod shelf;
 mod streams;
 #[path = "../watchdog.rs"]

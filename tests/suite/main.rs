@@ -39,6 +39,7 @@ mod metrics;
 mod network_drift;
 mod network_loop;
 mod node;
+mod node_images;
 mod node_lifecycle;
 mod pod_policy;
 mod port_forward;

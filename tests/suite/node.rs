@@ -51,10 +51,10 @@ pub fn node_options(folder: &Path) -> NodeOptions {
     }
 }
 
-struct World {
+pub struct World {
     fixture: Fixture,
-    cluster: Local<Sqlite>,
-    engine: FakeRuntime,
+    pub cluster: Local<Sqlite>,
+    pub engine: FakeRuntime,
     /// The running agent.
     agent: (Tasks, AllDone),
 }
@@ -69,13 +69,13 @@ impl World {
     }
 
     /// A new store on this engine.
-    async fn on(engine: FakeRuntime, hold: bool) -> Self {
+    pub async fn on(engine: FakeRuntime, hold: bool) -> Self {
         let change = |options: NodeOptions| NodeOptions { hold, ..options };
         Self::as_told(engine, change, Arc::new(NoNetwork)).await
     }
 
     /// A new store on this engine, a node that is told other things, and a network of its own.
-    async fn as_told(
+    pub async fn as_told(
         engine: FakeRuntime,
         change: impl FnOnce(NodeOptions) -> NodeOptions,
         network: Arc<dyn Withdrawal>,
@@ -103,14 +103,14 @@ impl World {
     }
 
     /// Another run of the agent on the same store and engine; `meanwhile` happens between the two.
-    async fn restart(&mut self, meanwhile: impl FnOnce(&FakeRuntime)) {
+    pub async fn restart(&mut self, meanwhile: impl FnOnce(&FakeRuntime)) {
         let (tasks, done) = std::mem::replace(&mut self.agent, Tasks::new());
         stop(tasks, done).await;
         meanwhile(&self.engine);
         self.agent = Self::start(&self.fixture, &self.engine, |told| told, Arc::new(NoNetwork));
     }
 
-    async fn pod(&self, name: &str, container: Value) -> Key {
+    pub async fn pod(&self, name: &str, container: Value) -> Key {
         let mut container = container;
         container["name"] = json!("web");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
@@ -119,7 +119,7 @@ impl World {
         Key::new("default", name)
     }
 
-    async fn until(&self, key: &Key, what: &str, holds: impl Fn(&Pod) -> bool) -> Arc<Pod> {
+    pub async fn until(&self, key: &Key, what: &str, holds: impl Fn(&Pod) -> bool) -> Arc<Pod> {
         let begin = Instant::now();
         loop {
             let pod = self.cluster.get::<Pod>(key).await.expect("the pod");
@@ -131,7 +131,7 @@ impl World {
         }
     }
 
-    async fn end(self) {
+    pub async fn end(self) {
         let (tasks, done) = self.agent;
         stop(tasks, done).await;
         drop(self.cluster);
@@ -146,17 +146,17 @@ async fn stop(tasks: Tasks, done: AllDone) {
     done.wait().await;
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
     condition::is_true(conditions.unwrap_or_default(), "Ready")
 }
 
-fn restarts(pod: &Pod) -> i32 {
+pub fn restarts(pod: &Pod) -> i32 {
     let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     status.map_or(0, |list| list[0].restart_count)
 }
 
-fn waiting(pod: &Pod) -> Option<String> {
+pub fn waiting(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
     status.state.as_ref()?.waiting.as_ref()?.reason.clone()
 }

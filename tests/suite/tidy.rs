@@ -33,7 +33,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("git2", &["sync/git.rs", "sync/objects.rs"]),
     ("notify", &["sync/trigger.rs"]),
     ("rusqlite", &["store/sqlite.rs", "store/schema.rs"]),
-    ("bollard", &["node/docker.rs", "node/docker_translation.rs"]),
+    ("bollard", &["node/docker.rs", "node/docker_images.rs", "node/docker_translation.rs"]),
     ("iptables", &["network/iptables.rs"]),
     ("axum", &["api/", "web/", "daemon.rs"]),
     ("hyper", &["api/", "node/hijack.rs", "node/prober.rs", "sync/https.rs"]),

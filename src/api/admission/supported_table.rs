@@ -214,6 +214,7 @@ static POD: &[Row] = rows![Part::PodSpec;
         "tolerations[].operator",
         "tolerations[].tolerationSeconds",
         "tolerations[].value",
+        "imagePullSecrets[].name",
     ],
     Only(&["\"ClusterFirst\"", "\"Default\""], "there is no cluster DNS yet: containers resolve as Docker does") =>
         ["dnsPolicy"],
@@ -236,8 +237,6 @@ static POD: &[Row] = rows![Part::PodSpec;
     Refused("a pod does not see the host's processes") => ["hostPID"],
     Refused("a pod does not share the host's memory segments") => ["hostIPC"],
     Refused("debugging containers come with a later issue") => ["ephemeralContainers"],
-    Refused("private registries come with the pods issue; pull the image on the host") =>
-        ["imagePullSecrets"],
     Refused("priorities come with preemption") => ["priorityClassName"],
     Refused("there is one container runtime") => ["runtimeClassName", "overhead"],
     Refused("nobody could open the gate") => ["readinessGates", "schedulingGates"],

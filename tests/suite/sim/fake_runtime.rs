@@ -13,20 +13,22 @@ use ballast::node::capacity::{Engine, Limits};
 use ballast::node::container_spec::{ContainerSpec, NetworkMode};
 use ballast::node::instance::{Identity, Instance, Life, Listed, MADE_AS, Role, Settings};
 use ballast::node::runtime::{
-    EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError,
-    RuntimeEvent, UsageSample,
+    EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime, RuntimeError,
+    RuntimeEvent, StoredImage, UsageSample,
 };
 use ballast::object::streams::{Channels, Process, Said, TerminalSize};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::sim::fake_process;
 
 /// Events kept for a slow listener; one that is slower still is cut off, as the engine does it.
 const EVENTS: usize = 4096;
+/// Bytes of every image.
+pub const IMAGE_SIZE: i64 = 100 << 20;
 
 /// Cheap to clone: every clone is the same engine.
 #[derive(Clone)]
@@ -39,14 +41,20 @@ struct Inner {
     events: broadcast::Sender<(String, RuntimeEvent)>,
     /// What main processes say, by container; `None` at their end.
     said: broadcast::Sender<(String, Option<Bytes>)>,
+    /// Slow pulls look again.
+    let_go: Notify,
 }
 
 #[derive(Default)]
 struct State {
     containers: BTreeMap<String, Instance>,
     images: BTreeSet<String>,
-    /// What a registry would give.
-    registry: BTreeSet<String>,
+    /// What a registry would give, and to which user alone.
+    registry: BTreeMap<String, Option<String>>,
+    /// Pulls of these last until they are let go.
+    slow_images: BTreeSet<String>,
+    /// Every pull that was begun, and as whom.
+    pulls: Vec<(String, Option<String>)>,
     networks: HashMap<String, NetworkSpec>,
     made: u64,
     away: bool,
@@ -70,7 +78,13 @@ impl FakeRuntime {
     pub fn new(clock: Clock) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
         let (said, _) = broadcast::channel(EVENTS);
-        Self(Arc::new(Inner { clock: Mutex::new(clock), state: Mutex::default(), events, said }))
+        Self(Arc::new(Inner {
+            clock: Mutex::new(clock),
+            state: Mutex::default(),
+            events,
+            said,
+            let_go: Notify::new(),
+        }))
     }
 
     /// An image that is there without a pull.
@@ -81,8 +95,36 @@ impl FakeRuntime {
 
     /// An image that a pull finds.
     pub fn with_registry_image(self, reference: &str) -> Self {
-        self.state().registry.insert(reference.to_owned());
+        self.state().registry.insert(reference.to_owned(), None);
         self
+    }
+
+    /// An image that a pull of this user finds.
+    pub fn with_private_image(self, reference: &str, user: &str) -> Self {
+        self.state().registry.insert(reference.to_owned(), Some(user.to_owned()));
+        self
+    }
+
+    /// Pulls of this image hang from now on, or go on.
+    pub fn set_slow_image(&self, reference: &str, slow: bool) {
+        let mut state = self.state();
+        if slow {
+            state.slow_images.insert(reference.to_owned());
+        } else {
+            state.slow_images.remove(reference);
+        }
+        drop(state);
+        self.0.let_go.notify_waiters();
+    }
+
+    /// Every pull that was begun, and as whom.
+    pub fn pulls(&self) -> Vec<(String, Option<String>)> {
+        self.state().pulls.clone()
+    }
+
+    /// References of the images that are there.
+    pub fn stored_images(&self) -> Vec<String> {
+        self.state().images.iter().cloned().collect()
     }
 
     /// Unreachable from now on, or back again: what runs goes on running.
@@ -449,16 +491,51 @@ impl Runtime for FakeRuntime {
         let state = self.answer()?;
         let pause = ballast::node::pause_image::pause_image();
         let layers = if reference == pause.tag { vec![pause.layer.clone()] } else { Vec::new() };
-        let facts = || ImageFacts { id: image_id(reference), layers };
+        let facts = || ImageFacts { id: image_id(reference), layers, size: IMAGE_SIZE };
         Ok(state.images.contains(reference).then(facts))
     }
 
-    async fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
-        let mut state = self.answer()?;
-        if !state.registry.contains(reference) {
-            return Err(RuntimeError::NotFound(format!("manifest for {reference} not found")));
+    async fn pull(&self, pull: &Pull) -> Result<(), RuntimeError> {
+        let reference = &pull.reference;
+        let user = pull.credentials.as_ref().map(|credentials| credentials.username.clone());
+        self.answer()?.pulls.push((reference.clone(), user.clone()));
+        loop {
+            let let_go = {
+                let mut state = self.answer()?;
+                let needed = state.registry.get(reference);
+                let needed = needed.ok_or_else(|| {
+                    RuntimeError::NotFound(format!("manifest for {reference} not found"))
+                })?;
+                if needed.is_some() && *needed != user {
+                    return Err(RuntimeError::Denied(format!("denied: {reference} is private")));
+                }
+                let let_go = self.0.let_go.notified();
+                if !state.slow_images.contains(reference) {
+                    state.images.insert(reference.clone());
+                    return Ok(());
+                }
+                let_go
+            };
+            let_go.await;
         }
-        state.images.insert(reference.to_owned());
+    }
+
+    async fn images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        let state = self.answer()?;
+        let stored = |reference: &String| StoredImage {
+            id: image_id(reference),
+            names: vec![reference.clone()],
+            size: IMAGE_SIZE,
+            used: state.containers.values().any(|one| one.image_id == image_id(reference)),
+        };
+        Ok(state.images.iter().map(stored).collect())
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), RuntimeError> {
+        let mut state = self.answer()?;
+        if !state.containers.values().any(|one| one.image_id == image_id(name)) {
+            state.images.retain(|image| image != name && image_id(image) != name);
+        }
         Ok(())
     }
 

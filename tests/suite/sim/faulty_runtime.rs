@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ballast::node::instance::{Instance, Listed};
 use ballast::node::runtime::{
-    ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Runtime, RuntimeError, RuntimeEvent,
-    UsageSample,
+    ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime, RuntimeError, RuntimeEvent,
+    StoredImage, UsageSample,
 };
 use ballast::node::{capacity::Engine, container_spec::ContainerSpec};
 use ballast::object::streams::{Channels, Process};
@@ -124,8 +124,16 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         self.read("image", self.runtime.image(reference)).await
     }
 
-    async fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
-        self.change("pull", reference, self.runtime.pull(reference)).await
+    async fn pull(&self, pull: &Pull) -> Result<(), RuntimeError> {
+        self.change("pull", &pull.reference, self.runtime.pull(pull)).await
+    }
+
+    async fn images(&self) -> Result<Vec<StoredImage>, RuntimeError> {
+        self.read("images", self.runtime.images()).await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), RuntimeError> {
+        self.change("remove image", name, self.runtime.remove_image(name)).await
     }
 
     async fn load(&self, archive: Bytes) -> Result<(), RuntimeError> {
