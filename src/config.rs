@@ -1,6 +1,7 @@
 //! One validated [`Config`] out of the command line and the config file; each default with its
 //! reason. Everything wrong is reported at once, by field.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use crate::installation;
+use crate::node::care::{CareSettings, CareWritten};
 use crate::object::privilege::{self, Privileges, WrittenAll};
 use crate::object::{counted, name};
 use crate::ranges::{self, network, ports};
@@ -52,6 +54,16 @@ pub struct ConfigFile {
     /// What pods may have of this host, by namespace.
     #[serde(default)]
     pub allow: WrittenAll,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: Option<u8>,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: Option<u8>,
+    /// A signal to the amount or percentage below which pods are evicted.
+    #[serde(default)]
+    pub eviction_hard: BTreeMap<String, String>,
+    /// A resource to the amount that pods do not get.
+    #[serde(default)]
+    pub system_reserved: BTreeMap<String, String>,
     #[serde(default)]
     pub sources: Vec<SourceFile>,
 }
@@ -151,6 +163,8 @@ pub struct Config {
     /// Nothing: a pod gets of its host what a container has. Whoever may commit can label a namespace;
     /// what a label then opens is the host itself, so its operator has a word too.
     pub privileges: Privileges,
+    /// The kubelet's defaults.
+    pub care: CareSettings,
     pub sources: Vec<SourceSettings>,
 }
 
@@ -263,6 +277,13 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     if !["text", "json"].contains(&log_format.as_str()) {
         faults.push(format!("logFormat: {log_format:?} is neither text nor json"));
     }
+    let (care, wrong) = CareSettings::of(CareWritten {
+        image_gc_high_percent: file.image_gc_high_threshold_percent,
+        image_gc_low_percent: file.image_gc_low_threshold_percent,
+        eviction_hard: file.eviction_hard,
+        system_reserved: file.system_reserved,
+    });
+    faults.extend(wrong);
     let mut names: Vec<String> = file.sources.iter().map(|source| source.name.clone()).collect();
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
@@ -363,6 +384,7 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         log: given.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         log_json: log_format == "json",
         privileges,
+        care,
         sources,
     })
 }

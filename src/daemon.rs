@@ -37,6 +37,7 @@ use crate::installation::{self, Names};
 use crate::metrics::{self, Rooms};
 use crate::network::iptables::Iptables;
 use crate::network::{self, NetworkOptions, subnet};
+use crate::node::care::{Care, ReadSignals};
 use crate::node::docker::Docker;
 use crate::node::{self, HostAddress, NodeOptions};
 use crate::reconcile::{self, scheduler};
@@ -324,7 +325,14 @@ fn node_options(
         hold: true,
         beat,
         metrics: node::Metrics::default(),
+        care: Care { settings: config.care.clone(), signals: signals(&config.docker) },
     }
+}
+
+/// `None`: the engine is on another host, of which nothing can be read here.
+fn signals(docker: &str) -> Option<ReadSignals> {
+    let local = docker.starts_with("unix://") || docker.starts_with('/');
+    local.then(|| Arc::new(node::signals::of_this_host) as ReadSignals)
 }
 
 /// The address this host would send from: the kernel's choice, no packet is sent. `None` as long as

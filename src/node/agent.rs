@@ -18,12 +18,15 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::node::capacity::Engine;
+use crate::node::care::Care;
 use crate::node::container_spec::Site;
 use crate::node::environment::{Named, Place, Sources, named};
+use crate::node::eviction::Pressure;
 use crate::node::images::Images;
 use crate::node::instances::Instances;
 use crate::node::memory::Memory;
 use crate::node::metrics::Metrics;
+use crate::node::pulled_images::PulledFile;
 use crate::node::pulls::PULLS;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::spare_keeper::Spares;
@@ -78,6 +81,8 @@ pub struct NodeOptions {
     pub beat: Beat,
     /// What the agent counts with.
     pub metrics: Metrics,
+    /// When images are collected and pods evicted.
+    pub care: Care,
 }
 
 /// Whether the engine can be worked with.
@@ -185,6 +190,10 @@ pub struct Agent<C, R> {
     pub born: Timestamp,
     pub instances: Mutex<Instances>,
     pub images: Mutex<Images>,
+    /// Which of them this node pulled.
+    pub pulled: PulledFile,
+    /// What the node runs out of.
+    pub pressures: watch::Sender<BTreeSet<Pressure>>,
     /// Places for pulls at a time.
     pub pulls: Semaphore,
     pub known: Mutex<Known>,
@@ -221,6 +230,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             holds: AtomicBool::new(options.hold),
             held: AtomicUsize::new(0),
             host_ip: Mutex::new(options.host_ip.now().unwrap_or(Ipv4Addr::LOCALHOST)),
+            pulled: PulledFile::open(&options.data_dir),
             cluster,
             runtime,
             options,
@@ -235,6 +245,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             born: clock.now(),
             instances: Mutex::default(),
             images: Mutex::default(),
+            pressures: watch::Sender::new(BTreeSet::new()),
             pulls: Semaphore::new(PULLS),
             known: Mutex::default(),
             pods: Mutex::default(),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 
+use crate::node::care::CareSettings;
+use crate::node::eviction::Signal;
 use crate::object::quantity::Quantity;
 
 /// The kubelet's default `maxPods`.
@@ -26,6 +28,10 @@ pub struct Engine {
     /// Which limits the host's control groups can hold; a setting beyond them is dropped by the
     /// engine, and so is not compared.
     pub limits: Limits,
+    /// Containers run on while it is stopped.
+    pub live_restore: bool,
+    /// The directory that holds images and containers, on the engine's host.
+    pub data_root: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,8 +42,7 @@ pub struct Limits {
     pub cpu_shares: bool,
 }
 
-/// A node's `capacity`. Allocatable is the same: the daemon itself uses tens of megabytes, and a
-/// reserve nobody asked for would only hide resources of a small host.
+/// A node's `capacity`.
 pub fn capacity(engine: &Engine, disk_bytes: Option<u64>) -> BTreeMap<String, Written> {
     let mut offered = BTreeMap::from([
         ("cpu".to_owned(), Quantity::from_units(engine.cpus)),
@@ -50,6 +55,33 @@ pub fn capacity(engine: &Engine, disk_bytes: Option<u64>) -> BTreeMap<String, Wr
     offered.into_iter().map(|(name, amount)| (name, Written(amount.to_string()))).collect()
 }
 
+/// What pods may ask for: the kubelet's arithmetic, capacity less what is reserved and less what must
+/// stay free before pods are evicted.
+pub fn allocatable(
+    capacity: &BTreeMap<String, Written>,
+    settings: &CareSettings,
+) -> BTreeMap<String, Written> {
+    let kept_free = |name: &str, whole: Quantity| {
+        let signal = match name {
+            "memory" => Signal::MemoryAvailable,
+            "ephemeral-storage" => Signal::NodefsAvailable,
+            _ => return Quantity::ZERO,
+        };
+        let threshold = settings.eviction.0.get(&signal);
+        let whole = u64::try_from(whole.units()).unwrap_or(0);
+        let bytes = threshold.map_or(0, |threshold| threshold.amount(whole));
+        Quantity::from_bytes(i64::try_from(bytes).unwrap_or(i64::MAX))
+    };
+    let left = |(name, written): (&String, &Written)| {
+        let whole = Quantity::parse(&written.0).unwrap_or(Quantity::ZERO);
+        let reserved = settings.reserved.get(name).copied().unwrap_or(Quantity::ZERO);
+        let left = whole - reserved - kept_free(name, whole);
+        let left = if left.is_negative() { Quantity::ZERO } else { left };
+        (name.clone(), Written(left.to_string()))
+    };
+    capacity.iter().map(left).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +92,19 @@ mod tests {
         let offered = capacity(&engine, Some(10 << 30));
         let words: Vec<_> = offered.iter().map(|(n, q)| format!("{n}={}", q.0)).collect();
         assert_eq!(words, ["cpu=2", "ephemeral-storage=10Gi", "memory=8Gi", "pods=110"]);
+
+        let mut settings = CareSettings::default();
+        settings.reserved.insert("cpu".into(), Quantity::from_millis(100));
+        settings.reserved.insert("memory".into(), Quantity::from_bytes(1 << 30));
+        let words = |settings: &CareSettings| -> Vec<String> {
+            let left = allocatable(&offered, settings);
+            left.iter().map(|(name, amount)| format!("{name}={}", amount.0)).collect()
+        };
+        assert_eq!(
+            words(&settings),
+            ["cpu=1900m", "ephemeral-storage=9Gi", "memory=7068Mi", "pods=110"]
+        );
+        settings.reserved.insert("memory".into(), Quantity::from_bytes(9 << 30));
+        assert_eq!(words(&settings)[2], "memory=0");
     }
 }

@@ -19,9 +19,8 @@ use bollard::models::{ContainerSummary, ExecConfig, Network};
 use bollard::query_parameters::{
     CreateContainerOptions, EventsOptions, InspectContainerOptions, InspectNetworkOptions,
     ListContainersOptions, ListNetworksOptions, LogsOptions, RemoveContainerOptions,
-    RenameContainerOptions,
-    ResizeContainerTTYOptions, ResizeExecOptions, StartContainerOptions, StatsOptions,
-    StopContainerOptions,
+    RenameContainerOptions, ResizeContainerTTYOptions, ResizeExecOptions, StartContainerOptions,
+    StatsOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker as Client};
 use bytes::Bytes;
@@ -236,6 +235,8 @@ impl Runtime for Docker {
                 cpu_quota: info.cpu_cfs_quota.unwrap_or_default(),
                 cpu_shares: info.cpu_shares.unwrap_or_default(),
             },
+            live_restore: info.live_restore_enabled.unwrap_or_default(),
+            data_root: info.docker_root_dir.unwrap_or_default(),
         })
     }
 
@@ -426,6 +427,10 @@ impl Runtime for Docker {
         let answer = timed("stats", INSPECT_TIME, answers.try_next()).await?;
         let sample = answer.as_ref().and_then(usage_sample);
         sample.ok_or_else(|| RuntimeError::Other(format!("no usage is known of {id}")))
+    }
+
+    async fn disk_usage(&self, id: &str) -> Result<u64, RuntimeError> {
+        docker_images::disk_usage(&self.client().await?, id).await
     }
 
     async fn exec(

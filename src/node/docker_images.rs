@@ -1,13 +1,15 @@
-//! The images of a Docker engine: the calls behind the image part of `docker.rs`.
+//! The images of a Docker engine, and what containers add to them on its disk: the calls behind that part
+//! of `docker.rs`.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use bollard::Docker as Client;
 use bollard::auth::DockerCredentials;
 use bollard::models::{ContainerSummary, ImageSummary};
 use bollard::query_parameters::{
-    CreateImageOptions, ImportImageOptions, ListContainersOptions, ListImagesOptions,
-    RemoveImageOptions,
+    CreateImageOptions, ImportImageOptions, InspectContainerOptions, ListContainersOptions,
+    ListImagesOptions, RemoveImageOptions,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -104,6 +106,21 @@ pub async fn remove(client: &Client, name: &str) -> Result<(), RuntimeError> {
         Ok(_) | Err(RuntimeError::NotFound(_) | RuntimeError::NameConflict(_)) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// A container's own layer, and its log with the rotated parts where those files are within reach.
+pub async fn disk_usage(client: &Client, id: &str) -> Result<u64, RuntimeError> {
+    let call = client.inspect_container(id, Some(InspectContainerOptions { size: true }));
+    let seen = timed("inspect with sizes", LIST_TIME, call).await?;
+    let layer = seen.size_rw.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0);
+    let log = seen.log_path.unwrap_or_default();
+    let log: &Path = log.as_ref();
+    let (Some(folder), Some(name)) = (log.parent(), log.file_name()) else { return Ok(layer) };
+    let name = name.to_string_lossy();
+    let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let parts = all.filter(|entry| entry.file_name().to_string_lossy().starts_with(&*name));
+    let logs: u64 = parts.filter_map(|part| part.metadata().ok()).map(|seen| seen.len()).sum();
+    Ok(layer + logs)
 }
 
 fn credentials(of: Credentials) -> DockerCredentials {

@@ -32,6 +32,7 @@ pub fn usage_sample(stats: &ContainerStatsResponse) -> Option<UsageSample> {
         at: stats.read.as_ref()?.parse().ok()?,
         cpu_nanos: stats.cpu_stats.as_ref()?.cpu_usage.as_ref()?.total_usage?,
         memory_bytes: memory.usage?.saturating_sub(reclaimable.unwrap_or(0)),
+        processes: stats.pids_stats.as_ref().and_then(|pids| pids.current).unwrap_or(0),
     })
 }
 

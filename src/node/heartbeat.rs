@@ -3,6 +3,7 @@
 //! The kubelet's numbers: Lease of 40 s renewed every 10 s; the status computed every 10 s, written
 //! on change or every 5 min.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,9 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, EngineState};
-use crate::node::capacity::capacity;
+use crate::node::capacity::{Engine, allocatable, capacity};
+use crate::node::care::CareSettings;
+use crate::node::eviction::Pressure;
 use crate::node::pod_status::time;
 use crate::node::runtime::Runtime;
 use crate::object::{ApiError, Cluster, Key, Object, condition};
@@ -31,6 +34,7 @@ const LEASES: &str = "kube-node-lease";
 /// Until the tasks stop. A beat that fails is tried again after a second.
 pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
     let mut engine = agent.engine.subscribe();
+    let mut pressures = agent.pressures.subscribe();
     loop {
         let beaten = caught_async(beat(&agent)).await;
         let beaten =
@@ -45,11 +49,12 @@ pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
                 Duration::from_secs(1)
             }
         };
-        // Cancel safe, all three. A change of the engine's state is told at once.
+        // Cancel safe, all four. A change of the engine's state, or of pressure, is told at once.
         tokio::select! {
             biased;
             () = agent.tasks.stop().cancelled() => return,
             changed = engine.changed() => if changed.is_err() { return },
+            changed = pressures.changed() => if changed.is_err() { return },
             () = sleep(rest) => {}
         }
     }
@@ -62,8 +67,16 @@ async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(), ApiErro
     let disk = rustix::fs::statvfs(&agent.options.data_dir).ok();
     let disk_bytes = disk.map(|disk| disk.f_blocks * disk.f_frsize);
     let now = agent.clock.now();
-    let names = (agent.host_ip(), &*agent.options.node_name);
-    let status = node_status(&node, &state, names, &host_ids(), disk_bytes, now);
+    let seen = Seen {
+        engine: state,
+        host_ip: agent.host_ip(),
+        node_name: &agent.options.node_name,
+        host_ids: host_ids(),
+        disk_bytes,
+        pressures: agent.pressures.borrow().clone(),
+        care: &agent.options.care.settings,
+    };
+    let status = node_status(&node, &seen, now);
     if is_news(node.status.as_ref(), &status, now) {
         let mut told = (*node).clone();
         told.status = Some(status);
@@ -124,25 +137,76 @@ fn host_ids() -> (String, String) {
     (read("/etc/machine-id"), read("/proc/sys/kernel/random/boot_id"))
 }
 
-fn node_status(
-    node: &Node,
-    state: &EngineState,
-    (host_ip, node_name): (Ipv4Addr, &str),
-    (machine_id, boot_id): &(String, String),
+/// What a status is made of.
+struct Seen<'a> {
+    engine: EngineState,
+    host_ip: Ipv4Addr,
+    node_name: &'a str,
+    /// Of the machine, and of this boot.
+    host_ids: (String, String),
     disk_bytes: Option<u64>,
-    now: Timestamp,
-) -> NodeStatus {
+    pressures: BTreeSet<Pressure>,
+    care: &'a CareSettings,
+}
+
+/// Type, status, reason and message.
+type Condition = (&'static str, &'static str, &'static str, String);
+
+/// The kubelet's words.
+fn pressure_conditions(under: &BTreeSet<Pressure>) -> [Condition; 3] {
+    [
+        (
+            Pressure::Memory,
+            "MemoryPressure",
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        (
+            Pressure::Disk,
+            "DiskPressure",
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        (
+            Pressure::Pid,
+            "PIDPressure",
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
+    ]
+    .map(|(pressure, kind, yes, no)| {
+        let holds = under.contains(&pressure);
+        let ((reason, message), status) = if holds { (yes, "True") } else { (no, "False") };
+        (kind, status, reason, message.to_owned())
+    })
+}
+
+/// Whether containers outlive the engine's daemon. What Kubernetes takes for granted of a runtime is a
+/// setting of Docker's.
+fn live_restore(engine: &Engine) -> Condition {
+    if engine.live_restore {
+        let message = "containers run on while dockerd is stopped or restarted".to_owned();
+        return ("LiveRestore", "True", "LiveRestoreEnabled", message);
+    }
+    let message = "every container stops when dockerd stops or crashes: write \"live-restore\": true into /etc/docker/daemon.json and run `systemctl reload docker` (an engine in swarm mode cannot have it)";
+    ("LiveRestore", "False", "LiveRestoreDisabled", message.to_owned())
+}
+
+fn node_status(node: &Node, seen: &Seen<'_>, now: Timestamp) -> NodeStatus {
+    let (machine_id, boot_id) = &seen.host_ids;
     let mut status = node.status.clone().unwrap_or_default();
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     status.addresses = Some(vec![
-        address("InternalIP", host_ip.to_string()),
-        address("Hostname", node_name.to_owned()),
+        address("InternalIP", seen.host_ip.to_string()),
+        address("Hostname", seen.node_name.to_owned()),
     ]);
-    let (ready, reason, message) = match state {
+    let mut told: Vec<Condition> = pressure_conditions(&seen.pressures).into();
+    let ready: Condition = match &seen.engine {
         EngineState::Ready(engine) => {
-            let offered = capacity(engine, disk_bytes);
-            status.capacity = Some(offered.clone());
-            status.allocatable = Some(offered);
+            told.push(live_restore(engine));
+            let offered = capacity(engine, seen.disk_bytes);
+            status.allocatable = Some(allocatable(&offered, seen.care));
+            status.capacity = Some(offered);
             status.node_info = Some(NodeSystemInfo {
                 machine_id: machine_id.clone(),
                 system_uuid: machine_id.clone(),
@@ -157,27 +221,24 @@ fn node_status(
                 architecture: engine.architecture.clone(),
                 swap: None,
             });
-            ("True", "NodeAgentReady", "the node agent is posting ready status".to_owned())
+            ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned())
         }
-        EngineState::Away(why) => ("False", "DockerUnreachable", why.clone()),
+        EngineState::Away(why) => {
+            let message = format!("container runtime is down: {why}");
+            ("Ready", "False", "KubeletNotReady", message)
+        }
         EngineState::Unknown => {
-            ("False", "DockerUnknown", "the container engine was not asked yet".to_owned())
+            let message = "container runtime status check may not have completed yet";
+            ("Ready", "False", "KubeletNotReady", message.to_owned())
         }
     };
+    told.push(ready);
     let conditions = status.conditions.get_or_insert_default();
-    let fine = |kind: &str, reason: &str, message: &str| {
-        (kind.to_owned(), "False", reason.to_owned(), message.to_owned())
-    };
-    for (kind, status, reason, message) in [
-        fine("MemoryPressure", "NodeHasSufficientMemory", "this version evicts nothing"),
-        fine("DiskPressure", "NodeHasNoDiskPressure", "this version evicts nothing"),
-        fine("PIDPressure", "NodeHasSufficientPID", "this version evicts nothing"),
-        ("Ready".to_owned(), ready, reason.to_owned(), message),
-    ] {
+    for (kind, status, reason, message) in told {
         let new = NodeCondition {
-            type_: kind,
+            type_: kind.to_owned(),
             status: status.to_owned(),
-            reason: Some(reason),
+            reason: Some(reason.to_owned()),
             message: Some(message),
             last_heartbeat_time: Some(time(now)),
             last_transition_time: Some(time(now)),
@@ -270,30 +331,53 @@ async fn make_namespace<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::capacity::Engine;
 
     #[test]
     fn an_engine_that_is_away_makes_the_node_unready_and_keeps_what_it_offered() {
-        let names = (Ipv4Addr::new(192, 0, 2, 2), "n1");
+        let (ids, care) = ((String::new(), String::new()), CareSettings::default());
+        let seen = |engine: &EngineState| Seen {
+            engine: engine.clone(),
+            host_ip: Ipv4Addr::new(192, 0, 2, 2),
+            node_name: "n1",
+            host_ids: ids.clone(),
+            disk_bytes: None,
+            pressures: BTreeSet::new(),
+            care: &care,
+        };
         let at = |second| Timestamp::from_second(second).expect("a time");
         let engine = Engine { cpus: 2, memory: 1 << 30, ..Engine::default() };
-        let ids = (String::new(), String::new());
         let mut node = Node::default();
         let up = EngineState::Ready(Arc::new(engine));
-        let first = node_status(&node, &up, names, &ids, None, at(100));
+        let first = node_status(&node, &seen(&up), at(100));
         assert!(is_news(None, &first, at(100)));
         node.status = Some(first.clone());
-        let same = node_status(&node, &up, names, &ids, None, at(110));
+        let same = node_status(&node, &seen(&up), at(110));
         assert!(!is_news(Some(&first), &same, at(110)));
         assert!(is_news(Some(&first), &same, at(401)));
 
         let away = EngineState::Away("no socket".into());
-        let down = node_status(&node, &away, names, &ids, None, at(120));
+        let down = node_status(&node, &seen(&away), at(120));
         assert!(is_news(Some(&first), &down, at(120)));
         assert_eq!(down.capacity, first.capacity);
         let ready = condition::find(down.conditions.as_deref().unwrap_or_default(), "Ready");
         let ready = ready.expect("the condition");
-        assert_eq!((&*ready.status, ready.message.as_deref()), ("False", Some("no socket")));
+        let message = Some("container runtime is down: no socket");
+        assert_eq!((&*ready.status, ready.message.as_deref()), ("False", message));
         assert_eq!(ready.last_transition_time, Some(time(at(120))));
+        let list = down.conditions.as_deref().unwrap_or_default();
+        let restores = condition::find(list, "LiveRestore").expect("what was known stays");
+        assert_eq!(restores.status, "False");
+        assert!(
+            restores.message.as_ref().is_some_and(|text| text.contains("\"live-restore\": true"))
+        );
+
+        let pressed = Seen { pressures: [Pressure::Disk].into(), ..seen(&up) };
+        let pressed = node_status(&node, &pressed, at(130));
+        let list = pressed.conditions.as_deref().unwrap_or_default();
+        let disk = condition::find(list, "DiskPressure").expect("the condition");
+        assert_eq!(
+            (&*disk.status, disk.reason.as_deref()),
+            ("True", Some("KubeletHasDiskPressure"))
+        );
     }
 }

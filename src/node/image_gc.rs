@@ -97,8 +97,10 @@ impl PulledImages {
 
     /// A pull ended, and the name stands for this now. An image that was there before is not ours.
     pub fn end(&mut self, reference: &str, id: Option<&str>, now: Timestamp) {
-        let known = |image: &PulledImage| image.reference == reference && image.id.as_deref() == id;
-        let known = self.images.iter().any(known);
+        let ours = |image: &&mut PulledImage| {
+            image.reference == reference && image.id.is_some() && image.id.as_deref() == id
+        };
+        let known = self.images.iter_mut().find(ours).map(|image| image.at = now).is_some();
         for image in &mut self.images {
             if image.reference == reference && image.id.is_none() && image.before.as_deref() != id {
                 image.id = id.filter(|_| !known).map(str::to_owned);
@@ -225,7 +227,9 @@ mod tests {
     #[test]
     fn from_85_percent_on_as_much_goes_as_is_above_80() {
         let limits = Thresholds::default();
-        assert_eq!(limits.to_free(1000, 151), None);
+        // Whole percents, as the kubelet counts them.
+        assert_eq!(limits.to_free(1000, 160), None);
+        assert_eq!(limits.to_free(1000, 159), Some(41));
         assert_eq!(limits.to_free(1000, 150), Some(50));
         assert_eq!(limits.to_free(1000, 0), Some(200));
         assert_eq!(limits.to_free(0, 0), None, "a disk that tells nothing");

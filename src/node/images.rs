@@ -44,6 +44,11 @@ impl Images {
         })
     }
 
+    /// The image's id, if the engine is known to have it.
+    pub fn present(&self, image: &str) -> Option<String> {
+        self.by_reference.get(image).and_then(|known| known.present.clone().flatten())
+    }
+
     /// What the engine said: the image's id, or that it does not have it.
     pub fn see(&mut self, image: &str, id: Option<String>) {
         self.by_reference.entry(image.to_owned()).or_default().present = Some(id);

@@ -145,6 +145,10 @@ impl<R: Runtime> Runtime for Measured<R> {
         self.call("stats", self.engine.usage(id)).await.0
     }
 
+    async fn disk_usage(&self, id: &str) -> Answer<u64> {
+        self.call("sizes", self.engine.disk_usage(id)).await.0
+    }
+
     async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Answer<ExecOutcome> {
         self.call("exec", self.engine.exec(id, command, limit)).await.0
     }

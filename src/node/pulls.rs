@@ -53,10 +53,17 @@ pub fn begin<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, cell: &Arc<PodCel
 async fn carry_out<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>, image: String, means: Means) {
     let place = agent.pulls.acquire().await.expect("the semaphore is never closed");
     let begun = agent.clock.now();
+    // Whose image it is must be known after a crash too, so it is written down before it comes.
+    let before = lock(&agent.images).present(&image);
+    agent.pulled.change(|all| all.begin(&image, before, begun));
     let pulled = pull(&agent, &image, &means).await;
     drop(place);
     let facts = agent.runtime.image(&image).await;
     let now = agent.clock.now();
+    if let Ok(facts) = &facts {
+        let id = facts.as_ref().map(|facts| &*facts.id);
+        agent.pulled.change(|all| all.end(&image, id, now));
+    }
     let size = facts.as_ref().ok().and_then(|facts| facts.as_ref().map(|facts| facts.size));
     let waited = {
         let mut images = lock(&agent.images);

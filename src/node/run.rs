@@ -30,7 +30,9 @@ use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{EventAction, NetworkSpec, Runtime, RuntimeError, RuntimeEvent};
 use crate::node::streams::AgentStreams;
 use crate::node::usage::AgentUsage;
-use crate::node::{drift, heartbeat, pause_image, pod_worker, spare_keeper, volume};
+use crate::node::{
+    drift, heartbeat, image_care, pause_image, pod_worker, pressure, spare_keeper, volume,
+};
 use crate::object::drift::{Drift, Layer};
 use crate::object::ledger::{Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
@@ -40,6 +42,10 @@ use crate::task::{Tasks, caught, caught_async};
 
 /// A lost event costs at most this long.
 const RELIST: Duration = Duration::from_secs(30);
+/// A hung engine says nothing, and its event stream does not end: it is asked, and asked again before
+/// it counts as away, so that one that is only busy does not. With both answers' time it is known
+/// after 9 s at the latest.
+const PING: Duration = Duration::from_secs(5);
 /// Between two tries to reach an engine that is away.
 const RECONNECT: Duration = Duration::from_secs(1);
 
@@ -61,6 +67,10 @@ pub fn run<C: Cluster, R: Runtime>(
     tasks.spawn("node pods", follow_pods(agent.clone()));
     tasks.spawn("node heartbeat", heartbeat::run(agent.clone()));
     tasks.spawn("node spares", spare_keeper::keep(agent.clone()));
+    if let Some(signals) = agent.options.care.signals.clone() {
+        tasks.spawn("node images", image_care::run(agent.clone(), signals.clone()));
+        tasks.spawn("node pressure", pressure::run(agent.clone(), signals));
+    }
     if agent.options.hold {
         tasks.spawn_short("node hold", let_go(agent.clone()));
     }
@@ -393,12 +403,23 @@ async fn listen<C: Cluster, R: Runtime>(
     relists.reset();
     // Beside the events: a container that cannot be inspected costs a list five seconds.
     let mut listing = pin!(Fuse::terminated());
+    let mut pings = interval(PING);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pings.reset();
+    let mut pinging = pin!(Fuse::terminated());
     loop {
-        // Cancel safe, all four: the list is pinned outside, the rest takes nothing when dropped.
+        // Cancel safe, all six: list and ping are pinned outside, the rest takes nothing when dropped.
         tokio::select! {
             biased;
             () = agent.engine_lost.notified() => return None,
-            // Both before the events: they may never pause.
+            // All four before the events: they may never pause.
+            answered = &mut pinging => if let Err(error) = answered {
+                let error: RuntimeError = error;
+                return Some(error.to_string());
+            },
+            _ = pings.tick(), if pinging.is_terminated() => {
+                pinging.set(answers(&agent.runtime).fuse());
+            }
             listed = &mut listing => {
                 if let Some(Err(error)) = shown::<Result<(), RuntimeError>>("a relist", listed) {
                     return Some(error.to_string());
@@ -418,6 +439,10 @@ async fn listen<C: Cluster, R: Runtime>(
             },
         }
     }
+}
+
+async fn answers<R: Runtime>(runtime: &R) -> Result<(), RuntimeError> {
+    if runtime.ping().await.is_ok() { Ok(()) } else { runtime.ping().await }
 }
 
 /// Compares what is known with one whole list, and wakes the pods that differ.

@@ -240,6 +240,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// What a running container has used since it started, and holds now.
     fn usage(&self, id: &str) -> impl Future<Output = Result<UsageSample, RuntimeError>> + Send;
 
+    /// Bytes that a container holds on the engine's disk: its own layer and its log.
+    fn disk_usage(&self, id: &str) -> impl Future<Output = Result<u64, RuntimeError>> + Send;
+
     /// Runs a command to its end, or for `limit`: counted from when the engine took it on, so that a
     /// slow engine is `Unreachable` and never a late command.
     fn exec(

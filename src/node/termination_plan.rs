@@ -67,7 +67,11 @@ pub fn is_over(pod: &Pod, instances: &[Instance], now: Timestamp) -> bool {
 
 /// A finished pod: what still runs ends, and then its sandbox goes.
 pub fn wind_down(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
-    if end_all(view, spec, grace(spec), plan) {
+    // What an evicted pod holds is needed now (kubelet: immediateEvictionGracePeriodSeconds).
+    let reason = view.pod.status.as_ref().and_then(|status| status.reason.as_deref());
+    let is_evicted = reason == Some("Evicted");
+    let grace = if is_evicted { LEAST_GRACE_SECONDS } else { grace(spec) };
+    if end_all(view, spec, grace, plan) {
         return;
     }
     for sandbox in view.instances.iter().filter(|instance| instance.is_running()) {

@@ -16,6 +16,8 @@ pub struct UsageSample {
     pub cpu_nanos: u64,
     /// The working set.
     pub memory_bytes: u64,
+    /// Processes and threads; not counted of the host.
+    pub processes: u64,
 }
 
 /// One look: the host's own counters, and those of containers by their ids.
@@ -82,7 +84,8 @@ pub fn host_sample(stat: &str, memory: &str, at: Timestamp) -> Option<UsageSampl
         rest.trim_start_matches(':').split_whitespace().next()?.parse().ok()
     };
     let used = kibibytes("MemTotal")?.saturating_sub(kibibytes("MemAvailable")?);
-    Some(UsageSample { at, cpu_nanos: busy * TICK_NANOS, memory_bytes: used * 1024 })
+    let (cpu_nanos, memory_bytes) = (busy * TICK_NANOS, used * 1024);
+    Some(UsageSample { at, cpu_nanos, memory_bytes, processes: 0 })
 }
 
 #[cfg(test)]
@@ -94,7 +97,7 @@ mod tests {
 
     fn sample(milliseconds: i64, cpu_nanos: u64, memory_bytes: u64) -> UsageSample {
         let at = Timestamp::from_millisecond(milliseconds).expect("a time");
-        UsageSample { at, cpu_nanos, memory_bytes }
+        UsageSample { at, cpu_nanos, memory_bytes, processes: 1 }
     }
 
     #[test]

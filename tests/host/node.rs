@@ -61,6 +61,7 @@ fn options(data_dir: &Path) -> NodeOptions {
         hold: false,
         beat: Arc::new(|_| {}),
         metrics: ballast::node::Metrics::default(),
+        care: ballast::node::care::Care::default(),
     }
 }
 

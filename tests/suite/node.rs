@@ -48,6 +48,7 @@ pub fn node_options(folder: &Path) -> NodeOptions {
         hold: false,
         beat: Arc::new(|_| {}),
         metrics: ballast::node::Metrics::default(),
+        care: ballast::node::care::Care::default(),
     }
 }
 
@@ -255,7 +256,7 @@ async fn an_engine_that_is_away_changes_no_status_and_is_told() {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.clone());
         conditions.is_some_and(|list| {
             condition::find(&list, "Ready").is_some_and(|c| {
-                c.status == "False" && c.reason.as_deref() == Some("DockerUnreachable")
+                c.status == "False" && c.reason.as_deref() == Some("KubeletNotReady")
             })
         })
     };

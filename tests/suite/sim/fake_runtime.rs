@@ -51,6 +51,8 @@ struct State {
     images: BTreeSet<String>,
     /// What a registry would give, and to which user alone.
     registry: BTreeMap<String, Option<String>>,
+    /// Bytes of memory and of disk that containers of an image use.
+    usage: HashMap<String, u64>,
     /// Pulls of these last until they are let go.
     slow_images: BTreeSet<String>,
     /// Every pull that was begun, and as whom.
@@ -115,6 +117,11 @@ impl FakeRuntime {
         }
         drop(state);
         self.0.let_go.notify_waiters();
+    }
+
+    /// Bytes of memory and of disk that containers of this image use from now on.
+    pub fn set_usage(&self, image: &str, bytes: u64) {
+        self.state().usage.insert(image.to_owned(), bytes);
     }
 
     /// Every pull that was begun, and as whom.
@@ -305,6 +312,8 @@ impl Runtime for FakeRuntime {
             os_image: "memory".to_owned(),
             architecture: "amd64".to_owned(),
             limits: Limits { memory: true, swap: true, cpu_quota: true, cpu_shares: true },
+            live_restore: true,
+            data_root: "/no/such/engine".to_owned(),
         })
     }
 
@@ -563,7 +572,14 @@ impl Runtime for FakeRuntime {
         let started = instance.started_at.ok_or_else(|| no_such(id))?;
         // A quarter of a core, always.
         let nanos = u64::try_from(at.duration_since(started).as_nanos()).unwrap_or(0);
-        Ok(UsageSample { at, cpu_nanos: nanos / 4, memory_bytes: 1 << 20 })
+        let memory_bytes = self.state().usage.get(&instance.settings.image).copied();
+        let memory_bytes = memory_bytes.unwrap_or(1 << 20);
+        Ok(UsageSample { at, cpu_nanos: nanos / 4, memory_bytes, processes: 1 })
+    }
+
+    async fn disk_usage(&self, id: &str) -> Result<u64, RuntimeError> {
+        let instance = self.inspect(id).await?;
+        Ok(self.state().usage.get(&instance.settings.image).copied().unwrap_or(1 << 20))
     }
 
     async fn exec(

@@ -152,6 +152,10 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         self.read("usage", self.runtime.usage(id)).await
     }
 
+    async fn disk_usage(&self, id: &str) -> Result<u64, RuntimeError> {
+        self.read("sizes", self.runtime.disk_usage(id)).await
+    }
+
     async fn exec(
         &self,
         id: &str,

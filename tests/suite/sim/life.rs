@@ -231,5 +231,6 @@ fn node_options(world: &World) -> NodeOptions {
         hold: false,
         beat: Arc::new(|_| {}),
         metrics: ballast::node::Metrics::default(),
+        care: ballast::node::care::Care::default(),
     }
 }
