@@ -3,6 +3,7 @@
 # it neither sees nor harms the host's containers, bridges and rules.
 #
 #   engine.sh start NAME DIR   start containerd and dockerd in the namespace NAME, state below DIR
+#   engine.sh start_dockerd NAME DIR   start dockerd again, after it was stopped or killed
 #   engine.sh stop NAME DIR    stop both, remove the namespace and DIR
 #
 # ENGINE_HOST=1 starts it in the present namespace, for the tour on a host without an engine: Docker's
@@ -64,6 +65,10 @@ TOML
   echo $! > "$dir/containerd.pid"
   wait_for 20 test -S "$dir/containerd.sock"
   echo "{}" > "$dir/daemon.json"
+  start_dockerd
+}
+
+start_dockerd() {
   inside dockerd --config-file "$dir/daemon.json" --data-root "$dir/docker" --exec-root "$dir/exec" -H "unix://$dir/docker.sock" \
     -p "$dir/dockerd.pid" --containerd "$dir/containerd.sock" --containerd-namespace "$name" \
     --containerd-plugins-namespace "$name-plugins" ${ENGINE_LIVE_RESTORE---live-restore} "${bridge[@]}" \

@@ -24,6 +24,7 @@ if [ "${1:-}" = test ]; then
   need ssh openssh-client
   PATH="$PATH:/usr/sbin:/sbin" need sshd openssh-server
   need docker-registry docker-registry
+  need busybox busybox-static
   # The Python client that tests/host/clients.rs drives. A package goes to the system's Python, which
   # need not be the first one in PATH.
   typed='from kubernetes.client import DiscoveryV1Api'

@@ -23,6 +23,8 @@ static PREPARED: Once = Once::new();
 pub struct Engine {
     pub name: String,
     pub dir: PathBuf,
+    /// Its containers outlive its dockerd.
+    live_restore: bool,
 }
 
 fn project() -> PathBuf {
@@ -57,20 +59,62 @@ fn prepare() {
 
 impl Engine {
     pub fn start() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(live_restore: bool) -> Self {
         prepare();
         let name = format!("bt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let engine = Self { dir: PathBuf::from(format!("/tmp/{name}")), name };
-        run(Command::new(project().join("scripts/engine.sh"))
-            .args(["start", &engine.name])
-            .arg(&engine.dir));
+        let engine = Self { dir: PathBuf::from(format!("/tmp/{name}")), name, live_restore };
+        engine.script("start");
         engine
     }
 
     /// The engine with the example images loaded.
     pub fn with_images() -> Self {
-        let engine = Self::start();
-        engine.docker(&["load", "-q", "-i", &images().join("images.tar").to_string_lossy()]);
-        engine
+        Self::start().loaded()
+    }
+
+    /// The same, and its containers end when dockerd does.
+    pub fn without_live_restore() -> Self {
+        Self::start_with(false).loaded()
+    }
+
+    fn loaded(self) -> Self {
+        self.docker(&["load", "-q", "-i", &images().join("images.tar").to_string_lossy()]);
+        self
+    }
+
+    fn script(&self, action: &str) {
+        let mut command = Command::new(project().join("scripts/engine.sh"));
+        command.args([action, &self.name]).arg(&self.dir);
+        if !self.live_restore {
+            command.env("ENGINE_LIVE_RESTORE", "");
+        }
+        run(&mut command);
+    }
+
+    /// Sends a signal to dockerd; TERM and KILL are waited for.
+    pub fn signal(&self, signal: &str) {
+        let pid = fs::read_to_string(self.dir.join("dockerd.pid")).expect("dockerd runs");
+        let pid = pid.trim();
+        run(Command::new("kill").args([&format!("-{signal}"), pid]));
+        let end = Instant::now() + PATIENCE;
+        let ends = ["TERM", "KILL"].contains(&signal);
+        // Whoever started it may not have buried it yet.
+        let runs = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+        };
+        while ends && runs() {
+            assert!(Instant::now() < end, "dockerd does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts dockerd after it ended.
+    pub fn start_dockerd(&self) {
+        self.script("start_dockerd");
     }
 
     pub fn socket(&self) -> String {
