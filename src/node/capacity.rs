@@ -34,6 +34,16 @@ pub struct Engine {
     pub data_root: String,
 }
 
+impl Engine {
+    /// Docker 25.0 is the first that can be made to (API 1.44).
+    pub fn makes_recursive_read_only(&self) -> bool {
+        let number = |text: &str| text.parse::<u32>().ok();
+        let parts = self.api_version.split_once('.');
+        let version = parts.and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
+        version.is_some_and(|version| version >= (1, 44))
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     pub memory: bool,

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::node::instance::{Identity, MADE_AS, Role, SETTINGS, Settings};
 use crate::node::sidecar::lasting;
+use crate::node::volume_plan::fs_group;
 use crate::object::Object;
 use crate::object::quantity::Quantity;
 
@@ -49,6 +50,39 @@ pub struct MountSpec {
     pub source: String,
     pub target: String,
     pub read_only: bool,
+    pub propagation: Propagation,
+    pub recursive_read_only: RecursiveReadOnly,
+}
+
+impl MountSpec {
+    /// One that nothing crosses.
+    pub fn plain(source: impl Into<String>, target: impl Into<String>, read_only: bool) -> Self {
+        Self {
+            source: source.into(),
+            target: target.into(),
+            read_only,
+            propagation: Propagation::None,
+            recursive_read_only: RecursiveReadOnly::Disabled,
+        }
+    }
+}
+
+/// Which mounts that come later cross over, in Kubernetes' words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    #[default]
+    None,
+    HostToContainer,
+    Bidirectional,
+}
+
+/// Whether what is mounted below a read-only mount is read-only too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecursiveReadOnly {
+    #[default]
+    Disabled,
+    IfPossible,
+    Enabled,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +109,8 @@ pub struct ContainerSpec {
     pub env: Vec<String>,
     pub working_dir: Option<String>,
     pub user: Option<String>,
+    /// More groups of the process, beside those of its user.
+    pub groups: Vec<String>,
     /// Only the sandbox has one; members share it.
     pub hostname: Option<String>,
     /// `None`: the image's own, or SIGTERM.
@@ -311,6 +347,7 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         env: Vec::new(),
         working_dir: None,
         user: None,
+        groups: Vec::new(),
         hostname: Some(hostname(pod)),
         stop_signal: None,
         network: NetworkMode::Bridge(site.network.clone()),
@@ -403,6 +440,7 @@ pub fn member(
         env: resolved.env.clone(),
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         user: user(pod, &security),
+        groups: fs_group(pod).iter().map(u32::to_string).collect(),
         hostname: None,
         stop_signal: container.lifecycle.as_ref().and_then(|own| own.stop_signal.clone()),
         network: NetworkMode::Join(sandbox_id.to_owned()),

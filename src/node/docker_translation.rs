@@ -8,12 +8,15 @@ use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
     ContainerStatsResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
     EventMessage, EventMessageTypeEnum, HostConfig, HostConfigLogConfig, Ipam, IpamConfig, Mount,
-    MountBindOptions, MountType, NetworkCreateRequest, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
+    MountBindOptions, MountBindOptionsPropagationEnum, MountType, NetworkCreateRequest,
+    PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use jiff::Timestamp;
 
-use crate::node::container_spec::{CPU_PERIOD, ContainerSpec, IpcMode, NetworkMode, PidMode};
+use crate::node::container_spec::{
+    CPU_PERIOD, ContainerSpec, IpcMode, MountSpec, NetworkMode, PidMode, Propagation,
+    RecursiveReadOnly,
+};
 use crate::node::docker_projection::{Process, fields};
 use crate::node::instance::{INSTALLATION, Identity, Instance, Life, MADE_AS, SETTINGS, Settings};
 use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent, UsageSample};
@@ -80,7 +83,7 @@ fn request(spec: &ContainerSpec) -> ContainerCreateBody {
         source: Some(mount.source.clone()),
         typ: Some(MountType::BIND),
         read_only: Some(mount.read_only),
-        bind_options: Some(MountBindOptions::default()),
+        bind_options: Some(bind_options(mount)),
         ..Mount::default()
     });
     let (log_driver, log_options) = ContainerSpec::log_config();
@@ -134,10 +137,27 @@ fn request(spec: &ContainerSpec) -> ContainerCreateBody {
             cap_add: some_list(&spec.capabilities_added),
             cap_drop: some_list(&spec.capabilities_dropped),
             security_opt: spec.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
+            group_add: some_list(&spec.groups),
             extra_hosts: some_list(&spec.extra_hosts),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
+    }
+}
+
+/// An engine since 25.0 (API 1.44) makes what is below a read-only mount read-only too, unless it is
+/// told not to; one before it never does, and knows neither word.
+fn bind_options(mount: &MountSpec) -> MountBindOptions {
+    let recursion = mount.read_only.then_some(mount.recursive_read_only);
+    MountBindOptions {
+        propagation: match mount.propagation {
+            Propagation::None => None,
+            Propagation::HostToContainer => Some(MountBindOptionsPropagationEnum::RSLAVE),
+            Propagation::Bidirectional => Some(MountBindOptionsPropagationEnum::RSHARED),
+        },
+        read_only_non_recursive: (recursion == Some(RecursiveReadOnly::Disabled)).then_some(true),
+        read_only_force_recursive: (recursion == Some(RecursiveReadOnly::Enabled)).then_some(true),
+        ..MountBindOptions::default()
     }
 }
 

@@ -58,7 +58,7 @@ pub fn prepare(
     fs::OpenOptions::new().create(true).append(true).mode(0o666).open(file)?;
     fs::set_permissions(file, fs::Permissions::from_mode(0o666))?;
     let source = file.to_string_lossy().into_owned();
-    Ok(Some(MountSpec { source, target: target.to_owned(), read_only: false }))
+    Ok(Some(MountSpec::plain(source, target, false)))
 }
 
 /// The instances that ended and were not read yet, with what they were made of.
@@ -149,7 +149,7 @@ mod tests {
             termination_message_path: Some(path.to_owned()),
             ..Container::default()
         };
-        let taken = [MountSpec { source: "/s".into(), target: "/dev/own".into(), read_only: true }];
+        let taken = [MountSpec::plain("/s", "/dev/own", true)];
         assert_eq!(prepare(&path, &container("/dev/own"), &taken).expect("made"), None);
         let mount = prepare(&path, &container("/dev/termination-log"), &taken).expect("made");
         assert_eq!(mount.expect("a mount").target, "/dev/termination-log");

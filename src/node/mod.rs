@@ -73,6 +73,7 @@ mod measured;
 mod metrics;
 mod perform;
 mod perform_end;
+mod perform_resolve;
 mod pod_network;
 mod pod_worker;
 mod pressure;
@@ -88,6 +89,9 @@ mod streams;
 mod usage;
 mod uts;
 mod volume;
+mod volume_mount_table;
+mod volume_subpath;
+mod volume_writer;
 
 pub use agent::{Beat, HostAddress, NodeOptions};
 pub use logs::NodeHandle;

@@ -5,7 +5,6 @@
 //! their dependencies allow: members are created while their sandbox starts (creating one needs the
 //! sandbox's id, only starting it needs its network), and their starts run side by side.
 
-use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,9 +17,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
-use crate::node::container_spec::{self, ContainerSpec, MountSpec, Resolved};
-use crate::node::environment::{self, needs_pod_ip};
-use crate::node::hosts_file::hosts_file;
+use crate::node::container_spec::{self, ContainerSpec};
+use crate::node::environment::needs_pod_ip;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::last_words;
@@ -31,7 +29,6 @@ use crate::node::pod_worker::{COMPONENT, Observed, directory};
 use crate::node::pulls;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::volume;
-use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
 use crate::object::{Cluster, DeleteOptions, Note};
 
 /// Containers of a pod that began before they had their host name, after which its sandbox is made for
@@ -112,7 +109,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         self.agent.cluster.note(Note::normal(self.pod(), COMPONENT, reason, message));
     }
 
-    fn warning(&self, reason: &'static str, message: String) {
+    pub(super) fn warning(&self, reason: &'static str, message: String) {
         self.agent.cluster.note(Note::warning(self.pod(), COMPONENT, reason, message));
     }
 
@@ -184,7 +181,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         self.container(step).is_some_and(needs_pod_ip)
     }
 
-    fn container(&self, step: &Step) -> Option<&Container> {
+    pub(super) fn container(&self, step: &Step) -> Option<&Container> {
         let (Step::MakeMember { container, .. } | Step::StartMember { container, .. }) = step
         else {
             return None;
@@ -248,7 +245,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         seen
     }
 
-    fn failed(&self, container: &str, reason: &'static str, message: String) {
+    pub(super) fn failed(&self, container: &str, reason: &'static str, message: String) {
         let mut memory = self.cell.memory();
         let waiting = Waiting::new(reason, message);
         let failure = Failure::after(memory.failures.get(container), waiting, self.now());
@@ -303,7 +300,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         ip: Option<Ipv4Addr>,
     ) -> Result<Option<String>, RuntimeError> {
         let (name, role, attempt, named) = match step {
-            Step::StartMember { id, .. } => return Ok(Some(id.clone())),
+            Step::StartMember { id, .. } => return Ok(self.made_before(step, id, ip).await),
             Step::MakeMember { container, role, attempt, sandbox, .. } => {
                 (container, *role, *attempt, sandbox.as_deref())
             }
@@ -366,67 +363,6 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         warn!(container = %container.name, %error, "container not created");
         self.warning("Failed", format!("Error: {error}"));
         self.failed(&container.name, "CreateContainerError", error.to_string());
-        Ok(())
-    }
-
-    async fn resolve(
-        &self,
-        container: &Container,
-        pod_ip: Option<Ipv4Addr>,
-        named_late: bool,
-    ) -> Result<Resolved, String> {
-        if environment::needs_host_ip(container) && self.agent.waits_for_address() {
-            return Err("the node has no address yet".to_owned());
-        }
-        let place = self.agent.place(&self.observed.engine, pod_ip);
-        let sources = self.agent.sources();
-        let mut made = environment::environment(self.pod(), container, &sources, &place)?;
-        let mut mounts = volume_plan::mounts(container, &self.observed.volumes)?;
-        let is_host_path = |plan: &&VolumePlan| matches!(plan.kind, VolumeKind::HostPath(_));
-        let volumes = self.observed.volumes.iter();
-        let host_paths: Vec<VolumePlan> = volumes.filter(is_host_path).cloned().collect();
-        if !host_paths.is_empty() {
-            let home = self.agent.options.data_dir.clone();
-            let leading =
-                tokio::task::spawn_blocking(move || volume::lead(mounts, &host_paths, &home));
-            let led = leading.await.expect("following links does not panic");
-            mounts = led.map_err(|error| error.to_string())?;
-        }
-        if named_late {
-            self.name(&mut made.env, &mut mounts, pod_ip).await?;
-        }
-        Ok(Resolved { env: made.env, command: made.command, arguments: made.arguments, mounts })
-    }
-
-    /// What the engine would have said of the pod's name, had it known it: the variable, and two files.
-    async fn name(
-        &self,
-        env: &mut Vec<String>,
-        mounts: &mut Vec<MountSpec>,
-        pod_ip: Option<Ipv4Addr>,
-    ) -> Result<(), String> {
-        let name = container_spec::hostname(self.pod());
-        if !env.iter().any(|pair| pair.starts_with("HOSTNAME=")) {
-            env.insert(0, format!("HOSTNAME={name}"));
-        }
-        let home = directory(self.agent, self.pod());
-        let hosts = hosts_file(self.pod(), pod_ip.unwrap_or(Ipv4Addr::LOCALHOST), &name);
-        let mut files = vec![("etc-hosts", "/etc/hosts", hosts)];
-        files.push(("etc-hostname", "/etc/hostname", name + "\n"));
-        files.retain(|(_, target, _)| mounts.iter().all(|mount| mount.target != *target));
-        let writing = files.clone();
-        let path = home.clone();
-        let written = tokio::task::spawn_blocking(move || -> io::Result<()> {
-            std::fs::create_dir_all(&path)?;
-            writing.iter().try_for_each(|(file, _, text)| std::fs::write(path.join(file), text))
-        });
-        let written = written.await.expect("writing files does not panic");
-        written.map_err(|error| format!("hosts file not written: {error}"))?;
-        mounts.extend(files.iter().map(|(file, target, _)| MountSpec {
-            source: home.join(file).display().to_string(),
-            target: (*target).to_owned(),
-            read_only: false,
-        }));
         Ok(())
     }
 

@@ -5,12 +5,11 @@
 //! made below a directory that was opened without following any. Known limit: the engine resolves the
 //! path once more when it mounts it, so whoever may write to a directory above can still swap it then.
 //!
-//! Files change atomically, as Kubernetes' writer does it: a new directory is filled, then `..data`
-//! is renamed onto it; each file is a symlink through `..data`. A reader sees the old set or the new.
+//! What a volume is when it is first seen it is at once, its owner too: it is made aside and renamed.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fd::OwnedFd;
@@ -19,9 +18,13 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::node::container_spec::MountSpec;
-use crate::node::volume_files::Files;
-use crate::node::volume_plan::{HostPathType, VolumeKind, VolumePlan};
+use crate::node::volume_mount_table::mounts_below;
+use crate::node::volume_plan::{HostPathType, PlannedMount, VolumeKind, VolumePlan};
+use crate::node::volume_subpath;
+use crate::node::volume_writer::write_files;
 use crate::object::host_path::{self, FORBIDDEN_TREES};
+
+const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 
 /// What could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -64,14 +67,14 @@ pub fn prepare(plans: &[VolumePlan], home: &Path) -> Result<Vec<String>, VolumeE
             VolumeKind::Memory { size } => {
                 directory(plan, 0o777)?;
                 let size = size.map(|bytes| format!("size={bytes},")).unwrap_or_default();
-                in_memory(&format!("{size}mode=0777"));
+                in_memory(&format!("{size}{}", ownership(plan, 0o777)));
             }
             VolumeKind::Files { files, in_memory: secret } => {
                 directory(plan, 0o755)?;
                 if *secret {
-                    in_memory("mode=0755");
+                    in_memory(&ownership(plan, 0o755));
                 }
-                write_files(&plan.path, files)
+                write_files(&plan.path, files, plan.group)
                     .map_err(|error| failed(plan, "files not written", error))?;
             }
         }
@@ -83,9 +86,34 @@ fn directory(plan: &VolumePlan, mode: u32) -> Result<(), VolumeError> {
     if plan.path.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(&plan.path)
-        .and_then(|()| fs::set_permissions(&plan.path, fs::Permissions::from_mode(mode)))
-        .map_err(|error| failed(plan, "directory not made", error))
+    make_directory(plan, mode).map_err(|error| failed(plan, "directory not made", error))
+}
+
+fn make_directory(plan: &VolumePlan, mode: u32) -> io::Result<()> {
+    // No volume has such a name: what a crash left is nobody's.
+    let aside = plan.path.with_file_name(format!(".{}", plan.name));
+    fs::create_dir_all(&aside)?;
+    if plan.group.is_some() {
+        chown(&aside, None, plan.group)?;
+    }
+    fs::set_permissions(&aside, fs::Permissions::from_mode(with_group(plan, mode)))?;
+    fs::rename(&aside, &plan.path)
+}
+
+/// The kubelet's bits for a pod's group on a volume's root: reading, writing and opening it, and what
+/// is made inside is the group's (`pkg/volume/volume_linux.go`).
+fn with_group(plan: &VolumePlan, mode: u32) -> u32 {
+    let files = matches!(plan.kind, VolumeKind::Files { .. });
+    match plan.group {
+        Some(_) if files => mode | 0o2550,
+        Some(_) => mode | 0o2770,
+        None => mode,
+    }
+}
+
+fn ownership(plan: &VolumePlan, mode: u32) -> String {
+    let group = plan.group.map(|group| format!("gid={group},")).unwrap_or_default();
+    format!("{group}mode={:04o}", with_group(plan, mode))
 }
 
 /// Mounts a tmpfs, once. A host that refuses (no CAP_SYS_ADMIN) keeps the plain directory: the pod
@@ -99,78 +127,6 @@ fn mount_memory(path: &Path, options: &str) -> Result<(), rustix::io::Errno> {
     let options = std::ffi::CString::new(options).expect("made of digits and words");
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))
-}
-
-const DATA: &str = "..data";
-
-fn write_files(root: &Path, files: &Files) -> io::Result<()> {
-    let data = root.join(DATA);
-    let before = fs::read_link(&data).ok();
-    if before.is_some() && holds(&data, files) {
-        return Ok(());
-    }
-    let version = next_version(before.as_deref());
-    let fresh = root.join(&version);
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh)?;
-    }
-    fs::create_dir(&fresh)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-    for (name, file) in files {
-        let path = fresh.join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(&path, &file.bytes)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(file.mode))?;
-    }
-    let swap = root.join("..data_tmp");
-    let _ = fs::remove_file(&swap);
-    symlink(&version, &swap)?;
-    fs::rename(&swap, &data)?;
-    // The names that people open: the first part of each path, through `..data`.
-    let wanted: Vec<&str> = files.keys().filter_map(|name| name.split('/').next()).collect();
-    for name in &wanted {
-        let link = root.join(name);
-        if fs::symlink_metadata(&link).is_err() {
-            symlink(Path::new(DATA).join(name), &link)?;
-        }
-    }
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let text = name.to_string_lossy();
-        // A directory is not the writer's: a subPath to a key that is not there makes one.
-        let ours = entry.file_type()?.is_symlink() && !text.starts_with("..");
-        if ours && !wanted.contains(&&*text) {
-            fs::remove_file(root.join(&name))?;
-        }
-    }
-    if let Some(old) = before {
-        fs::remove_dir_all(root.join(old))?;
-    }
-    Ok(())
-}
-
-/// `..1`, `..2`: the next one after what `..data` points to.
-fn next_version(before: Option<&Path>) -> String {
-    let number = before
-        .and_then(|path| path.to_str()?.strip_prefix("..v")?.parse::<u64>().ok())
-        .map_or(1, |number| number + 1);
-    format!("..v{number}")
-}
-
-/// Whether the present set is exactly this one.
-fn holds(data: &Path, files: &Files) -> bool {
-    let same = files.iter().all(|(name, file)| {
-        let path = data.join(name);
-        let mode = fs::metadata(&path).map(|meta| meta.permissions().mode() & 0o777);
-        fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
-            && mode.is_ok_and(|mode| mode == file.mode)
-    });
-    let tops = files.keys().filter_map(|name| name.split('/').next());
-    let wanted: std::collections::BTreeSet<&str> = tops.collect();
-    same && fs::read_dir(data).is_ok_and(|entries| entries.count() == wanted.len())
 }
 
 /// Where a host path really leads, and what is missing at its end: the longest part that exists, with
@@ -284,26 +240,52 @@ fn check_host_path(plan: &VolumePlan, check: HostPathType, home: &Path) -> Resul
     if fits { Ok(()) } else { Err(wrong(wanted)) }
 }
 
-/// Where mounts of host paths lead by now. The engine gets paths without links: what was judged is
-/// what is mounted.
+/// What the engine is told to mount: paths without links, so that what was judged is what is mounted,
+/// and for a part of a volume the place that it was bound to.
 ///
 /// # Errors
-/// One that leads nowhere, or where no pod may be.
+/// The sentence behind `CreateContainerConfigError`.
 pub fn lead(
-    mounts: Vec<MountSpec>,
-    host_paths: &[VolumePlan],
+    mounts: &[PlannedMount],
+    volumes: &[VolumePlan],
     home: &Path,
-) -> Result<Vec<MountSpec>, VolumeError> {
-    let lead = |mount: MountSpec| -> Result<MountSpec, VolumeError> {
-        let of_host =
-            host_paths.iter().find(|plan| plan.path.display().to_string() == mount.source);
-        let Some(plan) = of_host else { return Ok(mount) };
-        let real = plan.path.canonicalize();
-        let real = real.map_err(|error| failed(plan, "hostPath leads nowhere", error))?;
-        refuse_what_gives_away(plan, &real, home)?;
-        Ok(MountSpec { source: real.display().to_string(), ..mount })
+) -> Result<Vec<MountSpec>, String> {
+    let lead = |mount: &PlannedMount| -> Result<MountSpec, String> {
+        let plan = volumes.iter().find(|plan| plan.name == mount.volume);
+        let plan = plan.ok_or_else(|| format!("volume \"{}\" does not exist", mount.volume))?;
+        let is_host_path = matches!(plan.kind, VolumeKind::HostPath(_));
+        let mut spec = mount.spec.clone();
+        if is_host_path {
+            let real = plan.path.canonicalize();
+            let real = real.map_err(|error| failed(plan, "hostPath leads nowhere", error));
+            let real = real.map_err(|error| error.to_string())?;
+            refuse_what_gives_away(plan, &real, home).map_err(|error| error.to_string())?;
+            spec.source = real.display().to_string();
+        }
+        if let Some(part) = &mount.part {
+            let root = open_root(Path::new(&spec.source), is_host_path);
+            let bound = root.and_then(|root| volume_subpath::bind(&root, &part.inside, &part.at));
+            bound.map_err(|error| {
+                format!(
+                    "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                    mount.volume, part.container
+                )
+            })?;
+            spec.source = part.at.display().to_string();
+        }
+        Ok(spec)
     };
-    mounts.into_iter().map(lead).collect()
+    mounts.iter().map(lead).collect()
+}
+
+/// Our own directories are below the data directory, which may stand behind a link of the user's; in
+/// a host's folder nothing above may be swapped meanwhile.
+fn open_root(path: &Path, of_host: bool) -> io::Result<OwnedFd> {
+    if of_host {
+        return open_straight(path);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
 }
 
 /// Removes the directories of all pods but those that `is_used` knows by their uid, and answers what
@@ -322,46 +304,45 @@ pub fn sweep(pods: &Path, mut is_used: impl FnMut(&str) -> bool) -> Vec<(PathBuf
 /// Unmounts and removes everything of a pod.
 ///
 /// # Errors
-/// What the file system refuses; the caller tries again.
+/// What the file system refuses; the caller tries again. Nothing is removed while anything is still
+/// mounted inside: it would be removed from where it really is.
 pub fn remove(pod_directory: &Path) -> io::Result<()> {
-    let volumes = pod_directory.join("volumes");
-    if let Ok(entries) = fs::read_dir(&volumes) {
-        for entry in entries {
-            // A plain directory answers EINVAL: nothing was mounted there.
-            let _ = unmount(entry?.path(), UnmountFlags::DETACH);
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let real = match pod_directory.canonicalize() {
+        Err(error) if gone(&error) => return Ok(()),
+        real => real?,
+    };
+    detach_below(&real)?;
+    match fs::remove_dir_all(real) {
+        Err(error) if gone(&error) => Ok(()),
+        other => other,
+    }
+}
+
+fn detach_below(directory: &Path) -> io::Result<()> {
+    let left = || Ok::<_, io::Error>(mounts_below(&fs::read(MOUNT_TABLE)?, directory));
+    for point in left()? {
+        match unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // It went with the one above it.
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(error) => {
+                let what = format!("{} not unmounted: {error}", point.display());
+                return Err(io::Error::new(io::Error::from(error).kind(), what));
+            }
         }
     }
-    match fs::remove_dir_all(pod_directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    match left()?.first() {
+        None => Ok(()),
+        Some(point) => Err(io::Error::other(format!("{} is still mounted", point.display()))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::node::volume_files::FileContent;
-
-    fn file(text: &str) -> FileContent {
-        FileContent { bytes: text.as_bytes().to_vec(), mode: 0o640 }
-    }
-
-    #[test]
-    fn files_swap_as_one() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let one = BTreeMap::from([("a".to_owned(), file("1")), ("d/b".to_owned(), file("2"))]);
-        write_files(dir.path(), &one).expect("written");
-        assert_eq!(fs::read_to_string(dir.path().join("d/b")).expect("b"), "2");
-        let before = fs::read_link(dir.path().join(DATA)).expect("a link");
-        write_files(dir.path(), &one).expect("written");
-        assert_eq!(fs::read_link(dir.path().join(DATA)).expect("a link"), before);
-        let two = BTreeMap::from([("a".to_owned(), file("3"))]);
-        write_files(dir.path(), &two).expect("written");
-        assert_eq!(fs::read_to_string(dir.path().join("a")).expect("a"), "3");
-        assert!(!dir.path().join("d").exists() && !dir.path().join(before).exists());
-    }
+    use crate::node::container_spec::{Propagation, RecursiveReadOnly};
+    use crate::node::volume_plan::PartOfVolume;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn a_tmpfs_that_is_refused_leaves_a_directory_and_is_told() {
@@ -369,7 +350,7 @@ mod tests {
         let path = dir.path().join("v");
         // No kernel takes this size, with or without the right to mount.
         let kind = VolumeKind::Memory { size: Some(-1) };
-        let plans = [VolumePlan { name: "v".into(), path: path.clone(), kind }];
+        let plans = [VolumePlan { name: "v".into(), path: path.clone(), kind, group: None }];
         let degraded = prepare(&plans, dir.path());
         let degraded = degraded.expect("the pod still runs");
         assert!(degraded[0].contains("volume \"v\" is a directory on disk"), "{degraded:?}");
@@ -405,6 +386,60 @@ mod tests {
         assert!(sweep(&dir.path().join("none"), |_| false).is_empty(), "no pod had a volume yet");
     }
 
+    fn mount_of(plan: &VolumePlan, part: Option<PartOfVolume>) -> PlannedMount {
+        PlannedMount {
+            volume: plan.name.clone(),
+            spec: MountSpec {
+                source: plan.path.display().to_string(),
+                target: "/x".into(),
+                read_only: true,
+                propagation: Propagation::None,
+                recursive_read_only: RecursiveReadOnly::Disabled,
+            },
+            part,
+        }
+    }
+
+    #[test]
+    fn a_directory_is_its_pods_groups_from_the_first_moment() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = rustix::process::getegid().as_raw();
+        let made = |name: &str, kind: VolumeKind, group: Option<u32>| {
+            let path = dir.path().join("volumes").join(name);
+            let plans = [VolumePlan { name: name.into(), path: path.clone(), kind, group }];
+            prepare(&plans, dir.path()).expect("made");
+            let meta = fs::metadata(path).expect("it is there");
+            (meta.permissions().mode() & 0o7777, meta.gid())
+        };
+        assert_eq!(made("plain", VolumeKind::Directory, None).0, 0o777);
+        assert_eq!(made("grouped", VolumeKind::Directory, Some(own)), (0o2777, own));
+        let files = VolumeKind::Files { files: Default::default(), in_memory: false };
+        assert_eq!(made("files", files, Some(own)), (0o2755, own));
+        // A container may have changed it since: what is there is left as it is.
+        let path = dir.path().join("volumes/grouped");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("changed");
+        assert_eq!(made("grouped", VolumeKind::Directory, Some(own)).0, 0o700);
+        assert_eq!(fs::read_dir(dir.path().join("volumes")).expect("there").count(), 3);
+    }
+
+    #[test]
+    fn a_part_that_leads_out_is_refused_by_its_mount() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("v");
+        fs::create_dir(&path).expect("made");
+        symlink("/etc", path.join("link")).expect("a link");
+        let plan = VolumePlan { name: "v".into(), path, kind: VolumeKind::Directory, group: None };
+        let part = PartOfVolume {
+            inside: "link/new".into(),
+            at: dir.path().join("at"),
+            container: "c".into(),
+        };
+        let sentence = lead(&[mount_of(&plan, Some(part))], &[plan.clone()], dir.path());
+        let wanted = "failed to prepare subPath for volumeMount \"v\" of container \"c\": it leads out of its volume";
+        assert_eq!(sentence, Err(wanted.to_owned()));
+        assert!(!dir.path().join("at").exists());
+    }
+
     #[test]
     fn host_paths_are_checked_by_type() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -412,6 +447,7 @@ mod tests {
             name: "v".into(),
             path: dir.path().join(path),
             kind: VolumeKind::HostPath(check),
+            group: None,
         };
         let made = |path: &str, check| prepare(&[plan(path, check)], Path::new("/no/such/home"));
         assert!(made("no", HostPathType::Directory).is_err());
@@ -439,13 +475,11 @@ mod tests {
         let leads = |path: &str| {
             let path = dir.path().join(path);
             let kind = VolumeKind::HostPath(HostPathType::Unchecked);
-            let plans = [VolumePlan { name: "v".into(), path: path.clone(), kind }];
+            let plans = [VolumePlan { name: "v".into(), path: path.clone(), kind, group: None }];
             let prepared = prepare(&plans, &home);
-            let source = path.display().to_string();
-            let mount = MountSpec { source, target: "/x".into(), read_only: true };
-            let led = lead(vec![mount], &plans, &home);
+            let led = lead(&[mount_of(&plans[0], None)], &plans, &home);
             assert_eq!(prepared.is_err(), led.is_err(), "{prepared:?} {led:?}");
-            led.map(|mounts| mounts[0].source.clone()).map_err(|error| error.to_string())
+            led.map(|mounts| mounts[0].source.clone())
         };
         for bad in ["root", "root/etc", "root/proc/1", "own", "own/pods", "home", ".", "dangling"] {
             assert!(leads(bad).is_err(), "{bad}");

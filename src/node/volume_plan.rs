@@ -5,11 +5,14 @@
 //! hostPath is the path itself after the check that its type asks for. What files hold is in
 //! `volume_files.rs`, the doing in `volume.rs`.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
-use crate::node::container_spec::MountSpec;
+use crate::node::container_spec::{MountSpec, Propagation, RecursiveReadOnly};
+use crate::node::environment::expand;
 use crate::node::volume_files::{self, Content, Files, Missing};
 use crate::object::Object;
 use crate::object::quantity::Quantity;
@@ -48,6 +51,29 @@ pub struct VolumePlan {
     /// On the host.
     pub path: PathBuf,
     pub kind: VolumeKind,
+    /// `fsGroup`: whose the volume is from its making. Never of a hostPath.
+    pub group: Option<u32>,
+}
+
+/// One mount of a container before anything is looked at on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedMount {
+    /// The name of its volume.
+    pub volume: String,
+    /// Of the whole volume.
+    pub spec: MountSpec,
+    pub part: Option<PartOfVolume>,
+}
+
+/// A `subPath`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartOfVolume {
+    /// Relative, without `..`.
+    pub inside: PathBuf,
+    /// Where it is bound: a place of ours that no container can write.
+    pub at: PathBuf,
+    /// Whose mount it is, for who reads what went wrong.
+    pub container: String,
 }
 
 /// The directory of a pod's volumes.
@@ -87,9 +113,17 @@ pub fn volumes(content: Content<'_>, data_dir: &Path) -> Result<Vec<VolumePlan>,
         } else {
             return Err(fault("this version does not run its type".into()));
         };
-        plans.push(VolumePlan { name: volume.name.clone(), path, kind });
+        let is_ours = !matches!(kind, VolumeKind::HostPath(_));
+        let group = fs_group(pod).filter(|_| is_ours);
+        plans.push(VolumePlan { name: volume.name.clone(), path, kind, group });
     }
     Ok(plans)
+}
+
+/// The group that a pod's volumes belong to, and each of its processes too.
+pub fn fs_group(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(context.fs_group?).ok()
 }
 
 fn host_path_type(written: Option<&str>) -> Result<HostPathType, String> {
@@ -106,26 +140,86 @@ fn host_path_type(written: Option<&str>) -> Result<HostPathType, String> {
     })
 }
 
-/// Where a container sees its volumes. A part of a volume (`subPath`) is refused at admission: the
-/// engine resolves the path by itself, so a container could swap a directory for a symlink between
-/// our look and the engine's mount (CVE-2017-1002101).
+/// Where a container sees its volumes. `env` is its environment, for `subPathExpr`.
 ///
 /// # Errors
-/// A mount that names no volume.
-pub fn mounts(container: &Container, volumes: &[VolumePlan]) -> Result<Vec<MountSpec>, String> {
-    let mount = |mount: &VolumeMount| {
+/// A mount that names no volume, or a part that is not inside of one.
+pub fn mounts(
+    pod: &Pod,
+    container: &Container,
+    volumes: &[VolumePlan],
+    env: &[String],
+    data_dir: &Path,
+) -> Result<Vec<PlannedMount>, String> {
+    let plan = |(index, mount): (usize, &VolumeMount)| {
         let volume = volumes
             .iter()
             .find(|volume| volume.name == mount.name)
             .ok_or_else(|| format!("volume \"{}\" does not exist", mount.name))?;
         let is_files = matches!(volume.kind, VolumeKind::Files { .. });
-        Ok(MountSpec {
+        let spec = MountSpec {
             source: volume.path.display().to_string(),
             target: absolute(&mount.mount_path),
             read_only: mount.read_only == Some(true) || is_files,
-        })
+            propagation: match mount.mount_propagation.as_deref() {
+                Some("HostToContainer") => Propagation::HostToContainer,
+                Some("Bidirectional") => Propagation::Bidirectional,
+                _ => Propagation::None,
+            },
+            recursive_read_only: match mount.recursive_read_only.as_deref() {
+                Some("IfPossible") => RecursiveReadOnly::IfPossible,
+                Some("Enabled") => RecursiveReadOnly::Enabled,
+                _ => RecursiveReadOnly::Disabled,
+            },
+        };
+        let part = sub_path(mount, env)?.map(|inside| PartOfVolume {
+            inside: PathBuf::from(inside),
+            at: pod_directory(data_dir, pod)
+                .join("volume-subpaths")
+                .join(&mount.name)
+                .join(&container.name)
+                .join(index.to_string()),
+            container: container.name.clone(),
+        });
+        Ok(PlannedMount { volume: volume.name.clone(), spec, part })
     };
-    container.volume_mounts.iter().flatten().map(mount).collect()
+    container.volume_mounts.iter().flatten().enumerate().map(plan).collect()
+}
+
+/// The kubelet's rules (`kubelet_pods.go` makeMounts, in its words): a variable that is not there or
+/// empty is a fault, and what comes out is looked at once more.
+fn sub_path(mount: &VolumeMount, env: &[String]) -> Result<Option<String>, String> {
+    let written = mount.sub_path.clone().filter(|path| !path.is_empty());
+    let path = match mount.sub_path_expr.as_deref().filter(|path| !path.is_empty()) {
+        Some(expression) => {
+            let missing = RefCell::new(BTreeSet::new());
+            let value = |name: &str| {
+                let named = |line: &&String| {
+                    line.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
+                };
+                let found = env.iter().find(named).map(|line| line[name.len() + 1..].to_owned());
+                if found.as_ref().is_none_or(String::is_empty) {
+                    missing.borrow_mut().insert(name.to_owned());
+                }
+                Some(found.unwrap_or_default())
+            };
+            let expanded = expand(expression, value);
+            let missing: Vec<String> = missing.into_inner().into_iter().collect();
+            if !missing.is_empty() {
+                return Err(format!("missing value for {}", missing.join(", ")));
+            }
+            Some(expanded)
+        }
+        None => written,
+    };
+    let Some(path) = path.filter(|path| !path.is_empty()) else { return Ok(None) };
+    if path.starts_with('/') {
+        return Err(format!("error SubPath `{path}` must not be an absolute path"));
+    }
+    if path.contains('\0') || path.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{path}`: must not contain '..'"));
+    }
+    Ok(Some(path))
 }
 
 fn absolute(path: &str) -> String {
@@ -155,6 +249,10 @@ mod tests {
     }
 
     fn planned(sources: &Sources) -> Result<Vec<VolumePlan>, Missing> {
+        planned_of(&pod(), sources)
+    }
+
+    fn planned_of(pod: &Pod, sources: &Sources) -> Result<Vec<VolumePlan>, Missing> {
         let place = Place {
             node_name: "n1".into(),
             host_ip: Ipv4Addr::LOCALHOST,
@@ -162,7 +260,7 @@ mod tests {
             cpus: 1,
             memory: 1,
         };
-        volumes(Content { pod: &pod(), sources, place: &place }, Path::new("/data"))
+        volumes(Content { pod, sources, place: &place }, Path::new("/data"))
     }
 
     #[test]
@@ -184,10 +282,84 @@ mod tests {
         assert_eq!(plans[0].path, Path::new("/data/pods/u/volumes/conf"));
         assert_eq!(plans[1].kind, VolumeKind::Memory { size: Some(1 << 20) });
 
-        let spec = pod().spec.expect("spec");
-        let mounts = mounts(&spec.containers[0], &plans).expect("mounts");
-        assert_eq!(mounts[0].source, "/data/pods/u/volumes/conf");
-        assert_eq!(mounts[1].target, "/tmp");
-        assert!(mounts[0].read_only && !mounts[1].read_only);
+        let pod = pod();
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let mounts = mounts(&pod, container, &plans, &[], Path::new("/data")).expect("mounts");
+        assert_eq!(mounts[0].spec.source, "/data/pods/u/volumes/conf");
+        assert_eq!(mounts[1].spec.target, "/tmp");
+        assert!(mounts[0].spec.read_only && !mounts[1].spec.read_only);
+    }
+
+    #[test]
+    fn a_group_owns_every_volume_but_a_hosts_folder() {
+        let mut pod = pod();
+        let spec = pod.spec.as_mut().expect("a spec");
+        spec.security_context = serde_json::from_value(json!({"fsGroup": 2000})).expect("one");
+        spec.volumes = serde_json::from_value(json!([
+            {"name": "a", "emptyDir": {}}, {"name": "b", "hostPath": {"path": "/srv"}}]))
+        .expect("volumes");
+        let plans = planned_of(&pod, &Sources::default()).expect("planned");
+        assert_eq!([plans[0].group, plans[1].group], [Some(2000), None]);
+        assert_eq!(fs_group(&pod), Some(2000));
+    }
+
+    #[test]
+    fn a_part_of_a_volume_stays_inside_whatever_the_environment_says() {
+        let plan = |mount: serde_json::Value, env: &[&str]| {
+            let mut pod = pod();
+            let mut mount = mount;
+            mount["name"] = json!("v");
+            mount["mountPath"] = json!("/x");
+            let container = &mut pod.spec.as_mut().expect("a spec").containers[0];
+            container.volume_mounts = serde_json::from_value(json!([mount])).expect("mounts");
+            let container = container.clone();
+            let path = "/data/pods/u/volumes/v".into();
+            let volume =
+                VolumePlan { name: "v".into(), path, kind: VolumeKind::Directory, group: None };
+            let env: Vec<String> = env.iter().map(|line| (*line).to_owned()).collect();
+            let made = mounts(&pod, &container, &[volume], &env, Path::new("/data"));
+            made.map(|made| made[0].part.as_ref().map(|part| part.inside.display().to_string()))
+        };
+        let at = |path: &str| Ok(Some(path.to_owned()));
+        assert_eq!(plan(json!({}), &[]), Ok(None));
+        assert_eq!(plan(json!({"subPath": "a/b"}), &[]), at("a/b"));
+        let pod_name = json!({"subPathExpr": "logs/$(POD)/$$(POD)"});
+        assert_eq!(plan(pod_name.clone(), &["PODS=x", "POD=web=1"]), at("logs/web=1/$(POD)"));
+        assert_eq!(plan(pod_name.clone(), &["POD="]), Err("missing value for POD".into()));
+        assert_eq!(plan(pod_name, &[]), Err("missing value for POD".into()));
+        let whole = json!({"subPathExpr": "$(P)"});
+        let absolute = "error SubPath `/etc` must not be an absolute path";
+        assert_eq!(plan(whole.clone(), &["P=/etc"]), Err(absolute.into()));
+        let climbs = "unable to provision SubPath `a/../../b`: must not contain '..'";
+        assert_eq!(plan(whole, &["P=a/../../b"]), Err(climbs.into()));
+        assert_eq!(plan(json!({"subPath": "a..b"}), &[]), at("a..b"));
+    }
+
+    #[test]
+    fn propagation_and_recursion_are_the_mounts_own() {
+        let mut pod = pod();
+        let container = &mut pod.spec.as_mut().expect("a spec").containers[0];
+        container.volume_mounts = serde_json::from_value(json!([
+            {"name": "v", "mountPath": "/a", "mountPropagation": "HostToContainer"},
+            {"name": "v", "mountPath": "/b", "mountPropagation": "Bidirectional"},
+            {"name": "v", "mountPath": "/c", "readOnly": true, "recursiveReadOnly": "IfPossible"},
+            {"name": "v", "mountPath": "/d", "readOnly": true, "recursiveReadOnly": "Enabled"}]))
+        .expect("mounts");
+        let container = container.clone();
+        let path = "/srv".into();
+        let kind = VolumeKind::HostPath(HostPathType::Unchecked);
+        let volume = VolumePlan { name: "v".into(), path, kind, group: None };
+        let made = mounts(&pod, &container, &[volume], &[], Path::new("/data")).expect("mounts");
+        let told: Vec<_> =
+            made.iter().map(|m| (m.spec.propagation, m.spec.recursive_read_only)).collect();
+        assert_eq!(
+            told,
+            [
+                (Propagation::HostToContainer, RecursiveReadOnly::Disabled),
+                (Propagation::Bidirectional, RecursiveReadOnly::Disabled),
+                (Propagation::None, RecursiveReadOnly::IfPossible),
+                (Propagation::None, RecursiveReadOnly::Enabled),
+            ]
+        );
     }
 }

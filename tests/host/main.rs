@@ -11,6 +11,7 @@ mod kubectls;
 mod network;
 mod node;
 mod pod_life;
+mod pod_volumes;
 mod port_forward;
 mod readme;
 mod registry;

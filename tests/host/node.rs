@@ -93,7 +93,7 @@ impl Agent {
     }
 
     /// As [`Agent::restart`], and something happens while no agent runs.
-    async fn restart_after(&mut self, meanwhile: impl FnOnce(&Self)) {
+    pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&Self)) {
         self.stop().await;
         meanwhile(self);
         let (tasks, done, handle) = start(&self.shelf, &self.host, &self.options);
@@ -125,7 +125,7 @@ impl Agent {
         Key::new("default", name)
     }
 
-    async fn pod(&self, key: &Key) -> Pod {
+    pub async fn pod(&self, key: &Key) -> Pod {
         (*self.shelf.get::<Pod>(key).await.expect("the pod")).clone()
     }
 

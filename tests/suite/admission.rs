@@ -233,7 +233,6 @@ fn what_this_version_refuses_of_the_golden_objects() {
     assert_eq!(
         refused,
         [
-            "pod-full.json spec.securityContext.fsGroup",
             "service-external.json spec.type",
             "service-external.json spec.externalName",
             "service-extip.json spec.externalIPs",

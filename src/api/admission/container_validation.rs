@@ -321,6 +321,26 @@ fn mount_faults(
             }
             faults.extend(one_of(mode, &["Bidirectional", "HostToContainer", "None"], &field));
         }
+        faults.extend(recursion_faults(mount, &path.child("recursiveReadOnly")));
+    }
+    faults
+}
+
+fn recursion_faults(mount: &VolumeMount, path: &FieldPath<'_>) -> Faults {
+    let modes = ["Disabled", "Enabled", "IfPossible"];
+    let mut faults = Faults::new();
+    match mount.recursive_read_only.as_deref() {
+        None | Some("Disabled") => {}
+        Some("Enabled" | "IfPossible") => {
+            if mount.read_only != Some(true) {
+                faults.push(path.forbidden("may only be specified when readOnly is true"));
+            }
+            if !matches!(mount.mount_propagation.as_deref(), None | Some("None")) {
+                let detail = "may only be specified when mountPropagation is None or not specified";
+                faults.push(path.forbidden(detail));
+            }
+        }
+        Some(other) => faults.push(path.not_supported(other, &modes)),
     }
     faults
 }

@@ -132,6 +132,12 @@ fn security_faults(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     ] {
         faults.extend(containers::id_fault(id, &path.child(field)));
     }
+    if let Some(policy) = context.fs_group_change_policy.as_deref() {
+        let field = path.child("fsGroupChangePolicy");
+        if !matches!(policy, "Always" | "OnRootMismatch") {
+            faults.push(field.not_supported(policy, &["Always", "OnRootMismatch"]));
+        }
+    }
     let list = path.child("supplementalGroups");
     for (index, group) in context.supplemental_groups.iter().flatten().enumerate() {
         faults.extend(containers::id_fault(Some(*group), &list.index(index)));

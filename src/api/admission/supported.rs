@@ -189,11 +189,11 @@ mod tests {
         assert_eq!(pod(json!({"containers": [container], "hostUsers": false})), ["spec.hostUsers"]);
         assert!(pod(json!({"containers": [container], "hostUsers": true})).is_empty());
         let container = json!({"name": "c", "image": "i", "lifecycle": {"preStop": {"tcpSocket": {"port": 1}}},
-            "volumeMounts": [{"name": "v", "mountPath": "/a"}, {"name": "v", "mountPath": "/b", "subPath": "x"}]});
+            "volumeDevices": [{"name": "v", "devicePath": "/dev/a"}]});
         assert_eq!(
             pod(json!({"containers": [container], "dnsPolicy": "None", "hostPID": true})),
             [
-                "spec.containers[0].volumeMounts[1].subPath",
+                "spec.containers[0].volumeDevices",
                 "spec.containers[0].lifecycle.preStop.tcpSocket",
                 "spec.dnsPolicy",
                 "spec.hostPID",

@@ -82,6 +82,11 @@ macro_rules! container_rows {
             concat!($in, "volumeMounts[].readOnly"),
             concat!($in, "terminationMessagePath"),
             concat!($in, "terminationMessagePolicy"),
+            concat!($in, "volumeMounts[].mountPropagation"),
+            // An engine that cannot do Enabled refuses the container.
+            concat!($in, "volumeMounts[].recursiveReadOnly"),
+            concat!($in, "volumeMounts[].subPath"),
+            concat!($in, "volumeMounts[].subPathExpr"),
             concat!($in, "stdin"),
             concat!($in, "stdinOnce"),
             concat!($in, "tty"),
@@ -98,10 +103,6 @@ macro_rules! container_rows {
         ],
         Only(&["\"TCP\"", "\"UDP\""], "SCTP is not forwarded") =>
             [concat!($in, "ports[].protocol")],
-        Only(&["\"None\""], "mounts are private to the container") =>
-            [concat!($in, "volumeMounts[].mountPropagation")],
-        Only(&["\"Disabled\""], "Docker decides about mounts below a read-only one") =>
-            [concat!($in, "volumeMounts[].recursiveReadOnly")],
         Only(&["\"Default\""], "/proc is masked as Docker masks it") =>
             [concat!($in, "securityContext.procMount")],
         Only(RUNTIME_DEFAULT, "Docker's own profile is the only one") => [
@@ -114,10 +115,6 @@ macro_rules! container_rows {
             [concat!($in, "env[].valueFrom.resourceFieldRef.resource")],
         Refused("variables from files come with a later issue") =>
             [concat!($in, "env[].valueFrom.fileKeyRef")],
-        Refused("a part of a volume cannot be mounted yet; mount the whole volume") => [
-            concat!($in, "volumeMounts[].subPath"),
-            concat!($in, "volumeMounts[].subPathExpr"),
-        ],
         Refused("there are no block volumes") => [concat!($in, "volumeDevices")],
         Refused("there is no dynamic resource allocation") => [concat!($in, "resources.claims")],
         Refused("restart rules by exit code come with a later issue") =>
@@ -247,6 +244,8 @@ static POD: &[Row] = rows![Part::PodSpec;
 
 static POD_SECURITY: &[Row] = rows![Part::PodSpec;
     Runs => [
+        "securityContext.fsGroup",
+        "securityContext.fsGroupChangePolicy",
         "securityContext.runAsUser",
         // Judged by value: it runs where a user is named.
         "securityContext.runAsGroup",
@@ -255,8 +254,6 @@ static POD_SECURITY: &[Row] = rows![Part::PodSpec;
     ],
     Only(RUNTIME_DEFAULT, "Docker's own profile is the only one") =>
         ["securityContext.seccompProfile", "securityContext.appArmorProfile"],
-    Refused("volumes keep the owner they were made with") =>
-        ["securityContext.fsGroup", "securityContext.fsGroupChangePolicy"],
     Refused("a process has the groups of its image's user") =>
         ["securityContext.supplementalGroups", "securityContext.supplementalGroupsPolicy"],
     Refused("kernel settings are the host's") => ["securityContext.sysctls"],
@@ -286,7 +283,7 @@ static VOLUMES: &[Row] = rows![Part::PodSpec;
         // Judged by value: paths that give the host away are refused.
         "volumes[].hostPath.path",
         "volumes[].hostPath.type",
-        // Judged by value: it holds for medium Memory.
+        // The node evicts who is beyond it; in memory the kernel holds it.
         "volumes[].emptyDir.sizeLimit",
     ],
     Only(&["\"Memory\""], "huge pages are not mounted") => ["volumes[].emptyDir.medium"],

@@ -1,0 +1,122 @@
+//! What a container is made of besides its manifest: its environment, its mounts, and the pod's name
+//! where the sandbox was made before the pod. Steps are done in `perform.rs`.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use k8s_openapi::api::core::v1::{Container, VolumeMount};
+
+use crate::node::container_spec::{self, MountSpec, RecursiveReadOnly, Resolved};
+use crate::node::environment;
+use crate::node::hosts_file::hosts_file;
+use crate::node::perform::Doer;
+use crate::node::pod_plan::Step;
+use crate::node::pod_worker::directory;
+use crate::node::runtime::Runtime;
+use crate::node::volume;
+use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
+use crate::object::Cluster;
+
+impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
+    /// What the container is made of. `named_late`: its sandbox was made before the pod had a name.
+    ///
+    /// # Errors
+    /// The sentence behind `CreateContainerConfigError`.
+    pub(super) async fn resolve(
+        &self,
+        container: &Container,
+        pod_ip: Option<Ipv4Addr>,
+        named_late: bool,
+    ) -> Result<Resolved, String> {
+        if environment::needs_host_ip(container) && self.agent.waits_for_address() {
+            return Err("the node has no address yet".to_owned());
+        }
+        let place = self.agent.place(&self.observed.engine, pod_ip);
+        let sources = self.agent.sources();
+        let mut made = environment::environment(self.pod(), container, &sources, &place)?;
+        let mut mounts = self.mounts(container, &made.env).await?;
+        if named_late {
+            self.name(&mut made.env, &mut mounts, pod_ip).await?;
+        }
+        Ok(Resolved { env: made.env, command: made.command, arguments: made.arguments, mounts })
+    }
+
+    /// What the engine is told to mount, once parts of volumes are bound and links are followed.
+    async fn mounts(
+        &self,
+        container: &Container,
+        env: &[String],
+    ) -> Result<Vec<MountSpec>, String> {
+        let data_dir = &self.agent.options.data_dir;
+        let volumes = &self.observed.volumes;
+        let planned = volume_plan::mounts(self.pod(), container, volumes, env, data_dir)?;
+        let engine = &self.observed.engine;
+        if let Some(mount) = planned.iter().find(|mount| {
+            mount.spec.recursive_read_only == RecursiveReadOnly::Enabled
+                && !engine.makes_recursive_read_only()
+        }) {
+            let volume = &mount.volume;
+            return Err(format!(
+                "failed to resolve recursive read-only mode: volume \"{volume}\" requested recursive read-only mode, but it is not supported by the runtime"
+            ));
+        }
+        let is_host_path = |plan: &VolumePlan| matches!(plan.kind, VolumeKind::HostPath(_));
+        if !volumes.iter().any(is_host_path) && planned.iter().all(|mount| mount.part.is_none()) {
+            return Ok(planned.into_iter().map(|mount| mount.spec).collect());
+        }
+        let (volumes, home) = (volumes.clone(), data_dir.clone());
+        let leading = tokio::task::spawn_blocking(move || volume::lead(&planned, &volumes, &home));
+        leading.await.expect("preparing mounts does not panic")
+    }
+
+    /// What the engine would have said of the pod's name, had it known it: the variable, and two files.
+    async fn name(
+        &self,
+        env: &mut Vec<String>,
+        mounts: &mut Vec<MountSpec>,
+        pod_ip: Option<Ipv4Addr>,
+    ) -> Result<(), String> {
+        let name = container_spec::hostname(self.pod());
+        if !env.iter().any(|pair| pair.starts_with("HOSTNAME=")) {
+            env.insert(0, format!("HOSTNAME={name}"));
+        }
+        let home = directory(self.agent, self.pod());
+        let hosts = hosts_file(self.pod(), pod_ip.unwrap_or(Ipv4Addr::LOCALHOST), &name);
+        let mut files = vec![("etc-hosts", "/etc/hosts", hosts)];
+        files.push(("etc-hostname", "/etc/hostname", name + "\n"));
+        files.retain(|(_, target, _)| mounts.iter().all(|mount| mount.target != *target));
+        let writing = files.clone();
+        let path = home.clone();
+        let written = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            std::fs::create_dir_all(&path)?;
+            writing.iter().try_for_each(|(file, _, text)| std::fs::write(path.join(file), text))
+        });
+        let written = written.await.expect("writing files does not panic");
+        written.map_err(|error| format!("hosts file not written: {error}"))?;
+        mounts.extend(files.iter().map(|(file, target, _)| {
+            MountSpec::plain(home.join(file).display().to_string(), *target, false)
+        }));
+        Ok(())
+    }
+
+    /// One that was created, and not started: what was bound for it may be gone since, with a reboot.
+    pub(super) async fn made_before(
+        &self,
+        step: &Step,
+        id: &str,
+        ip: Option<Ipv4Addr>,
+    ) -> Option<String> {
+        let container = self.container(step)?;
+        let is_part = |mount: &VolumeMount| {
+            mount.sub_path.as_deref().or(mount.sub_path_expr.as_deref()).is_some()
+        };
+        if container.volume_mounts.iter().flatten().any(is_part)
+            && let Err(sentence) = self.resolve(container, ip, false).await
+        {
+            self.warning("Failed", format!("Error: {sentence}"));
+            self.failed(&container.name, "CreateContainerConfigError", sentence);
+            return None;
+        }
+        Some(id.to_owned())
+    }
+}
