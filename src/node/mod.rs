@@ -23,10 +23,11 @@ pub mod instance;
 pub mod container_spec;
 pub mod copies;
 pub mod environment;
+pub mod eviction;
 pub mod volume_files;
 pub mod volume_plan;
 
-pub mod eviction;
+pub mod volume_eviction;
 pub mod image;
 pub mod image_gc;
 pub mod images;
@@ -91,6 +92,7 @@ mod uts;
 mod volume;
 mod volume_mount_table;
 mod volume_subpath;
+mod volume_usage;
 mod volume_writer;
 
 pub use agent::{Beat, HostAddress, NodeOptions};

@@ -32,6 +32,7 @@ use crate::node::streams::AgentStreams;
 use crate::node::usage::AgentUsage;
 use crate::node::{
     drift, heartbeat, image_care, pause_image, pod_worker, pressure, spare_keeper, volume,
+    volume_usage,
 };
 use crate::object::drift::{Drift, Layer};
 use crate::object::ledger::{Ledger, LedgerWrite};
@@ -67,6 +68,7 @@ pub fn run<C: Cluster, R: Runtime>(
     tasks.spawn("node pods", follow_pods(agent.clone()));
     tasks.spawn("node heartbeat", heartbeat::run(agent.clone()));
     tasks.spawn("node spares", spare_keeper::keep(agent.clone()));
+    tasks.spawn("node volume usage", volume_usage::run(agent.clone()));
     if let Some(signals) = agent.options.care.signals.clone() {
         tasks.spawn("node images", image_care::run(agent.clone(), signals.clone()));
         tasks.spawn("node pressure", pressure::run(agent.clone(), signals));

@@ -16,6 +16,7 @@ use crate::node::pod_plan::{
     PodPlan, Step, View, latest, remove, running_sandbox, stays_down, stop,
 };
 use crate::node::sidecar::{container_of, may_stop, restart_policy};
+use crate::node::volume_eviction;
 use crate::object::Object;
 
 /// The kubelet's least time between SIGTERM and SIGKILL.
@@ -68,10 +69,9 @@ pub fn is_over(pod: &Pod, instances: &[Instance], now: Timestamp) -> bool {
 /// A finished pod: what still runs ends, and then its sandbox goes.
 pub fn wind_down(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
     // What an evicted pod holds is needed now (kubelet: immediateEvictionGracePeriodSeconds).
-    let reason = view.pod.status.as_ref().and_then(|status| status.reason.as_deref());
-    let is_evicted = reason == Some("Evicted");
-    let grace = if is_evicted { LEAST_GRACE_SECONDS } else { grace(spec) };
-    if end_all(view, spec, grace, plan) {
+    let evicted = volume_eviction::is_evicted(view.pod);
+    let grace_seconds = if evicted { volume_eviction::GRACE_SECONDS } else { grace(spec) };
+    if end_all(view, spec, grace_seconds, plan) {
         return;
     }
     for sandbox in view.instances.iter().filter(|instance| instance.is_running()) {

@@ -501,3 +501,35 @@ async fn volumes_are_the_pods_groups_and_mounts_cross_as_asked() {
     assert!(folder.path().join("inner/file").exists(), "the host has it too");
     agent.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_fills_a_bounded_directory_is_evicted() {
+    let agent = agent();
+    let pod = |name: &str, megabytes: u32| {
+        let script = format!("dd if=/dev/zero of=/v/file bs=1M count={megabytes}; sleep 3600");
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 600,
+            "containers": [{"name": "c", "image": "busybox:1.28", "command": ["sh", "-c", script],
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "4Mi"}}]}})
+    };
+    let modest = put(&agent, &pod("modest", 3)).await;
+    let key = put(&agent, &pod("greedy", 8)).await;
+    let evicted = agent.until(&key, "evicted", |pod| phase(pod) == "Failed").await;
+    let status = evicted.status.as_ref().expect("a status");
+    let sentence = "Usage of EmptyDir volume \"v\" exceeds the limit \"4Mi\". ";
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    assert_eq!(status.message.as_deref(), Some(sentence));
+    assert!(agent.shelf.notes().contains(&format!("Evicted {sentence}")));
+    let ended = agent
+        .until(&key, "ended", |pod| {
+            let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+            let state = statuses.and_then(|list| list[0].state.as_ref());
+            state.is_some_and(|state| state.terminated.is_some())
+        })
+        .await;
+    assert_eq!(phase(&ended), "Failed");
+    assert_eq!(ended.status.and_then(|status| status.reason).as_deref(), Some("Evicted"));
+    assert!(runs(&agent.pod(&modest).await), "its neighbour runs on");
+    agent.end().await;
+}

@@ -19,13 +19,6 @@ pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
         if let Some(source) = &volume.host_path {
             faults.extend(host_path_refusal(&source.path, &at.child("hostPath").child("path")));
         }
-        if let Some(source) = &volume.empty_dir
-            && source.size_limit.is_some()
-            && source.medium.as_deref() != Some("Memory")
-        {
-            let reason = "nothing measures a directory on disk; use medium Memory, which holds it";
-            faults.push(refusal(&at.child("emptyDir").child("sizeLimit"), reason));
-        }
     }
     let of_pod = spec.security_context.clone().unwrap_or_default();
     for (field, containers) in [
@@ -269,12 +262,6 @@ mod tests {
 
     #[test]
     fn a_bound_that_nobody_holds_is_refused() {
-        let volume = |medium: &str| {
-            json!({"volumes": [{"name": "v", "emptyDir":
-            {"medium": medium, "sizeLimit": "1Mi"}}]})
-        };
-        assert_eq!(with(json!({}), volume("")), ["spec.volumes[0].emptyDir.sizeLimit"]);
-        assert!(with(json!({}), volume("Memory")).is_empty());
         let disk =
             |list: &str| json!({"resources": {list: {"ephemeral-storage": "1Gi", "cpu": "1"}}});
         let field = "spec.containers[0].resources.limits[ephemeral-storage]";

@@ -1,0 +1,176 @@
+//! Looks whether pods keep to the bounds of their emptyDirs on disk, and evicts who does not.
+//!
+//! One pod after the other, on one blocking thread, and at most a twentieth of the time: a volume of
+//! a million files is looked at seldom. A look ends as soon as the bound is passed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat,
+};
+use rustix::io::Errno;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::node::agent::{Agent, PodCell};
+use crate::node::volume_eviction::{Bound, EVICTED, bounds, evicted_status};
+use crate::node::pod_worker::{COMPONENT, directory};
+use crate::node::runtime::Runtime;
+use crate::object::{Cluster, Note};
+use crate::task::caught_async;
+
+/// The kubelet's eviction monitor.
+const LOOK: Duration = Duration::from_secs(10);
+/// A pod's measurements rest so many times as long as they took.
+const REST: u32 = 19;
+
+/// Until the tasks stop.
+pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
+    let mut rests: HashMap<String, Instant> = HashMap::new();
+    loop {
+        // Cancel safe, both.
+        tokio::select! {
+            biased;
+            () = agent.tasks.stop().cancelled() => return,
+            () = sleep(LOOK) => {}
+        }
+        let cells = agent.cells();
+        rests.retain(|uid, _| cells.iter().any(|cell| cell.uid == *uid));
+        for cell in &cells {
+            if rests.get(&cell.uid).is_some_and(|until| Instant::now() < *until) {
+                continue;
+            }
+            let begun = Instant::now();
+            let looked = caught_async(look(&agent, cell)).await;
+            if let Err(panic) = looked {
+                warn!(object = %cell.key, %panic, "volumes not measured");
+            }
+            rests.insert(cell.uid.clone(), Instant::now() + begun.elapsed() * REST);
+        }
+    }
+}
+
+async fn look<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, cell: &Arc<PodCell>) {
+    let pod = cell.pod();
+    let bounds = bounds(&pod);
+    if bounds.is_empty() {
+        return;
+    }
+    let volumes = directory(agent, &pod).join("volumes");
+    let measuring = tokio::task::spawn_blocking(move || first_broken(&volumes, bounds));
+    match measuring.await.expect("measuring does not panic") {
+        Ok(None) => {}
+        Ok(Some(bound)) => evict(agent, cell, &bound.sentence()).await,
+        Err(error) => warn!(object = %cell.key, %error, "volumes not measured"),
+    }
+}
+
+fn first_broken(volumes: &Path, bounds: Vec<Bound>) -> io::Result<Option<Bound>> {
+    for bound in bounds {
+        if exceeds(&volumes.join(&bound.volume), bound.bytes)? {
+            return Ok(Some(bound));
+        }
+    }
+    Ok(None)
+}
+
+/// The status is written first: what it says ends the pod, now or after a restart of the daemon.
+async fn evict<C: Cluster, R: Runtime>(agent: &Agent<C, R>, cell: &PodCell, message: &str) {
+    let mut pod = (*cell.pod()).clone();
+    pod.status = Some(evicted_status(&pod, message, agent.clock.now()));
+    match agent.cluster.update_status(&pod).await {
+        Ok(stored) => {
+            info!(object = %cell.key, %message, "pod evicted");
+            let note = Note::warning(&*stored, COMPONENT, EVICTED, message.to_owned());
+            agent.cluster.note(note);
+            cell.set_pod(stored);
+            cell.wake.notify_one();
+        }
+        // Its worker wrote in between, or it went: the next look sees it.
+        Err(error) => {
+            warn!(object = %cell.key, %error, "pod not evicted, the next look tries again")
+        }
+    }
+}
+
+/// Whether a directory holds more on disk, in blocks as `du` counts them and a file with several
+/// names once. A container may rename anything meanwhile: no link is followed, and no other file
+/// system entered. `false` where there is no such directory yet.
+fn exceeds(root: &Path, limit: u64) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = match openat(CWD, root, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(false),
+        opened => opened?,
+    };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let blocks = |stat: &rustix::fs::Stat| u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
+    let mut used = blocks(&fstat(&root)?);
+    let mut several_names = BTreeSet::new();
+    let mut left = vec![Vec::from(b".")];
+    while let Some(path) = left.pop() {
+        let directory = match openat2(&root, path.as_slice(), flags, Mode::empty(), resolve) {
+            // It went, was swapped for something else, or is another file system.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN) => {
+                continue;
+            }
+            opened => opened?,
+        };
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let stat = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                stat => stat?,
+            };
+            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if !is_directory && stat.st_nlink > 1 && !several_names.insert(stat.st_ino) {
+                continue;
+            }
+            used = used.saturating_add(blocks(&stat));
+            if used > limit {
+                return Ok(true);
+            }
+            if is_directory {
+                left.push([path.as_slice(), b"/", name.to_bytes()].concat());
+            }
+        }
+    }
+    Ok(used > limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_on_disk_is_counted_once_and_links_lead_nowhere() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let volume = dir.path().join("v");
+        assert!(!exceeds(&volume, 0).expect("not there yet"));
+        fs::create_dir_all(volume.join("a/b")).expect("made");
+        let big = dir.path().join("big");
+        fs::write(&big, vec![1; 4 << 20]).expect("written");
+        symlink(&big, volume.join("file")).expect("a link");
+        symlink(dir.path(), volume.join("folder")).expect("a link");
+        assert!(!exceeds(&volume, 1 << 20).expect("measured"), "nothing of it is inside");
+        fs::write(volume.join("a/b/one"), vec![1; 600 << 10]).expect("written");
+        fs::hard_link(volume.join("a/b/one"), volume.join("a/two")).expect("another name");
+        assert!(!exceeds(&volume, 1 << 20).expect("measured"), "it is one file");
+        assert!(exceeds(&volume, 512 << 10).expect("measured"));
+        // A hole takes no room.
+        let sparse = fs::File::create(volume.join("sparse")).expect("made");
+        sparse.set_len(1 << 30).expect("a hole");
+        assert!(!exceeds(&volume, 1 << 20).expect("measured"));
+        fs::write(volume.join("a/three"), vec![1; 600 << 10]).expect("written");
+        assert!(exceeds(&volume, 1 << 20).expect("measured"));
+    }
+}
