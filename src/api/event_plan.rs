@@ -1,6 +1,7 @@
 //! Pure: which notes become Events. Repetitions raise a count, a flood is cut, and what nobody
 //! repeats expires. The numbers are client-go's recorder's (`tools/record/events_cache.go`).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -16,6 +17,11 @@ pub const BURST: f64 = 25.0;
 pub const REFILL_SECONDS: f64 = 300.0;
 /// Seconds within which the same note raises a count instead of making a new Event.
 pub const REPEAT_SECONDS: i64 = 600;
+/// Of so many different messages alike within [`REPEAT_SECONDS`], and those that follow, one Event is
+/// made: all that differs between them is the sentence.
+pub const ALIKE: usize = 10;
+/// Before the newest sentence of such an Event.
+pub const COMBINED: &str = "(combined from similar events): ";
 /// Seconds after its last occurrence that an Event is kept.
 pub const KEEP_SECONDS: i64 = 3600;
 /// Objects and notes remembered; beyond it the oldest half is forgotten, which only means that a
@@ -46,7 +52,8 @@ struct About {
     uid: Box<str>,
 }
 
-/// A note but for its time: the same again is a repetition.
+/// A note but for its time: the same again is a repetition. The message of one that is about a part of
+/// its object begins with the part; the empty one stands for all that are alike.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Said {
     about: Arc<About>,
@@ -70,12 +77,20 @@ struct Seen {
     last: Timestamp,
 }
 
+/// Notes that differ in their message only.
+#[derive(Debug)]
+struct Similar {
+    messages: Vec<Arc<str>>,
+    last: Timestamp,
+}
+
 /// What was seen lately. Ten thousand pods that fit nowhere are told with one message: it is held
 /// once, and so is the object that two maps know.
 #[derive(Debug, Default)]
 pub struct Correlation {
     buckets: HashMap<Arc<About>, Bucket>,
     seen: HashMap<Said, Seen>,
+    similar: HashMap<Said, Similar>,
     texts: Pool<str>,
 }
 
@@ -86,12 +101,18 @@ impl Correlation {
         if !self.admits(&about, now) {
             return EventStep::Drop;
         }
-        let said = Said {
-            about,
-            reason: note.reason,
-            warning: note.severity == Severity::Warning,
-            message: self.texts.share_ref(&note.message),
+        let message = match &note.about.field_path {
+            Some(part) => self.texts.share_ref(&format!("{part}\n{}", note.message)),
+            None => self.texts.share_ref(&note.message),
         };
+        let warning = note.severity == Severity::Warning;
+        let mut said = Said { about, reason: note.reason, warning, message };
+        let mut note = Cow::Borrowed(note);
+        if let Some(alike) = self.combined(&said, now) {
+            said = alike;
+            note.to_mut().message.insert_str(0, COMBINED);
+        }
+        let note = &*note;
         if let Some(seen) = self.seen.get_mut(&said)
             && now.duration_since(seen.last) < SignedDuration::from_secs(REPEAT_SECONDS)
         {
@@ -108,6 +129,25 @@ impl Correlation {
         self.forget_oldest();
         self.seen.insert(said, Seen { name: name.into(), count: 1, first: now, last: now });
         EventStep::Create(Box::new(event))
+    }
+
+    /// What stands for this note and all that are alike, once there are too many of them.
+    fn combined(&mut self, said: &Said, now: Timestamp) -> Option<Said> {
+        let alike = Said { message: self.texts.share_ref(""), ..said.clone() };
+        let new = Similar { messages: Vec::new(), last: now };
+        let similar = self.similar.entry(alike.clone()).or_insert(new);
+        if now.duration_since(similar.last) > SignedDuration::from_secs(REPEAT_SECONDS) {
+            similar.messages.clear();
+        }
+        similar.last = now;
+        if similar.messages.contains(&said.message) {
+            return None;
+        }
+        if similar.messages.len() + 1 >= ALIKE {
+            return Some(alike);
+        }
+        similar.messages.push(said.message.clone());
+        None
     }
 
     /// As it is held already, if it is.
@@ -140,6 +180,10 @@ impl Correlation {
         if self.seen.len() >= REMEMBERED {
             let middle = middle(self.seen.values().map(|seen| seen.last));
             self.seen.retain(|_, seen| seen.last > middle);
+        }
+        if self.similar.len() >= REMEMBERED {
+            let middle = middle(self.similar.values().map(|similar| similar.last));
+            self.similar.retain(|_, similar| similar.last > middle);
         }
         if self.buckets.len() >= REMEMBERED {
             let middle = middle(self.buckets.values().map(|bucket| bucket.at));
@@ -273,6 +317,43 @@ mod tests {
     }
 
     #[test]
+    fn the_tenth_sentence_alike_stands_for_those_that_follow() {
+        let mut correlation = Correlation::default();
+        let mut plan = |message: String, seconds: i64| {
+            let unique = format!("{seconds}");
+            match correlation.plan(&note(&message), at(seconds), &unique) {
+                EventStep::Create(event) => (1, event.message.unwrap_or_default()),
+                EventStep::Count { count, fallback, .. } => {
+                    (count, fallback.message.unwrap_or_default())
+                }
+                EventStep::Drop => panic!("{message} is no flood"),
+            }
+        };
+        for index in 0..9 {
+            assert_eq!(plan(format!("no {index}"), index), (1, format!("no {index}")));
+        }
+        assert_eq!(plan("no 9".into(), 9), (1, format!("{COMBINED}no 9")));
+        assert_eq!(plan("no 10".into(), 10), (2, format!("{COMBINED}no 10")));
+        // One that is known counts as itself.
+        assert_eq!(plan("no 3".into(), 11), (2, "no 3".into()));
+        assert_eq!(plan("no 11".into(), 12 + REPEAT_SECONDS), (1, "no 11".into()));
+        // The same sentence about two containers is two.
+        let mut correlation = Correlation::default();
+        let mut part = note("started");
+        for (name, count) in [("web", 1), ("side", 1), ("web", 2)] {
+            part.about.field_path = Some(format!("spec.containers{{{name}}}"));
+            match correlation.plan(&part, at(0), name) {
+                EventStep::Create(event) => {
+                    assert_eq!(count, 1);
+                    assert_eq!(event.involved_object.field_path, part.about.field_path);
+                }
+                EventStep::Count { count: counted, .. } => assert_eq!(counted, count),
+                EventStep::Drop => panic!("three are no flood"),
+            }
+        }
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let mut correlation = Correlation::default();
         for index in 0..3 * REMEMBERED {
@@ -282,6 +363,7 @@ mod tests {
         }
         assert!(correlation.seen.len() <= REMEMBERED + 1);
         assert!(correlation.buckets.len() <= REMEMBERED + 1);
+        assert!(correlation.similar.len() <= REMEMBERED + 1);
         assert!(correlation.texts.len() <= 64, "{} texts", correlation.texts.len());
     }
 
@@ -299,7 +381,7 @@ mod tests {
             .iter()
             .find(|(about, _)| &*about.name == "web-1")
             .expect("it is known");
-        assert_eq!(Arc::strong_count(web_1), 3, "its bucket, and what was said twice");
+        assert_eq!(Arc::strong_count(web_1), 4, "its bucket, what was said twice, and its kind");
         let messages = correlation.seen.keys().map(|said| &said.message);
         let same: Vec<&Arc<str>> = messages.filter(|text| &***text == "no node").collect();
         assert!(same.len() == 2 && Arc::ptr_eq(same[0], same[1]));

@@ -199,6 +199,8 @@ fn counted<S: Store>(
     let Some(record) = api.store().get(Kind::Event, key) else { return Ok(None) };
     let mut event = (*api.typed::<Event>(&record)?).clone();
     event.count = Some(count);
+    // Of those that are combined the newest is told.
+    event.message.clone_from(&latest.message);
     event.last_timestamp.clone_from(&latest.last_timestamp);
     let header = header_of(&event);
     let draft = draft_of(&mut event)?;

@@ -69,7 +69,9 @@ impl Hook {
                 let asked = exchange(&url, "kube-lifecycle", &headers).await;
                 asked.map(|_| ()).map_err(|error| HookError::Failed(error.to_string()))
             }
-            Question::Tcp { .. } => Err(HookError::Failed("a hook opens no sockets".to_owned())),
+            Question::Tcp { .. } | Question::Grpc { .. } => {
+                Err(HookError::Failed("a hook is a command, a GET or a sleep".to_owned()))
+            }
         }
     }
 }

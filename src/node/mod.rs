@@ -63,6 +63,7 @@ pub mod runtime;
 
 mod agent;
 mod config_watch;
+mod grpc_health;
 mod heartbeat;
 mod hook;
 mod http_get;

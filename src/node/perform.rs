@@ -28,6 +28,7 @@ use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
 use crate::node::pulls;
 use crate::node::runtime::{Runtime, RuntimeError};
+use crate::node::sidecar::field_path;
 use crate::node::volume;
 use crate::object::{Cluster, DeleteOptions, Note};
 
@@ -105,8 +106,20 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         &self.observed.pod
     }
 
-    pub(super) fn normal(&self, reason: &'static str, message: String) {
+    fn normal(&self, reason: &'static str, message: String) {
         self.agent.cluster.note(Note::normal(self.pod(), COMPONENT, reason, message));
+    }
+
+    /// About one container.
+    pub(super) fn normal_of(&self, container: &str, reason: &'static str, message: &str) {
+        let note = Note::normal(self.pod(), COMPONENT, reason, message);
+        self.agent.cluster.note(note.of_part(field_path(self.pod(), container)));
+    }
+
+    /// As [`Doer::normal_of`].
+    fn warning_of(&self, container: &str, reason: &'static str, message: &str) {
+        let note = Note::warning(self.pod(), COMPONENT, reason, message);
+        self.agent.cluster.note(note.of_part(field_path(self.pod(), container)));
     }
 
     pub(super) fn warning(&self, reason: &'static str, message: String) {
@@ -313,7 +326,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let mut resolved = match self.resolve(container, ip, made_as.is_some()).await {
             Ok(resolved) => resolved,
             Err(sentence) => {
-                self.warning("Failed", format!("Error: {sentence}"));
+                self.warning_of(name, "Failed", &format!("Error: {sentence}"));
                 self.failed(name, "CreateContainerConfigError", sentence);
                 return Ok(None);
             }
@@ -334,7 +347,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             container_spec::member(self.pod(), container, role, attempt, sandbox, &resolved, &site);
         match self.create(spec).await {
             Ok(Some(id)) => {
-                self.normal("Created", format!("Container created: {name}"));
+                self.normal_of(name, "Created", "Container created");
                 Ok(Some(id))
             }
             Ok(None) => Ok(None),
@@ -361,7 +374,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             _ => {}
         }
         warn!(container = %container.name, %error, "container not created");
-        self.warning("Failed", format!("Error: {error}"));
+        self.warning_of(&container.name, "Failed", &format!("Error: {error}"));
         self.failed(&container.name, "CreateContainerError", error.to_string());
         Ok(())
     }
@@ -384,7 +397,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let started = self.start_with_name(id).await;
         match started {
             Err(RuntimeError::Unnamed(why)) => return self.too_late(id, &why).await,
-            Ok(_) => self.normal("Started", format!("Container started: {name}")),
+            Ok(_) => self.normal_of(name, "Started", "Container started"),
             Err(error) => {
                 if self.agent.is_away(&error).await {
                     return Err(error);
@@ -395,7 +408,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                     return self.without_oom_score(id).await;
                 }
                 warn!(container = %name, %error, "container not started");
-                self.warning("Failed", format!("Error: {error}"));
+                self.warning_of(name, "Failed", &format!("Error: {error}"));
                 match error {
                     RuntimeError::NotFound(_) => return Ok(()),
                     // It may still start; if not, it is started again and is no new attempt.

@@ -17,6 +17,7 @@ use crate::node::perform::{Doer, RETRY};
 use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::Runtime;
+use crate::node::sidecar::field_path;
 use crate::object::{Cluster, Note};
 
 /// How long SIGTERM waits for the network (ARCHITECTURE.md, section 5).
@@ -49,9 +50,10 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         };
         self.cell.memory().endings.insert(id.to_owned(), ending);
         lock(&self.agent.ended_by_us).insert(id.to_owned());
-        self.normal("Killing", reason.to_owned());
+        self.normal_of(container, "Killing", reason);
         let Some(hook) = hook else { return };
         let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(1));
+        let part = field_path(self.pod(), container);
         let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
         self.run_hook(async move {
             let ran = timeout(grace, hook.run(&agent.runtime, grace)).await;
@@ -60,7 +62,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 // What the hook said may be a secret: it is not told in an Event.
                 let message = "PreStopHook failed";
                 let note = Note::warning(&*cell.pod(), COMPONENT, "FailedPreStopHook", message);
-                agent.cluster.note(note);
+                agent.cluster.note(note.of_part(part));
             }
             if let Some(ending) = cell.memory().endings.get_mut(&id) {
                 ending.hook_runs = false;
@@ -73,6 +75,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let hook = self.hook(id, container, |lifecycle| lifecycle.post_start.as_ref());
         let Some(hook) = hook else { return };
         self.cell.memory().post_starts.insert(id.to_owned(), PostStart::Running);
+        let part = field_path(self.pod(), container);
         let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
         self.run_hook(async move {
             let ran = hook.run(&agent.runtime, hook::NO_LIMIT).await;
@@ -87,7 +90,8 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 Err(HookError::Failed(why)) => {
                     warn!(object = %cell.key, %why, "postStart hook failed");
                     let (reason, message) = ("FailedPostStartHook", "PostStartHook failed");
-                    agent.cluster.note(Note::warning(&*cell.pod(), COMPONENT, reason, message));
+                    let note = Note::warning(&*cell.pod(), COMPONENT, reason, message);
+                    agent.cluster.note(note.of_part(part));
                     Some(PostStart::Failed)
                 }
             };
@@ -134,8 +138,8 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             memory.endings.contains_key(id)
         };
         lock(&self.agent.ended_by_us).insert(id.to_owned());
-        if !began {
-            self.normal("Killing", reason.to_owned());
+        if !began && !container.is_empty() {
+            self.normal_of(container, "Killing", reason);
         }
         let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(1));
         let (agent, cell) = (self.agent.clone(), self.cell.clone());

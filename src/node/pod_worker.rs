@@ -32,7 +32,7 @@ use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
 use crate::node::registry_credentials;
 use crate::node::runtime::Runtime;
-use crate::node::sidecar::lasting;
+use crate::node::sidecar::{field_path, lasting};
 use crate::node::termination_plan::{finished, is_over, overdue};
 use crate::node::volume;
 use crate::node::volume_files::{Content, Missing};
@@ -490,12 +490,12 @@ fn probe<C: Cluster, R: Runtime>(
         if let Some(why) = &told.failure {
             let message = format!("{} probe failed: {why}", told.kind.name());
             let note = Note::warning(&*listener.pod(), COMPONENT, "Unhealthy", message);
-            teller.cluster.note(note);
+            teller.cluster.note(note.of_part(field_path(&listener.pod(), &told.container)));
         }
         if let Some(what) = &told.warning {
             let message = format!("{} probe warning: {what}", told.kind.name());
             let note = Note::warning(&*listener.pod(), COMPONENT, "ProbeWarning", message);
-            teller.cluster.note(note);
+            teller.cluster.note(note.of_part(field_path(&listener.pod(), &told.container)));
         }
         if let Some(verdict) = told.verdict {
             hear(&listener, &told.instance, told.kind, verdict);
@@ -537,18 +537,29 @@ fn tell<C: Cluster, R: Runtime>(
         }
         own.told.insert(container.clone(), waiting.clone());
         let Some(message) = waiting.message.clone() else { continue };
+        let part = || field_path(&observed.pod, container);
         let warn = |reason, message: String| {
-            agent.cluster.note(Note::warning(&*observed.pod, COMPONENT, reason, message));
+            let note = Note::warning(&*observed.pod, COMPONENT, reason, message);
+            agent.cluster.note(note.of_part(part()));
         };
         match waiting.reason {
-            "CrashLoopBackOff" => warn("BackOff", message.replacen("back-off", "Back-off", 1)),
+            "CrashLoopBackOff" => {
+                let (key, uid) = (observed.pod.key(), observed.pod.uid());
+                let pod = format!("{}_{}({uid})", key.name, key.namespace);
+                let message =
+                    format!("Back-off restarting failed container {container} in pod {pod}");
+                warn("BackOff", message);
+            }
             "ImagePullBackOff" => {
                 // Why stands in the status and in the failed pull's own Event.
                 let short = message.split_once(": ErrImagePull").map_or(&*message, |(it, _)| it);
                 let note = Note::normal(&*observed.pod, COMPONENT, "BackOff", short.to_owned());
+                agent.cluster.note(note.of_part(part()));
+            }
+            "ContainerCreating" => {
+                let note = Note::warning(&*observed.pod, COMPONENT, "FailedMount", message);
                 agent.cluster.note(note);
             }
-            "ContainerCreating" => warn("FailedMount", message),
             "InvalidImageName" => warn("InspectFailed", message),
             "ErrImageNeverPull" => warn("ErrImageNeverPull", message),
             // The others were told where they happened.

@@ -113,6 +113,11 @@ pub enum Question {
         port: u16,
     },
     Exec(Vec<String>),
+    /// `grpc.health.v1` at the pod's own address.
+    Grpc {
+        port: u16,
+        service: String,
+    },
 }
 
 /// # Errors
@@ -148,9 +153,13 @@ pub fn question(probe: &Probe, container: &Container) -> Result<Question, String
         let host = tcp.host.clone().filter(|host| !host.is_empty());
         return Ok(Question::Tcp { host, port: port(&tcp.port)? });
     }
+    if let Some(grpc) = &probe.grpc {
+        let port = port(&IntOrString::Int(grpc.port))?;
+        return Ok(Question::Grpc { port, service: grpc.service.clone().unwrap_or_default() });
+    }
     match &probe.exec {
         Some(exec) => Ok(Question::Exec(exec.command.clone().unwrap_or_default())),
-        None => Err("the probe names no httpGet, tcpSocket or exec".to_owned()),
+        None => Err("the probe names no httpGet, tcpSocket, grpc or exec".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Asks the probes' questions: over HTTP or TCP to the pod's address, or by a command inside the
+//! Asks the probes' questions: over HTTP, gRPC or TCP to the pod's address, or by a command inside the
 //! container. What the answers mean is decided in `probe.rs`.
 //!
 //! One task a probe of a running instance. Until a readiness or startup probe first succeeds it is
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::node::grpc_health;
 use crate::node::http_get::{AskError, Url, exchange};
 use crate::node::probe::{
     Answer, Counter, ProbeKind, Question, Redirect, Verdict, judge_http, period, question,
@@ -31,6 +32,7 @@ const QUICK: Duration = Duration::from_millis(100);
 /// What a probe's task tells its pod's worker.
 pub struct Told {
     pub instance: String,
+    pub container: String,
     pub kind: ProbeKind,
     /// A new verdict, if this answer completed one that differs from the last.
     pub verdict: Option<Verdict>,
@@ -85,6 +87,7 @@ impl Probers {
             self.running.insert(id, stop.clone());
             let asker = Asker {
                 instance: ask.instance.to_owned(),
+                container: ask.container.name.clone(),
                 kind: ask.kind,
                 passed: ask.passed,
                 delay: remaining_delay(ask.probe, ask.started_at, now)
@@ -117,6 +120,7 @@ impl Drop for Probers {
 
 struct Asker<R> {
     instance: String,
+    container: String,
     kind: ProbeKind,
     passed: bool,
     delay: Duration,
@@ -155,6 +159,7 @@ impl<R: Runtime> Asker<R> {
                     if news.is_some() || failure.is_some() || new.is_some() {
                         (self.tell)(Told {
                             instance: self.instance.clone(),
+                            container: self.container.clone(),
                             kind: self.kind,
                             verdict: news,
                             failure,
@@ -212,6 +217,14 @@ impl<R: Runtime> Asker<R> {
                     Ok(Err(error)) => Answer::Failure(format!("Get \"{url}\": {error}")),
                     Err(_) => late(),
                 })
+            }
+            Question::Grpc { port, service } => {
+                let authority = format!("{}:{port}", self.pod_ip);
+                let asked = timeout(limit, grpc_health::check(&authority, service)).await;
+                Some(asked.unwrap_or_else(|_| {
+                    let limit = limit.as_secs();
+                    Answer::Failure(format!("timeout: health rpc did not complete within {limit}s"))
+                }))
             }
             Question::Exec(command) => {
                 match self.runtime.exec(&self.instance, command, limit).await {

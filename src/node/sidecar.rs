@@ -5,7 +5,7 @@
 //! restarted whatever the pod's policy says, and it is stopped after the pod's own containers, the
 //! last started first. Its instances have the role of an init container.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::node::instance::{Instance, Role};
 use crate::node::pod_plan::latest;
@@ -30,6 +30,14 @@ pub fn container_of<'a>(spec: &'a PodSpec, instance: &Instance) -> Option<&'a Co
         Role::Sandbox | Role::Spare => return None,
     };
     list.iter().find(|container| container.name == instance.identity.container)
+}
+
+/// How an Event names a container of a pod.
+pub fn field_path(pod: &Pod, container: &str) -> String {
+    let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let is_init = init.into_iter().any(|one| one.name == container);
+    let list = if is_init { "initContainers" } else { "containers" };
+    format!("spec.{list}{{{container}}}")
 }
 
 /// What counts when a container has ended: the pod's word, but a sidecar is always restarted.

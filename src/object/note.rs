@@ -59,6 +59,13 @@ impl Note {
         }
     }
 
+    /// About a part of the object, by its path: `spec.containers{web}`.
+    #[must_use]
+    pub fn of_part(mut self, field_path: String) -> Self {
+        self.about.field_path = Some(field_path);
+        self
+    }
+
     /// An object that made us panic, and how long it is left alone; `None`: until it changes.
     pub fn quarantined(
         about: ObjectReference,

@@ -35,7 +35,6 @@ const HOOK_SOCKET: &str =
     "Kubernetes itself never ran a hook that opens a socket; use exec or httpGet";
 const SELINUX: &str = "SELinux labels are not passed to Docker";
 const WINDOWS: &str = "nodes are Linux";
-const GRPC: &str = "gRPC probes are not made; use httpGet, tcpSocket or exec";
 const TOLD_RESOURCES: &[&str] = &[
     "\"limits.cpu\"",
     "\"limits.memory\"",
@@ -151,6 +150,8 @@ macro_rules! life_rows {
             concat!($in, $probe, ".httpGet.path"),
             concat!($in, $probe, ".httpGet.port"),
             concat!($in, $probe, ".httpGet.scheme"),
+            concat!($in, $probe, ".grpc.port"),
+            concat!($in, $probe, ".grpc.service"),
             concat!($in, $probe, ".tcpSocket.host"),
             concat!($in, $probe, ".tcpSocket.port"),
             concat!($in, $probe, ".initialDelaySeconds"),
@@ -160,7 +161,7 @@ macro_rules! life_rows {
             concat!($in, $probe, ".failureThreshold"),
             concat!($in, $probe, ".terminationGracePeriodSeconds"),
         ],
-        Refused(GRPC) => [concat!($in, $probe, ".grpc")],)*
+)*
         $(Runs => [
             concat!($in, "lifecycle.", $hook, ".exec.command"),
             concat!($in, "lifecycle.", $hook, ".httpGet.host"),
