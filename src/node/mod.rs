@@ -27,12 +27,12 @@ pub mod eviction;
 pub mod volume_files;
 pub mod volume_plan;
 
-pub mod volume_eviction;
 pub mod image;
 pub mod image_gc;
 pub mod images;
 pub mod memory;
 pub mod sidecar;
+pub mod volume_eviction;
 
 pub mod pod_plan;
 pub mod termination_plan;

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell};
-use crate::node::volume_eviction::{Bound, EVICTED, bounds, evicted_status};
 use crate::node::pod_worker::{COMPONENT, directory};
 use crate::node::runtime::Runtime;
+use crate::node::volume_eviction::{Bound, EVICTED, bounds, evicted_status};
 use crate::object::{Cluster, Note};
 use crate::task::caught_async;
 
