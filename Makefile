@@ -33,7 +33,7 @@ fuzz: ## Mutated URLs, bodies, patches, selectors, SECONDS=20 each, two at a tim
 host: ## Real Docker, iptables and kubectl, in a network namespace of their own (root)
 	cargo test --test host -- --test-threads=1
 
-bench: setup ## Us and the peers, interleaved: make bench ONLY=store (or api, memory, push, rollout, kill, footprint, deployments, services, scheduler, replica_set)
+bench: setup ## Us and the peers, interleaved: make bench ONLY=store (or api, memory, pods, push, rollout, kill, footprint, deployments, services, scheduler, replica_set)
 	cargo bench --bench bench -- $(ONLY)
 
 deny: ## Licences, advisories, sources and banned crates (cargo install cargo-deny)

@@ -1,7 +1,8 @@
 //! Sockets in a pod's network: what listens only on the pod's own `localhost` is reached from there
 //! alone. The kernel gives a socket the network namespace of the thread that makes it, for the
 //! socket's life. So a thread of its own enters the pod's namespace, makes sockets and ends; they are
-//! used from anywhere then. This is the one file that enters namespaces.
+//! used from anywhere then. This file enters network namespaces, `uts.rs` those of host names, and no
+//! other enters any.
 //!
 //! Which process has the pod's namespace is the engine's word, and a number only: the process may
 //! have ended and its number be another's, or the engine may count processes in a namespace of its

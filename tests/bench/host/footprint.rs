@@ -1,4 +1,4 @@
-//! (g) What the daemon needs with 30 pods: resident memory with that of the programs it keeps, and
+//! (g) What the daemon needs with 30 and with 100 pods: resident memory with that of the programs it keeps, and
 //! the processor's time while nothing happens.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::ground::{Ground, WEB, deployment};
 use crate::process::{busy, children, resident_mb};
 use crate::report::Report;
 
-const PODS: usize = 30;
+const PODS: [usize; 2] = [30, 100];
 /// After the last pod started: its own echo (statuses, events, a relist) is over.
 const SETTLING: Duration = Duration::from_secs(35);
 const SPANS: usize = 3;
@@ -15,12 +15,18 @@ const SPANS: usize = 3;
 const SPAN: Duration = Duration::from_secs(30);
 
 pub async fn run(ground: &Ground) {
-    let mut report = Report::new("idle with 30 pods");
+    for pods in PODS {
+        idle(ground, pods).await;
+    }
+}
+
+async fn idle(ground: &Ground, pods: usize) {
+    let mut report = Report::new(&format!("idle with {pods} pods"));
     report.sample("resident, no pods", "MB", resident_mb(ground.daemon()));
-    ground.write("idle.yaml", &deployment("idle", PODS, WEB, ""));
+    ground.write("idle.yaml", &deployment("idle", pods, WEB, ""));
     ground.commit("idle");
-    ground.until_running("idle", PODS).await;
-    report.sample("resident, 30 pods just started", "MB", resident_mb(ground.daemon()));
+    ground.until_running("idle", pods).await;
+    report.sample("resident, all just started", "MB", resident_mb(ground.daemon()));
     tokio::time::sleep(SETTLING).await;
     for _ in 0..SPANS {
         let place = format!("/proc/{}", ground.daemon());

@@ -27,8 +27,26 @@ pub struct Ground {
     pub docker: Docker,
     pub socket: String,
     client: Client,
+    dir: PathBuf,
     repo: PathBuf,
     daemon: Child,
+}
+
+/// Starts the daemon on the repository in this folder.
+fn daemon(dir: &Path, socket: &str, more: &[&str]) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("ballast.log"));
+    let log = log.expect("a log");
+    Command::new(env!("CARGO_BIN_EXE_ballast"))
+        .arg("run")
+        .arg(dir.join("repo"))
+        .args(["--node-name", "bench", "--docker", socket, "--data-dir"])
+        .arg(dir.join("data"))
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("the log"))
+        .stderr(log)
+        .spawn()
+        .expect("ballast starts")
 }
 
 impl Drop for Ground {
@@ -53,24 +71,24 @@ impl Ground {
         let namespace =
             format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
         std::fs::write(repo.join("namespace.yaml"), namespace).expect("a file");
-        let log = std::fs::File::create(dir.join("ballast.log")).expect("a log");
-        let daemon = Command::new(env!("CARGO_BIN_EXE_ballast"))
-            .arg("run")
-            .arg(&repo)
-            .args(["--node-name", "bench", "--docker", &socket, "--data-dir"])
-            .arg(dir.join("data"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the log"))
-            .stderr(log)
-            .spawn()
-            .expect("ballast starts");
+        let daemon = daemon(dir, &socket, &[]);
         let address = "http://127.0.0.1:7440".parse().expect("an address");
         let client = Client::try_from(kube::Config::new(address)).expect("a client");
-        let ground = Self { docker, socket, client, repo, daemon };
+        let dir = dir.to_owned();
+        let ground = Self { docker, socket, client, dir, repo, daemon };
         let first = ground.commit("begin");
         until("the daemon is ready", || async { ground.is_ready().await }).await;
         ground.until_applied(&first).await;
         ground
+    }
+
+    /// Ends the daemon and starts it again with other options; its containers run on.
+    pub async fn restart(&mut self, more: &[&str]) {
+        let pid = rustix::process::Pid::from_child(&self.daemon);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.daemon.wait().expect("it ends");
+        self.daemon = daemon(&self.dir, &self.socket, more);
+        until("the daemon is ready", || async { self.is_ready().await }).await;
     }
 
     async fn is_ready(&self) -> bool {

@@ -7,6 +7,7 @@ mod footprint;
 mod ground;
 mod kill;
 mod plain;
+mod pods;
 mod push;
 mod rollout;
 mod swarm;
@@ -22,10 +23,11 @@ use ground::{Ground, sh};
 const INSIDE: &str = "BALLAST_BENCH_INSIDE";
 
 /// What runs on one ground.
-type Run = for<'a> fn(&'a Ground) -> BoxFuture<'a, ()>;
+type Run = for<'a> fn(&'a mut Ground) -> BoxFuture<'a, ()>;
 
 /// Name, and what measures it.
 pub const ON_ENGINE: &[(&str, Run)] = &[
+    ("pods", |ground| Box::pin(pods::run(ground))),
     ("push", |ground| Box::pin(push::run(ground))),
     ("rollout", |ground| Box::pin(rollout::run(ground))),
     ("kill", |ground| Box::pin(kill::run(ground))),
@@ -113,9 +115,9 @@ pub fn inside(wanted: &dyn Fn(&str) -> bool) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let ground = Ground::prepare(&dir).await;
+        let mut ground = Ground::prepare(&dir).await;
         for (_, run) in ON_ENGINE.iter().filter(|(name, _)| wanted(name)) {
-            run(&ground).await;
+            run(&mut ground).await;
         }
     });
 }

@@ -60,6 +60,14 @@ impl<'a> Pair<'a> {
         took
     }
 
+    /// Pairs that stay; the ids of both containers of each.
+    pub async fn keep(&self, pods: usize, name: &str) -> Vec<String> {
+        let made = stream::iter(0..pods)
+            .map(|index| self.start_one(format!("{name}-{index}")))
+            .buffer_unordered(AT_ONCE);
+        made.collect::<Vec<_>>().await.into_iter().flatten().collect()
+    }
+
     /// The member's id, then the sandbox's.
     async fn start_one(&self, name: String) -> Vec<String> {
         let sandbox = self.create(&format!("{name}-sandbox"), self.sandbox.clone()).await;

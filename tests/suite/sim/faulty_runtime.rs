@@ -93,7 +93,11 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     }
 
     async fn start_named(&self, id: &str, from: &str, to: &str) -> Result<(), RuntimeError> {
-        self.change("start", id, self.runtime.start_named(id, from, to)).await
+        self.change("start", id, self.runtime.start_named(id, from, to)).await?;
+        if self.effects.strikes(Fault::EngineAnswerLost, "name") {
+            return Err(RuntimeError::Unnamed("injected".to_owned()));
+        }
+        Ok(())
     }
 
     async fn learn_from(&self, id: &str) -> Result<(), RuntimeError> {
