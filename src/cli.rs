@@ -308,6 +308,13 @@ pub struct Run {
     pub spare_sandboxes: Option<usize>,
     #[command(flatten)]
     pub allow: Allow,
+    /// Processes and threads that one container may have; 0 is as many as the host has [default: 4096]
+    #[arg(long)]
+    pub pids_limit: Option<i64>,
+    /// NAME=COUNT of what this host has besides cores and memory, by the name that pods ask for
+    /// (example.com/fpga=2); may be repeated [default: none]
+    #[arg(long = "resource", value_name = "NAME=COUNT")]
+    pub resources: Vec<String>,
     /// Which log lines: info, debug, ballast::node=debug … [default: info]
     #[arg(long)]
     pub log: Option<String>,

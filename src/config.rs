@@ -19,6 +19,11 @@ use crate::sync::{Access, SourceUrl, TokenFrom};
 
 /// The place Debian's policy gives to state.
 pub const DATA_DIR: &str = "/var/lib/ballast";
+/// See [`Config::pids_limit`]; below the least no shell would start its second program.
+const DEFAULT_PIDS: i64 = 4096;
+const LEAST_PIDS: i64 = 16;
+/// Its resources are devices.
+const NVIDIA: &str = "nvidia.com";
 
 /// Sandboxes made before their pods, at most: what a rolling update of a handful of pods can use. A
 /// node where nothing happens keeps one.
@@ -64,6 +69,9 @@ pub struct ConfigFile {
     /// A resource to the amount that pods do not get.
     #[serde(default)]
     pub system_reserved: BTreeMap<String, String>,
+    pub pids_limit: Option<i64>,
+    #[serde(default)]
+    pub resources: BTreeMap<String, i64>,
     #[serde(default)]
     pub sources: Vec<SourceFile>,
 }
@@ -123,6 +131,9 @@ pub struct Overrides {
     pub log: Option<String>,
     pub log_format: Option<String>,
     pub allow: privilege::Flags,
+    pub pids_limit: Option<i64>,
+    /// `NAME=COUNT`
+    pub resources: Vec<String>,
 }
 
 /// Everything the daemon needs to know, checked.
@@ -165,6 +176,11 @@ pub struct Config {
     pub privileges: Privileges,
     /// The kubelet's defaults.
     pub care: CareSettings,
+    /// 4096 for each container, what large distributions give a pod: a program with a thread a
+    /// connection is far below it, and ten that fork without end leave a default kernel (32,768) alive. 0: none.
+    pub pids_limit: i64,
+    /// None: what a host has besides cores and memory only its operator knows.
+    pub resources: BTreeMap<String, i64>,
     pub sources: Vec<SourceSettings>,
 }
 
@@ -363,6 +379,13 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
     let mut allow = file.allow;
     given.allow.add_to(&mut allow, &mut faults);
     let privileges = Privileges::read(allow, own_paths.collect(), &mut faults);
+    let pids_limit = given.pids_limit.or(file.pids_limit).unwrap_or(DEFAULT_PIDS);
+    if pids_limit != 0 && pids_limit < LEAST_PIDS {
+        faults.push(format!(
+            "pidsLimit: {pids_limit} is neither 0 (no limit) nor at least {LEAST_PIDS}"
+        ));
+    }
+    let resources = resources(file.resources, given.resources, &mut faults);
     if !faults.is_empty() {
         return Err(ConfigFaults(faults));
     }
@@ -385,8 +408,45 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         log_json: log_format == "json",
         privileges,
         care,
+        pids_limit,
+        resources,
         sources,
     })
+}
+
+/// What nodes offer besides; a flag wins over the file.
+fn resources(
+    mut all: BTreeMap<String, i64>,
+    flags: Vec<String>,
+    faults: &mut Vec<String>,
+) -> BTreeMap<String, i64> {
+    for text in flags {
+        match text.split_once('=').and_then(|(name, count)| Some((name, count.parse().ok()?))) {
+            Some((name, count)) => _ = all.insert(name.to_owned(), count),
+            None => faults.push(format!("--resource: {text:?} is not NAME=COUNT")),
+        }
+    }
+    for (name, count) in &all {
+        let at = format!("resources[{name}]");
+        if *count < 0 {
+            faults.push(format!("{at}: {count} is less than nothing"));
+        }
+        let (domain, of_domain) = name.split_once('/').unwrap_or(("", name));
+        let native = domain.is_empty() || domain.ends_with("kubernetes.io");
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let shaped = name::subdomain_faults(domain).is_empty()
+            && (1..=63).contains(&of_domain.len())
+            && of_domain.chars().all(is_word);
+        if native || !shaped {
+            faults.push(format!(
+                "{at}: a resource of your own is named domain/name, such as example.com/fpga"
+            ));
+        }
+        if domain == NVIDIA {
+            faults.push(format!("{at}: this version gives containers no devices; a count alone would be an empty promise"));
+        }
+    }
+    all
 }
 
 /// What is written about TLS.
@@ -593,6 +653,38 @@ mod tests {
         let file: ConfigFile = serde_yaml::from_str("dataDir: ''").expect("parses");
         let ConfigFaults(faults) = build(file, Overrides::default(), "h").expect_err("no path");
         assert!(faults.iter().any(|fault| fault.starts_with("dataDir:")), "{faults:?}");
+    }
+
+    #[test]
+    fn what_a_host_has_besides_is_declared_by_name() {
+        let given = |lines: &str, flags: &[&str]| {
+            let text = format!("{lines}sources:\n- {{name: a, url: https://git.example/a}}\n");
+            let resources = flags.iter().map(|flag| (*flag).to_owned()).collect();
+            let given = Overrides { resources, ..Overrides::default() };
+            build(serde_yaml::from_str(&text).expect("parses"), given, "h")
+        };
+        let plain = given("", &[]).expect("valid");
+        assert_eq!((plain.pids_limit, plain.resources.len()), (4096, 0));
+        let config =
+            given("resources: {example.com/fpga: 2, a.b/c: 1}\n", &["a.b/c=3"]).expect("valid");
+        assert_eq!(config.resources["example.com/fpga"], 2);
+        assert_eq!(config.resources["a.b/c"], 3, "a flag wins");
+        assert_eq!(given("pidsLimit: 0\n", &[]).expect("valid").pids_limit, 0);
+        for (lines, flags, fault) in [
+            ("pidsLimit: 3\n", &[][..], "pidsLimit: 3 is neither"),
+            ("resources: {cpu: 2}\n", &[], "resources[cpu]: a resource of your own"),
+            ("resources: {kubernetes.io/x: 2}\n", &[], "resources[kubernetes.io/x]: a resource"),
+            (
+                "resources: {nvidia.com/gpu: 1}\n",
+                &[],
+                "resources[nvidia.com/gpu]: this version gives",
+            ),
+            ("", &["a.b/c=-1"], "resources[a.b/c]: -1 is less"),
+            ("", &["a.b/c"], "--resource: \"a.b/c\" is not NAME=COUNT"),
+        ] {
+            let ConfigFaults(faults) = given(lines, flags).expect_err("invalid");
+            assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
+        }
     }
 
     #[test]

@@ -17,11 +17,12 @@ const MARK: &str = "installation.json";
 /// The mark before it has its name.
 const NEW_MARK: &str = "installation.json.new";
 /// Everything else that is ever made in the directory itself.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "access",
     "audit",
     "git",
     "pods",
+    "seccomp",
     "secret.key",
     "store.db",
     "store.db-journal",

@@ -112,6 +112,8 @@ fn configured(arguments: Run) -> Result<config::Config> {
         log: arguments.log,
         log_format: arguments.log_format,
         allow: arguments.allow.into(),
+        pids_limit: arguments.pids_limit,
+        resources: arguments.resources,
     };
     Ok(config::build(file, given, &host_name)?)
 }

@@ -28,12 +28,14 @@ use crate::node::memory::Memory;
 use crate::node::metrics::Metrics;
 use crate::node::pulled_images::PulledFile;
 use crate::node::pulls::PULLS;
+use crate::node::resolver::Resolver;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::spare_keeper::Spares;
 use crate::node::turns::Turns;
 use crate::object::drift::{DriftObject, Layer};
 use crate::object::ledger::{Examined, Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
+use crate::object::privilege::Privileges;
 use crate::object::{Cluster, Key, Object};
 use crate::task::{Tasks, caught};
 
@@ -75,6 +77,12 @@ pub struct NodeOptions {
     pub bridge: String,
     /// Sandboxes made before their pods, at most; 0 makes none.
     pub spare_sandboxes: usize,
+    /// How many processes and threads one container may have; `None`: as many as the host has.
+    pub pids_limit: Option<i64>,
+    /// What else the node offers: devices, licences, by the name that pods ask for.
+    pub resources: BTreeMap<String, i64>,
+    /// What pods may have of this host, for what only shows on the host: where a path leads.
+    pub privileges: Arc<Privileges>,
     /// Containers without a pod are left alone until the store holds a first commit: a fresh store
     /// knows no pods, also where the disk with the last one is merely not mounted.
     pub hold: bool,
@@ -278,6 +286,8 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             network: self.options.network.clone(),
             pause_image: lock(&self.sandbox_image).clone(),
             node_memory: engine.memory,
+            pids_limit: self.options.pids_limit,
+            resolver: Resolver::default(),
         }
     }
 

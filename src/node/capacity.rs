@@ -32,6 +32,8 @@ pub struct Engine {
     pub live_restore: bool,
     /// The directory that holds images and containers, on the engine's host.
     pub data_root: String,
+    /// The host's kernel has AppArmor, and the engine uses it.
+    pub app_armor: bool,
 }
 
 impl Engine {
@@ -52,8 +54,12 @@ pub struct Limits {
     pub cpu_shares: bool,
 }
 
-/// A node's `capacity`.
-pub fn capacity(engine: &Engine, disk_bytes: Option<u64>) -> BTreeMap<String, Written> {
+/// A node's `capacity`. `resources` are what the operator says it has besides; the scheduler counts them.
+pub fn capacity(
+    engine: &Engine,
+    disk_bytes: Option<u64>,
+    resources: &BTreeMap<String, i64>,
+) -> BTreeMap<String, Written> {
     let mut offered = BTreeMap::from([
         ("cpu".to_owned(), Quantity::from_units(engine.cpus)),
         ("memory".to_owned(), Quantity::from_bytes(engine.memory)),
@@ -62,6 +68,8 @@ pub fn capacity(engine: &Engine, disk_bytes: Option<u64>) -> BTreeMap<String, Wr
     if let Some(bytes) = disk_bytes.and_then(|bytes| i64::try_from(bytes).ok()) {
         offered.insert("ephemeral-storage".to_owned(), Quantity::from_bytes(bytes));
     }
+    let declared = |(name, count): (&String, &i64)| (name.clone(), Quantity::from_units(*count));
+    offered.extend(resources.iter().map(declared));
     offered.into_iter().map(|(name, amount)| (name, Written(amount.to_string()))).collect()
 }
 
@@ -99,9 +107,12 @@ mod tests {
     #[test]
     fn a_host_offers_its_cores_memory_and_110_pods() {
         let engine = Engine { cpus: 2, memory: 8 << 30, ..Engine::default() };
-        let offered = capacity(&engine, Some(10 << 30));
+        let more = BTreeMap::from([("example.com/fpga".to_owned(), 2)]);
+        let offered = capacity(&engine, Some(10 << 30), &more);
         let words: Vec<_> = offered.iter().map(|(n, q)| format!("{n}={}", q.0)).collect();
-        assert_eq!(words, ["cpu=2", "ephemeral-storage=10Gi", "memory=8Gi", "pods=110"]);
+        let wanted =
+            ["cpu=2", "ephemeral-storage=10Gi", "example.com/fpga=2", "memory=8Gi", "pods=110"];
+        assert_eq!(words, wanted);
 
         let mut settings = CareSettings::default();
         settings.reserved.insert("cpu".into(), Quantity::from_millis(100));
@@ -112,9 +123,15 @@ mod tests {
         };
         assert_eq!(
             words(&settings),
-            ["cpu=1900m", "ephemeral-storage=9Gi", "memory=7068Mi", "pods=110"]
+            [
+                "cpu=1900m",
+                "ephemeral-storage=9Gi",
+                "example.com/fpga=2",
+                "memory=7068Mi",
+                "pods=110"
+            ]
         );
         settings.reserved.insert("memory".into(), Quantity::from_bytes(9 << 30));
-        assert_eq!(words(&settings)[2], "memory=0");
+        assert_eq!(words(&settings)[3], "memory=0");
     }
 }

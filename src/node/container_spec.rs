@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use sha2::{Digest, Sha256};
 
+use crate::node::confinement::{self, AppArmor, Confined, Seccomp};
 use crate::node::instance::{Identity, MADE_AS, Role, SETTINGS, Settings};
+use crate::node::resolver::{self, Resolver};
 use crate::node::sidecar::lasting;
 use crate::node::volume_plan::fs_group;
 use crate::object::Object;
@@ -28,12 +30,16 @@ pub enum NetworkMode {
     Bridge(String),
     /// Another container's network namespace, by id.
     Join(String),
+    /// The host's own.
+    Host,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IpcMode {
     Shareable,
     Join(String),
+    /// The host's own.
+    Host,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +48,8 @@ pub enum PidMode {
     Own,
     /// Another container's process namespace, by id.
     Join(String),
+    /// The host's own.
+    Host,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +126,10 @@ pub struct ContainerSpec {
     pub network: NetworkMode,
     pub ipc: IpcMode,
     pub pid: PidMode,
+    /// Of the sandbox, whose `resolv.conf` its members share; `None`: what the engine gives.
+    pub resolver: Option<Resolver>,
+    /// Of the sandbox, who owns the namespaces that they are of.
+    pub sysctls: Vec<(String, String)>,
     pub ports: Vec<PublishedPort>,
     pub mounts: Vec<MountSpec>,
     pub memory: i64,
@@ -130,6 +142,10 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
     pub capabilities_added: Vec<String>,
     pub capabilities_dropped: Vec<String>,
+    pub seccomp: Seccomp,
+    pub app_armor: AppArmor,
+    /// Processes and threads; `None`: as many as the host has.
+    pub pids_limit: Option<i64>,
     /// `name:address` of the hosts file, which members share with their sandbox.
     pub extra_hosts: Vec<String>,
     pub stdin: bool,
@@ -168,6 +184,10 @@ pub struct Site {
     pub pause_image: String,
     /// Bytes, for `oom_score_adj` of Burstable pods.
     pub node_memory: i64,
+    /// How many processes and threads one container may have; `None`: as many as the host has.
+    pub pids_limit: Option<i64>,
+    /// What the host itself resolves by; asked where a pod has settings of its own.
+    pub resolver: Resolver,
 }
 
 /// Kubernetes' three classes; the API writes it into the status, this is for objects without one.
@@ -321,9 +341,13 @@ pub fn hostname(pod: &Pod) -> String {
 /// The sandbox of a pod: it owns the namespaces and the published ports.
 pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
     let spec = pod.spec.clone().unwrap_or_default();
+    // On the host's network a port is open where it is listened on: there is nothing to publish, and
+    // the host has a name already.
+    let on_host = confinement::is_on_host_network(pod);
+    let of_host = |wanted: Option<bool>| wanted == Some(true);
     let mut ports = Vec::new();
     for port in lasting(&spec).flat_map(|(_, c)| c.ports.iter().flatten()) {
-        if let Some(host_port) = port.host_port.filter(|port| *port > 0) {
+        if let Some(host_port) = port.host_port.filter(|port| *port > 0 && !on_host) {
             ports.push(PublishedPort {
                 container_port: u16::try_from(port.container_port).unwrap_or_default(),
                 protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
@@ -348,11 +372,17 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         working_dir: None,
         user: None,
         groups: Vec::new(),
-        hostname: Some(hostname(pod)),
+        hostname: (!on_host).then(|| hostname(pod)),
         stop_signal: None,
-        network: NetworkMode::Bridge(site.network.clone()),
-        ipc: IpcMode::Shareable,
-        pid: PidMode::Own,
+        network: if on_host {
+            NetworkMode::Host
+        } else {
+            NetworkMode::Bridge(site.network.clone())
+        },
+        ipc: if of_host(spec.host_ipc) { IpcMode::Host } else { IpcMode::Shareable },
+        pid: if of_host(spec.host_pid) { PidMode::Host } else { PidMode::Own },
+        resolver: resolver::of_pod(&spec, &site.resolver),
+        sysctls: confinement::sysctls(pod),
         ports,
         mounts: Vec::new(),
         memory: 0,
@@ -364,6 +394,9 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         no_new_privileges: true,
         capabilities_added: Vec::new(),
         capabilities_dropped: Vec::new(),
+        seccomp: Seccomp::Engine,
+        app_armor: AppArmor::Engine,
+        pids_limit: None,
         extra_hosts: aliases.collect(),
         stdin: false,
         stdin_once: false,
@@ -405,6 +438,7 @@ pub struct Resolved {
     pub command: Vec<String>,
     pub arguments: Vec<String>,
     pub mounts: Vec<MountSpec>,
+    pub confined: Confined,
 }
 
 /// A pod container or init container that joins its pod's sandbox.
@@ -427,9 +461,10 @@ pub fn member(
     let arguments = (!resolved.arguments.is_empty() || entrypoint.is_some())
         .then(|| resolved.arguments.clone());
     let capabilities = security.capabilities.clone().unwrap_or_default();
+    let of_pod =
+        |asked: fn(&PodSpec) -> Option<bool>| pod.spec.as_ref().and_then(asked) == Some(true);
     // The sandbox's own process is number 1 then, and takes the orphans.
-    let shares_processes =
-        pod.spec.as_ref().is_some_and(|spec| spec.share_process_namespace == Some(true));
+    let shares_processes = of_pod(|spec| spec.share_process_namespace);
     ContainerSpec {
         name: identity.engine_name(&site.prefix),
         identity,
@@ -439,13 +474,29 @@ pub fn member(
         arguments,
         env: resolved.env.clone(),
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
-        user: user(pod, &security),
-        groups: fs_group(pod).iter().map(u32::to_string).collect(),
+        user: resolved.confined.user.clone(),
+        groups: {
+            let mut groups = confinement::supplemental_groups(pod);
+            groups.extend(fs_group(pod).iter().map(u32::to_string));
+            groups
+        },
         hostname: None,
         stop_signal: container.lifecycle.as_ref().and_then(|own| own.stop_signal.clone()),
         network: NetworkMode::Join(sandbox_id.to_owned()),
-        ipc: IpcMode::Join(sandbox_id.to_owned()),
-        pid: if shares_processes { PidMode::Join(sandbox_id.to_owned()) } else { PidMode::Own },
+        ipc: if of_pod(|spec| spec.host_ipc) {
+            IpcMode::Host
+        } else {
+            IpcMode::Join(sandbox_id.to_owned())
+        },
+        pid: if shares_processes {
+            PidMode::Join(sandbox_id.to_owned())
+        } else if of_pod(|spec| spec.host_pid) {
+            PidMode::Host
+        } else {
+            PidMode::Own
+        },
+        resolver: None,
+        sysctls: Vec::new(),
         ports: Vec::new(),
         mounts: resolved.mounts.clone(),
         memory: memory(container),
@@ -455,26 +506,15 @@ pub fn member(
         privileged: security.privileged == Some(true),
         read_only_root: security.read_only_root_filesystem == Some(true),
         no_new_privileges: security.allow_privilege_escalation == Some(false),
-        capabilities_added: capabilities.add.unwrap_or_default(),
-        capabilities_dropped: capabilities.drop.unwrap_or_default(),
+        capabilities_added: confinement::capabilities(capabilities.add),
+        capabilities_dropped: confinement::capabilities(capabilities.drop),
+        seccomp: resolved.confined.seccomp.clone(),
+        app_armor: confinement::app_armor(pod, container),
+        pids_limit: site.pids_limit,
         extra_hosts: Vec::new(),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
-    }
-}
-
-/// `uid`, `uid:gid` or the image's own; the container's word counts before the pod's. A group without
-/// a user never gets here: admission refuses it, since the engine would run it as root.
-fn user(pod: &Pod, security: &SecurityContext) -> Option<String> {
-    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone());
-    let of_pod = of_pod.unwrap_or_default();
-    let uid = security.run_as_user.or(of_pod.run_as_user);
-    let gid = security.run_as_group.or(of_pod.run_as_group);
-    match (uid, gid) {
-        (Some(uid), Some(gid)) => Some(format!("{uid}:{gid}")),
-        (Some(uid), None) => Some(uid.to_string()),
-        (None, _) => None,
     }
 }
 
@@ -497,6 +537,8 @@ mod tests {
             network: "ballast-i".into(),
             pause_image: "sha256:p".into(),
             node_memory: 8 << 30,
+            pids_limit: Some(4096),
+            resolver: Resolver::default(),
         }
     }
 
@@ -563,21 +605,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_the_hosts_is_joined_and_not_made() {
+        let pod = pod(json!({"hostNetwork": true, "hostPID": true, "hostIPC": true,
+            "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"]},
+            "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}));
+        let made = sandbox(&pod, &site(), 0);
+        assert_eq!((&made.network, &made.ipc), (&NetworkMode::Host, &IpcMode::Host));
+        assert_eq!((made.hostname, made.ports.len()), (None, 0), "the host has a name and ports");
+        assert_eq!(made.resolver.map(|it| it.servers), Some(vec!["192.0.2.1".to_owned()]));
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let spec = member(&pod, container, Role::Container, 0, "s", &Resolved::default(), &site());
+        assert_eq!((spec.network, spec.ipc), (NetworkMode::Join("s".into()), IpcMode::Host));
+        assert_eq!((made.pid, spec.pid), (PidMode::Host, PidMode::Host));
+    }
+
+    #[test]
     fn a_member_is_confined_as_its_manifest_says() {
         let pod = pod(
-            json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [
+            json!({"securityContext": {"runAsUser": 1000, "runAsGroup": 1001, "supplementalGroups": [7]}, "containers": [
             {"name": "c", "image": "x:1", "workingDir": "/srv", "stdin": true, "stdinOnce": true, "tty": true, "securityContext": {
                 "runAsUser": 2000, "readOnlyRootFilesystem": true, "privileged": true,
-                "allowPrivilegeEscalation": false,
-                "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}}},
+                "allowPrivilegeEscalation": false, "appArmorProfile": {"type": "Unconfined"},
+                "capabilities": {"add": ["CAP_NET_ADMIN"], "drop": ["ALL"]}}},
             {"name": "d", "image": "x:1"}]}),
         );
         let made = |index: usize| {
             let container = &pod.spec.as_ref().expect("spec").containers[index];
-            member(&pod, container, Role::Container, 0, "s", &Resolved::default(), &site())
+            let user = confinement::user(&pod, container, "").expect("it may run");
+            let confined = Confined { user, seccomp: Seccomp::Unconfined };
+            let resolved = Resolved { confined, ..Resolved::default() };
+            member(&pod, container, Role::Container, 0, "s", &resolved, &site())
         };
         let (strict, plain) = (made(0), made(1));
         assert_eq!(strict.user.as_deref(), Some("2000:1001"));
+        assert_eq!((strict.seccomp, strict.app_armor), (Seccomp::Unconfined, AppArmor::Unconfined));
+        assert_eq!((strict.pids_limit, strict.groups), (Some(4096), vec!["7".to_owned()]));
         assert_eq!(strict.working_dir.as_deref(), Some("/srv"));
         assert!(strict.read_only_root && strict.privileged && strict.no_new_privileges);
         assert!(strict.stdin && strict.stdin_once && strict.tty);

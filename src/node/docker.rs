@@ -237,6 +237,8 @@ impl Runtime for Docker {
             },
             live_restore: info.live_restore_enabled.unwrap_or_default(),
             data_root: info.docker_root_dir.unwrap_or_default(),
+            app_armor: (info.security_options.iter().flatten())
+                .any(|option| option.starts_with("name=apparmor")),
         })
     }
 

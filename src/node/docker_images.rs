@@ -28,6 +28,7 @@ pub async fn image(client: &Client, reference: &str) -> Result<Option<ImageFacts
             id: answer.id.unwrap_or_default(),
             layers: answer.root_fs.and_then(|root| root.layers).unwrap_or_default(),
             size: answer.size.unwrap_or_default(),
+            user: answer.config.and_then(|config| config.user).unwrap_or_default(),
         })),
         Err(RuntimeError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),

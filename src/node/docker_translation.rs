@@ -13,6 +13,7 @@ use bollard::models::{
 };
 use jiff::Timestamp;
 
+use crate::node::confinement::{AppArmor, Seccomp};
 use crate::node::container_spec::{
     CPU_PERIOD, ContainerSpec, IpcMode, MountSpec, NetworkMode, PidMode, Propagation,
     RecursiveReadOnly,
@@ -87,6 +88,7 @@ fn request(spec: &ContainerSpec) -> ContainerCreateBody {
         ..Mount::default()
     });
     let (log_driver, log_options) = ContainerSpec::log_config();
+    let resolver = spec.resolver.as_ref();
     let some_list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     ContainerCreateBody {
         hostname: spec.hostname.clone(),
@@ -106,15 +108,24 @@ fn request(spec: &ContainerSpec) -> ContainerCreateBody {
             network_mode: Some(match &spec.network {
                 NetworkMode::Bridge(name) => name.clone(),
                 NetworkMode::Join(id) => format!("container:{id}"),
+                NetworkMode::Host => "host".to_owned(),
             }),
             ipc_mode: Some(match &spec.ipc {
                 IpcMode::Shareable => "shareable".to_owned(),
                 IpcMode::Join(id) => format!("container:{id}"),
+                IpcMode::Host => "host".to_owned(),
             }),
             pid_mode: match &spec.pid {
                 PidMode::Own => None,
                 PidMode::Join(id) => Some(format!("container:{id}")),
+                PidMode::Host => Some("host".to_owned()),
             },
+            dns: resolver.map(|resolver| resolver.servers.clone()),
+            dns_search: resolver.map(|resolver| resolver.searches.clone()),
+            dns_options: resolver.map(|resolver| resolver.options.clone()),
+            sysctls: (!spec.sysctls.is_empty()).then(|| spec.sysctls.iter().cloned().collect()),
+            group_add: some_list(&spec.groups),
+            pids_limit: spec.pids_limit,
             port_bindings: (!bindings.is_empty()).then_some(bindings),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),
@@ -136,8 +147,7 @@ fn request(spec: &ContainerSpec) -> ContainerCreateBody {
             readonly_rootfs: Some(spec.read_only_root),
             cap_add: some_list(&spec.capabilities_added),
             cap_drop: some_list(&spec.capabilities_dropped),
-            security_opt: spec.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
-            group_add: some_list(&spec.groups),
+            security_opt: some_list(&security_options(spec)),
             extra_hosts: some_list(&spec.extra_hosts),
             ..HostConfig::default()
         }),
@@ -159,6 +169,25 @@ fn bind_options(mount: &MountSpec) -> MountBindOptions {
         read_only_force_recursive: (recursion == Some(RecursiveReadOnly::Enabled)).then_some(true),
         ..MountBindOptions::default()
     }
+}
+
+/// What the engine takes as words of one list.
+fn security_options(spec: &ContainerSpec) -> Vec<String> {
+    let mut options = Vec::new();
+    if spec.no_new_privileges {
+        options.push("no-new-privileges".to_owned());
+    }
+    match &spec.seccomp {
+        Seccomp::Engine => {}
+        Seccomp::Unconfined => options.push("seccomp=unconfined".to_owned()),
+        Seccomp::Given(text) => options.push(format!("seccomp={text}")),
+    }
+    match &spec.app_armor {
+        AppArmor::Engine => {}
+        AppArmor::Unconfined => options.push("apparmor=unconfined".to_owned()),
+        AppArmor::Named(name) => options.push(format!("apparmor={name}")),
+    }
+    options
 }
 
 /// Docker's zero time is the year 1: a thing that has not happened.
@@ -345,4 +374,164 @@ pub fn network_request(network: &NetworkSpec) -> NetworkCreateRequest {
 /// The first address of the range, as Docker itself chooses.
 pub fn gateway_of(network: &NetworkSpec) -> Ipv4Addr {
     network.subnet.hosts().next().unwrap_or_else(|| network.subnet.addr())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::node::confinement::Confined;
+    use crate::node::container_spec::{Resolved, Site, member, sandbox};
+    use crate::node::instance::Role;
+    use crate::node::resolver::Resolver;
+
+    fn site() -> Site {
+        Site {
+            installation: "i".into(),
+            prefix: "ballast".into(),
+            network: "ballast-i".into(),
+            pause_image: "sha256:p".into(),
+            node_memory: 8 << 30,
+            pids_limit: Some(4096),
+            resolver: Resolver::default(),
+        }
+    }
+
+    /// Every field that a pod can ask something with, asked as greedily as it can be.
+    fn greedy() -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
+            "hostname": "h", "hostPID": true,
+            "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["a.example"]}],
+            "dnsConfig": {"nameservers": ["192.0.2.1"], "searches": ["a"], "options": [{"name": "ndots", "value": "2"}]},
+            "securityContext": {"runAsUser": 1, "runAsGroup": 2, "supplementalGroups": [3],
+                "sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]},
+            "containers": [{"name": "c", "image": "x:1", "command": ["a"], "args": ["b"], "workingDir": "/srv",
+                "stdin": true, "stdinOnce": true, "tty": true, "ports": [{"containerPort": 80, "hostPort": 81}],
+                "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},
+                "securityContext": {"privileged": true, "readOnlyRootFilesystem": true,
+                    "allowPrivilegeEscalation": false, "capabilities": {"add": ["CHOWN"], "drop": ["ALL"]},
+                    "seccompProfile": {"type": "Unconfined"},
+                    "appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}}}]}}))
+        .expect("a pod")
+    }
+
+    fn bodies() -> [Value; 2] {
+        let pod = greedy();
+        let container = &pod.spec.as_ref().expect("spec").containers[0];
+        let mount = MountSpec {
+            source: "/a".into(),
+            target: "/b".into(),
+            read_only: true,
+            propagation: Propagation::None,
+            recursive_read_only: RecursiveReadOnly::Disabled,
+        };
+        let resolved = Resolved {
+            env: vec!["A=b".into()],
+            command: vec!["a".into()],
+            arguments: vec!["b".into()],
+            mounts: vec![mount],
+            confined: Confined { user: Some("1:2".into()), seccomp: Seccomp::Unconfined },
+        };
+        let made = [
+            sandbox(&pod, &site(), 0),
+            member(&pod, container, Role::Container, 0, "s", &resolved, &site()),
+        ];
+        made.map(|spec| serde_json::to_value(body(&spec)).expect("JSON"))
+    }
+
+    fn set(value: &Value) -> BTreeSet<&str> {
+        let fields = value.as_object().into_iter().flatten();
+        fields.filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// What is not on these lists cannot be asked of the engine, whatever a manifest says: devices,
+    /// other mounts, cgroups of others, capabilities by another name. A new word is added here knowingly.
+    #[test]
+    fn the_request_has_no_field_outside_the_list() {
+        let of_config = [
+            "Cmd",
+            "Entrypoint",
+            "Env",
+            "ExposedPorts",
+            "HostConfig",
+            "Hostname",
+            "Image",
+            "Labels",
+            "OpenStdin",
+            "StdinOnce",
+            "StopSignal",
+            "Tty",
+            "User",
+            "WorkingDir",
+        ];
+        let of_host = [
+            "CapAdd",
+            "CapDrop",
+            "CpuPeriod",
+            "CpuQuota",
+            "CpuShares",
+            "Dns",
+            "DnsOptions",
+            "DnsSearch",
+            "ExtraHosts",
+            "GroupAdd",
+            "IpcMode",
+            "LogConfig",
+            "Memory",
+            "MemorySwap",
+            "Mounts",
+            "NetworkMode",
+            "OomScoreAdj",
+            "PidMode",
+            "PidsLimit",
+            "PortBindings",
+            "Privileged",
+            "ReadonlyRootfs",
+            "RestartPolicy",
+            "SecurityOpt",
+            "Sysctls",
+        ];
+        let (mut config, mut host) = (BTreeSet::new(), BTreeSet::new());
+        let bodies = bodies();
+        for body in &bodies {
+            config.extend(set(body));
+            host.extend(set(&body["HostConfig"]));
+        }
+        let outside = |found: &BTreeSet<&str>, list: &[&str]| -> Vec<String> {
+            found
+                .iter()
+                .filter(|name| !list.contains(name))
+                .map(|name| (*name).to_owned())
+                .collect()
+        };
+        assert_eq!(outside(&config, &of_config), [""; 0]);
+        assert_eq!(outside(&host, &of_host), [""; 0]);
+        // The lists hold nothing that is never asked, but what other versions of a pod ask.
+        let unasked: Vec<&str> = of_host.into_iter().filter(|name| !host.contains(name)).collect();
+        assert_eq!(unasked, [""; 0]);
+        let mounts = bodies[1]["HostConfig"]["Mounts"].as_array().expect("mounts");
+        assert!(mounts.iter().all(|mount| mount["Type"] == "bind"), "{mounts:?}");
+    }
+
+    #[test]
+    fn words_of_confinement_are_the_engines() {
+        let [sandbox, member] = bodies().map(|mut body| body["HostConfig"].take());
+        assert_eq!(
+            member["SecurityOpt"],
+            json!(["no-new-privileges", "seccomp=unconfined", "apparmor=x"])
+        );
+        assert_eq!((&member["PidsLimit"], &member["GroupAdd"]), (&json!(4096), &json!(["3"])));
+        assert_eq!((&member["PidMode"], &sandbox["PidMode"]), (&json!("host"), &json!("host")));
+        assert_eq!(sandbox["SecurityOpt"], json!(["no-new-privileges"]));
+        assert_eq!(sandbox["Sysctls"], json!({"net.ipv4.tcp_syncookies": "1"}));
+        assert_eq!(
+            (&sandbox["Dns"], &sandbox["DnsSearch"], &sandbox["DnsOptions"]),
+            (&json!(["192.0.2.1"]), &json!(["a"]), &json!(["ndots:2"]))
+        );
+        assert!(member["Sysctls"].is_null() && member["Dns"].is_null(), "the sandbox has them");
+    }
 }

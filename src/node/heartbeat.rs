@@ -3,7 +3,7 @@
 //! The kubelet's numbers: Lease of 40 s renewed every 10 s; the status computed every 10 s, written
 //! on change or every 5 min.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +73,7 @@ async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(), ApiErro
         node_name: &agent.options.node_name,
         host_ids: host_ids(),
         disk_bytes,
+        resources: &agent.options.resources,
         pressures: agent.pressures.borrow().clone(),
         care: &agent.options.care.settings,
     };
@@ -145,6 +146,7 @@ struct Seen<'a> {
     /// Of the machine, and of this boot.
     host_ids: (String, String),
     disk_bytes: Option<u64>,
+    resources: &'a BTreeMap<String, i64>,
     pressures: BTreeSet<Pressure>,
     care: &'a CareSettings,
 }
@@ -204,7 +206,7 @@ fn node_status(node: &Node, seen: &Seen<'_>, now: Timestamp) -> NodeStatus {
     let ready: Condition = match &seen.engine {
         EngineState::Ready(engine) => {
             told.push(live_restore(engine));
-            let offered = capacity(engine, seen.disk_bytes);
+            let offered = capacity(engine, seen.disk_bytes, seen.resources);
             status.allocatable = Some(allocatable(&offered, seen.care));
             status.capacity = Some(offered);
             status.node_info = Some(NodeSystemInfo {
@@ -335,12 +337,14 @@ mod tests {
     #[test]
     fn an_engine_that_is_away_makes_the_node_unready_and_keeps_what_it_offered() {
         let (ids, care) = ((String::new(), String::new()), CareSettings::default());
+        let none = BTreeMap::new();
         let seen = |engine: &EngineState| Seen {
             engine: engine.clone(),
             host_ip: Ipv4Addr::new(192, 0, 2, 2),
             node_name: "n1",
             host_ids: ids.clone(),
             disk_bytes: None,
+            resources: &none,
             pressures: BTreeSet::new(),
             care: &care,
         };

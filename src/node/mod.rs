@@ -20,10 +20,12 @@
 
 pub mod instance;
 
+pub mod confinement;
 pub mod container_spec;
 pub mod copies;
 pub mod environment;
 pub mod eviction;
+pub mod resolver;
 pub mod volume_files;
 pub mod volume_plan;
 
@@ -80,6 +82,7 @@ mod pod_network;
 mod pod_worker;
 mod pressure;
 mod prober;
+mod profile;
 mod pull_progress;
 mod pulled_images;
 mod pulls;

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
+use crate::node::confinement::is_on_host_network;
 use crate::node::container_spec::{self, ContainerSpec};
 use crate::node::environment::needs_pod_ip;
 use crate::node::image::Waiting;
@@ -26,6 +27,7 @@ use crate::node::memory::Failure;
 use crate::node::pod_plan::{Action, Step};
 use crate::node::pod_status::pod_ip;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
+use crate::node::profile;
 use crate::node::pulls;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::sidecar::field_path;
@@ -271,7 +273,10 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             Step::StartSandbox { id } => return Ok(Some(id.clone())),
             _ => return Ok(None),
         };
-        let site = self.agent.site(&self.observed.engine);
+        let mut site = self.agent.site(&self.observed.engine);
+        if self.pod().spec.as_ref().is_some_and(|spec| spec.dns_config.is_some()) {
+            site.resolver = profile::host_resolver(is_on_host_network(self.pod())).await;
+        }
         let spec = container_spec::sandbox(self.pod(), &site, attempt);
         match self.create(spec).await {
             Err(error) => self.sandbox_failed(error).await.map(|()| None),
@@ -299,7 +304,8 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         match self.start(id, None).await {
             Ok(instance) => {
                 self.cell.memory().failures.remove("");
-                Ok(Some(instance.ip))
+                let of_host = is_on_host_network(self.pod()).then(|| self.agent.host_ip());
+                Ok(Some(instance.ip.or(of_host)))
             }
             Err(error) => self.sandbox_failed(error).await.map(|()| None),
         }

@@ -12,6 +12,7 @@ use crate::node::hosts_file::hosts_file;
 use crate::node::perform::Doer;
 use crate::node::pod_plan::Step;
 use crate::node::pod_worker::directory;
+use crate::node::profile;
 use crate::node::runtime::Runtime;
 use crate::node::volume;
 use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
@@ -38,7 +39,10 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         if named_late {
             self.name(&mut made.env, &mut mounts, pod_ip).await?;
         }
-        Ok(Resolved { env: made.env, command: made.command, arguments: made.arguments, mounts })
+        let (pod, engine) = (&self.observed.pod, &self.observed.engine);
+        let confined = profile::confined(&self.agent, engine, pod, container).await?;
+        let (command, arguments) = (made.command, made.arguments);
+        Ok(Resolved { env: made.env, command, arguments, mounts, confined })
     }
 
     /// What the engine is told to mount, once parts of volumes are bound and links are followed.

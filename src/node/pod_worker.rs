@@ -18,6 +18,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::capacity::Engine;
+use crate::node::confinement::addressed;
 use crate::node::copies::{self, Sorted};
 use crate::node::drift::{self, Look};
 use crate::node::environment::named;
@@ -197,7 +198,7 @@ async fn careful_pass<C: Cluster, R: Runtime>(
     let Sorted { own: instances, copies } = copies::sort(lock(&agent.instances).of_pod(&cell.uid));
     let observed = Observed {
         pod: cell.pod(),
-        instances,
+        instances: addressed(&cell.pod(), instances, agent.host_ip()),
         copies,
         memory: cell.memory().clone(),
         engine,
@@ -284,6 +285,7 @@ async fn observe<C: Cluster, R: Runtime>(
 ) -> Option<Observed> {
     let pod = cell.pod();
     let Sorted { own: instances, copies } = copies::sort(lock(&agent.instances).of_pod(&cell.uid));
+    let instances = addressed(&pod, instances, agent.host_ip());
     let ends =
         pod.metadata.deletion_timestamp.is_some() || is_over(&pod, &instances, agent.clock.now());
     let mut unready = None;

@@ -86,6 +86,8 @@ pub struct ImageFacts {
     pub layers: Vec<String>,
     /// Bytes.
     pub size: i64,
+    /// Whom its processes run as: `app`, `1000:1000`; empty is root.
+    pub user: String,
 }
 
 /// What a command inside a container did.

@@ -10,6 +10,7 @@ mod kube_rs;
 mod kubectls;
 mod network;
 mod node;
+mod pod_confinement;
 mod pod_life;
 mod pod_volumes;
 mod port_forward;

@@ -296,8 +296,8 @@ const ROWS: &[(u8, &str, &str, &str)] = &[
     (14, "host path ..", "values_of_workloads", "refused"),
     (14, "privileged", "what_opens_the_host_takes_two_keys", "refused, with both keys"),
     (14, "capabilities", "what_opens_the_host_takes_two_keys", "refused, with both keys"),
-    (14, "hostNetwork", "values_at_the_edge_are_refused", "refused"),
-    (14, "hostPID", "values_at_the_edge_are_refused", "refused"),
+    (14, "hostNetwork", "what_opens_the_host_takes_two_keys", "refused, with both keys"),
+    (14, "hostPID", "what_opens_the_host_takes_two_keys", "refused, with both keys"),
     (14, "workingDir /proc/self/fd/7", "values_at_the_edge_are_refused", "refused"),
     // Webhooks: the body is hashed and nothing else.
     (
@@ -584,7 +584,6 @@ async fn values_at_the_edge_are_refused() {
     let image = |image: &str| POD.replace("example/a:1", image);
     let host_path =
         |path: &str| format!("{POD}  volumes: [{{name: v, hostPath: {{path: {path}}}}}]\n");
-    let pod = |line: &str| format!("{POD}  {line}\n");
     let mut rows = vec![
         (
             "negative probe",
@@ -604,8 +603,6 @@ async fn values_at_the_edge_are_refused() {
         ("NUL in a command", container("command: [\"a\\0b\"]"), "8 spec.containers[0].command[0]"),
         ("upper case", image("Example/A:1"), "7 spec.containers[0].image"),
         ("digest", image("example/a@sha256:12"), "7 spec.containers[0].image"),
-        ("hostNetwork", pod("hostNetwork: true"), "8 spec.hostNetwork"),
-        ("hostPID", pod("hostPID: true"), "8 spec.hostPID"),
         (
             "working directory of the host",
             container("workingDir: /proc/self/fd/7"),

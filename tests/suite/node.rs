@@ -13,12 +13,12 @@ use ballast::node::{HostAddress, NodeOptions};
 use ballast::object::drift::{Action, Class, Drift, Phase};
 use ballast::object::ports::{BoxFuture, Withdrawal};
 use ballast::object::source::{Commit, Source};
-use ballast::object::{Cluster, DeleteOptions, Key, Object, Scope, condition};
+use ballast::object::{Cluster, DeleteOptions, Key, Object, Patch, Scope, condition};
 use ballast::store::Sqlite;
 use ballast::task::{AllDone, Tasks};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, PATIENCE, object};
@@ -45,6 +45,9 @@ pub fn node_options(folder: &Path) -> NodeOptions {
         network: "ballast".into(),
         bridge: "ballast0".into(),
         spare_sandboxes: 0,
+        pids_limit: None,
+        resources: Default::default(),
+        privileges: Arc::default(),
         hold: false,
         beat: Arc::new(|_| {}),
         metrics: ballast::node::Metrics::default(),
@@ -679,6 +682,12 @@ async fn init_containers_end_one_by_one_before_the_others_begin() {
 #[tokio::test]
 async fn probes_by_command_and_by_connection_decide_what_is_ready() {
     let world = World::new().await;
+    // A probe of another host than the pod is nothing that the baseline takes.
+    world.fixture.namespaces(&["default"]).await;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
+    let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+    let default = Key::cluster("default");
+    world.cluster.patch::<Namespace>(&default, &patch).await.expect("labelled");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
     world.engine.set_commands_fail(true);

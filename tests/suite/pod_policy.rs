@@ -205,6 +205,52 @@ async fn what_opens_the_host_takes_two_keys() {
             ),
             |flags| flags.host_paths = vec!["*:/srv".into()],
         ),
+        (
+            pod("hostNetwork: true"),
+            by_policy(&format!("{at}.hostNetwork"), "host namespaces (hostNetwork=true)"),
+            by_daemon(
+                &format!("{at}.hostNetwork"),
+                "the host's network",
+                "--allow-host-namespaces shop",
+            ),
+            |flags| flags.host_namespaces = vec!["shop".into()],
+        ),
+        (
+            pod("hostPID: true"),
+            by_policy(&format!("{at}.hostPID"), "host namespaces (hostPID=true)"),
+            by_daemon(
+                &format!("{at}.hostPID"),
+                "the host's processes",
+                "--allow-host-namespaces shop",
+            ),
+            |flags| flags.host_namespaces = vec!["shop".into()],
+        ),
+        (
+            pod("securityContext: {seccompProfile: {type: Unconfined}}"),
+            by_policy(
+                &format!("{at}.securityContext.seccompProfile"),
+                "seccompProfile (pod must not set securityContext.seccompProfile.type to \"Unconfined\")",
+            ),
+            by_daemon(
+                &format!("{at}.securityContext.seccompProfile.type"),
+                "a container without a profile (Unconfined)",
+                "--allow-privileged shop",
+            ),
+            |flags| flags.privileged = vec!["shop".into()],
+        ),
+        (
+            pod("securityContext: {sysctls: [{name: net.core.somaxconn, value: '9'}]}"),
+            by_policy(
+                &format!("{at}.securityContext.sysctls[0]"),
+                "forbidden sysctls (net.core.somaxconn)",
+            ),
+            by_daemon(
+                &format!("{at}.securityContext.sysctls[0].name"),
+                "the unsafe sysctl net.core.somaxconn",
+                "--allow-sysctl shop:net.core.somaxconn",
+            ),
+            |flags| flags.sysctls = vec!["*:net.core.*".into()],
+        ),
     ];
     for (text, policy, daemon, change) in rows {
         let none = WrittenAll::new();

@@ -36,6 +36,7 @@ mod metadata_validation;
 
 mod cluster_validation;
 mod config_map_validation;
+mod confinement_validation;
 mod container_validation;
 mod difference;
 mod downward_validation;

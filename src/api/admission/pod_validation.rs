@@ -11,7 +11,7 @@ use super::container_validation as containers;
 use super::field_path::{FieldPath, quoted, shown};
 use super::metadata_validation as metadata;
 use super::metadata_validation::{label_value_faults, qualified_name_faults};
-use super::{difference, volume_validation};
+use super::{confinement_validation, difference, volume_validation};
 use crate::object::Kind;
 use crate::object::name::{label_faults, subdomain_faults};
 
@@ -76,6 +76,7 @@ fn spec(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     faults.extend(one_of(dns, &policies, &path.child("dnsPolicy")));
     faults.extend(metadata::labels(spec.node_selector.as_ref(), &path.child("nodeSelector")));
     faults.extend(security_faults(spec, path));
+    faults.extend(confinement_validation::faults(spec, path));
     if let Some(affinity) = &spec.affinity {
         faults.extend(affinity_faults(affinity, &path.child("affinity")));
     }

@@ -191,12 +191,12 @@ mod tests {
         let container = json!({"name": "c", "image": "i", "lifecycle": {"preStop": {"tcpSocket": {"port": 1}}},
             "volumeDevices": [{"name": "v", "devicePath": "/dev/a"}]});
         assert_eq!(
-            pod(json!({"containers": [container], "dnsPolicy": "None", "hostPID": true})),
+            pod(json!({"containers": [container], "hostUsers": false, "runtimeClassName": "x"})),
             [
                 "spec.containers[0].volumeDevices",
                 "spec.containers[0].lifecycle.preStop.tcpSocket",
-                "spec.dnsPolicy",
-                "spec.hostPID",
+                "spec.hostUsers",
+                "spec.runtimeClassName",
             ]
         );
     }

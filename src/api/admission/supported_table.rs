@@ -42,7 +42,6 @@ const TOLD_RESOURCES: &[&str] = &[
     "\"requests.memory\"",
     "\"requests.ephemeral-storage\"",
 ];
-const RUNTIME_DEFAULT: &[&str] = &["{\"type\":\"RuntimeDefault\"}"];
 
 /// What a container and an init container have in common.
 macro_rules! container_rows {
@@ -90,24 +89,23 @@ macro_rules! container_rows {
             concat!($in, "stdinOnce"),
             concat!($in, "tty"),
             concat!($in, "securityContext.runAsUser"),
-            // Judged by value: it runs where a user is named.
             concat!($in, "securityContext.runAsGroup"),
-            // Judged by value: it runs where a user other than 0 is named.
+            // Judged by value: together with user 0 it can never run.
             concat!($in, "securityContext.runAsNonRoot"),
             concat!($in, "securityContext.readOnlyRootFilesystem"),
             concat!($in, "securityContext.privileged"),
             concat!($in, "securityContext.allowPrivilegeEscalation"),
             concat!($in, "securityContext.capabilities.add"),
             concat!($in, "securityContext.capabilities.drop"),
+            concat!($in, "securityContext.seccompProfile.type"),
+            concat!($in, "securityContext.seccompProfile.localhostProfile"),
+            concat!($in, "securityContext.appArmorProfile.type"),
+            concat!($in, "securityContext.appArmorProfile.localhostProfile"),
         ],
         Only(&["\"TCP\"", "\"UDP\""], "SCTP is not forwarded") =>
             [concat!($in, "ports[].protocol")],
-        Only(&["\"Default\""], "/proc is masked as Docker masks it") =>
+        Only(&["\"Default\""], "Kubernetes unmasks /proc with hostUsers: false only, and user namespaces are the engine's to set up") =>
             [concat!($in, "securityContext.procMount")],
-        Only(RUNTIME_DEFAULT, "Docker's own profile is the only one") => [
-            concat!($in, "securityContext.seccompProfile"),
-            concat!($in, "securityContext.appArmorProfile"),
-        ],
         Harmless("resources of a running container are never changed in place") =>
             [concat!($in, "resizePolicy")],
         Only(TOLD_RESOURCES, "a limit that nobody holds is not told either") =>
@@ -197,9 +195,17 @@ static POD: &[Row] = rows![Part::PodSpec;
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].key",
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].operator",
         "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].values",
+        "dnsConfig.nameservers",
+        "dnsConfig.options[].name",
+        "dnsConfig.options[].value",
+        "dnsConfig.searches",
         "enableServiceLinks",
         "hostAliases[].hostnames",
         "hostAliases[].ip",
+        // Two keys: `pod_security` and `second_key`.
+        "hostIPC",
+        "hostNetwork",
+        "hostPID",
         "hostname",
         "nodeName",
         "nodeSelector",
@@ -214,7 +220,8 @@ static POD: &[Row] = rows![Part::PodSpec;
         "tolerations[].value",
         "imagePullSecrets[].name",
     ],
-    Only(&["\"ClusterFirst\"", "\"Default\""], "there is no cluster DNS yet: containers resolve as Docker does") =>
+    // There is no cluster DNS yet, so the first two begin as Default does: with the host's servers.
+    Only(&["\"ClusterFirst\"", "\"ClusterFirstWithHostNet\"", "\"Default\"", "\"None\""], "there are no other policies") =>
         ["dnsPolicy"],
     Only(&["\"default-scheduler\""], "there is one scheduler") => ["schedulerName"],
     Only(&["0"], "priorities come with preemption") => ["priority"],
@@ -227,13 +234,8 @@ static POD: &[Row] = rows![Part::PodSpec;
         ["affinity.podAffinity", "affinity.podAntiAffinity"],
     Refused("spreading by topology comes with a later issue; replicas are spread over nodes already") =>
         ["topologySpreadConstraints"],
-    Refused("resolver settings come with the cluster DNS") => ["dnsConfig"],
     Refused("names of pods come with the cluster DNS") =>
         ["subdomain", "setHostnameAsFQDN", "hostnameOverride"],
-    Refused("a pod has a network of its own; publish a port with hostPort or a NodePort Service") =>
-        ["hostNetwork"],
-    Refused("a pod does not see the host's processes") => ["hostPID"],
-    Refused("a pod does not share the host's memory segments") => ["hostIPC"],
     Refused("debugging containers come with a later issue") => ["ephemeralContainers"],
     Refused("priorities come with preemption") => ["priorityClassName"],
     Refused("there is one container runtime") => ["runtimeClassName", "overhead"],
@@ -248,16 +250,19 @@ static POD_SECURITY: &[Row] = rows![Part::PodSpec;
         "securityContext.fsGroup",
         "securityContext.fsGroupChangePolicy",
         "securityContext.runAsUser",
-        // Judged by value: it runs where a user is named.
         "securityContext.runAsGroup",
-        // Judged by value: it runs where a user other than 0 is named.
+        // Judged by value: together with user 0 it can never run.
         "securityContext.runAsNonRoot",
+        "securityContext.appArmorProfile.localhostProfile",
+        "securityContext.appArmorProfile.type",
+        "securityContext.seccompProfile.localhostProfile",
+        "securityContext.seccompProfile.type",
+        "securityContext.supplementalGroups",
+        "securityContext.sysctls[].name",
+        "securityContext.sysctls[].value",
     ],
-    Only(RUNTIME_DEFAULT, "Docker's own profile is the only one") =>
-        ["securityContext.seccompProfile", "securityContext.appArmorProfile"],
-    Refused("a process has the groups of its image's user") =>
-        ["securityContext.supplementalGroups", "securityContext.supplementalGroupsPolicy"],
-    Refused("kernel settings are the host's") => ["securityContext.sysctls"],
+    Only(&["\"Merge\""], "Docker adds the groups that the image's user is in") =>
+        ["securityContext.supplementalGroupsPolicy"],
     Refused(SELINUX) =>
         ["securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"],
     Refused(WINDOWS) => ["securityContext.windowsOptions"],

@@ -3,12 +3,13 @@
 
 use std::any::Any;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Service};
+use k8s_openapi::api::core::v1::{Capabilities, Container, PodSpec, Service};
 
 use super::admit::{Admit, Fault, Faults};
 use super::field_path::{FieldPath, quoted};
 use super::supported::refusal;
 use crate::object::host_path;
+use crate::object::privilege::CAPABILITIES;
 
 /// What of a pod this version cannot run although the field itself runs.
 pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
@@ -34,15 +35,30 @@ pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
             }
             let own = container.security_context.clone().unwrap_or_default();
             let wanted = own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true);
-            if wanted && matches!(own.run_as_user.or(of_pod.run_as_user), None | Some(0)) {
-                let reason = "the image's user is not looked at; name a runAsUser other than 0";
+            if wanted && own.run_as_user.or(of_pod.run_as_user) == Some(0) {
+                let reason = "user 0 is root; name a runAsUser other than 0";
                 faults.push(refusal(&at.child("securityContext").child("runAsNonRoot"), reason));
             }
-            // The engine would run the group with user 0, also where the image names another.
-            let user = own.run_as_user.or(of_pod.run_as_user);
-            if user.is_none() && own.run_as_group.or(of_pod.run_as_group).is_some() {
-                let reason = "the image's user is not looked at; name a runAsUser beside it";
-                faults.push(refusal(&at.child("securityContext").child("runAsGroup"), reason));
+            let path = at.child("securityContext");
+            faults.extend(capability_refusals(own.capabilities.as_ref(), &path));
+        }
+    }
+    faults
+}
+
+/// The engine knows each by its name, or makes no container.
+fn capability_refusals(written: Option<&Capabilities>, path: &FieldPath<'_>) -> Faults {
+    let mut faults = Faults::new();
+    let Some(written) = written else { return faults };
+    let path = path.child("capabilities");
+    for (field, list) in [("add", &written.add), ("drop", &written.drop)] {
+        let path = path.child(field);
+        for (index, name) in list.iter().flatten().enumerate() {
+            let known = name.to_uppercase();
+            let known = known.strip_prefix("CAP_").unwrap_or(&known);
+            if known != "ALL" && !CAPABILITIES.contains(&known) {
+                let detail = "Linux has no such capability";
+                faults.push(path.index(index).invalid(shortened(name), detail));
             }
         }
     }
@@ -87,8 +103,8 @@ fn container_refusals(container: &Container, path: &FieldPath<'_>) -> Faults {
         let is_limit = field == "limits";
         let field = path.child(field);
         for name in list.iter().flat_map(|list| list.keys()) {
-            if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
-                faults.push(refusal(&field.key(name), "no node offers this resource"));
+            if let Some(reason) = unoffered(name) {
+                faults.push(refusal(&field.key(name), reason));
             }
             if is_limit && name == "ephemeral-storage" {
                 let reason = "nothing measures what a container writes; its request counts";
@@ -97,6 +113,21 @@ fn container_refusals(container: &Container, path: &FieldPath<'_>) -> Faults {
         }
     }
     faults
+}
+
+/// Why no node can ever offer a resource. What an operator may declare for a node is waited for, as
+/// Kubernetes does it.
+fn unoffered(name: &str) -> Option<&'static str> {
+    match name.split_once('/') {
+        None if matches!(name, "cpu" | "memory" | "ephemeral-storage") => None,
+        None if name.starts_with("hugepages-") => Some("huge pages are not given to containers"),
+        None => Some("no node offers this resource"),
+        Some(("nvidia.com", _)) => Some("this version gives containers no devices"),
+        Some((domain, _)) if domain.ends_with("kubernetes.io") => {
+            Some("no node offers this resource")
+        }
+        Some(_) => None,
+    }
 }
 
 /// A megabyte of bad image is not answered whole.
@@ -267,19 +298,30 @@ mod tests {
         let field = "spec.containers[0].resources.limits[ephemeral-storage]";
         assert_eq!(with(disk("limits"), json!({})), [field]);
         assert!(with(disk("requests"), json!({})).is_empty());
-        let gpu = json!({"resources": {"limits": {"example.com/gpu": "1"}}});
-        assert_eq!(with(gpu, json!({})), ["spec.containers[0].resources.limits[example.com/gpu]"]);
+        for (name, is_refused) in [
+            ("example.com/fpga", false),
+            ("nvidia.com/gpu", true),
+            ("hugepages-2Mi", true),
+            ("coffee", true),
+            ("node.kubernetes.io/x", true),
+        ] {
+            let asked = with(json!({"resources": {"limits": {name: "1"}}}), json!({}));
+            let field = format!("spec.containers[0].resources.limits[{name}]");
+            assert_eq!(asked, Vec::from_iter(is_refused.then_some(field)), "{name}");
+        }
     }
 
     #[test]
-    fn a_group_or_a_promise_about_the_user_needs_a_user() {
+    fn what_contradicts_itself_or_has_no_name_is_refused() {
         let own = |fields: Value| json!({"securityContext": fields});
-        let group = "spec.containers[0].securityContext.runAsGroup";
         let promise = "spec.containers[0].securityContext.runAsNonRoot";
-        assert_eq!(with(own(json!({"runAsGroup": 7})), json!({})), [group]);
-        assert_eq!(with(json!({}), own(json!({"runAsGroup": 7}))), [group]);
-        assert!(with(own(json!({"runAsGroup": 7})), own(json!({"runAsUser": 7}))).is_empty());
-        assert_eq!(with(own(json!({"runAsNonRoot": true})), json!({})), [promise]);
+        assert!(with(own(json!({"runAsNonRoot": true, "runAsGroup": 7})), json!({})).is_empty());
+        let capabilities = json!({"capabilities": {"add": ["CAP_NET_ADMIN", "net_raw", "NET_ADMN"], "drop": ["ALL", ""]}});
+        let list = "spec.containers[0].securityContext.capabilities";
+        assert_eq!(
+            with(own(capabilities), json!({})),
+            [format!("{list}.add[2]"), format!("{list}.drop[1]")]
+        );
         let root = own(json!({"runAsNonRoot": true, "runAsUser": 0}));
         assert_eq!(with(root, json!({})), [promise]);
         assert!(with(own(json!({"runAsNonRoot": true})), own(json!({"runAsUser": 7}))).is_empty());

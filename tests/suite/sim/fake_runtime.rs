@@ -314,6 +314,7 @@ impl Runtime for FakeRuntime {
             limits: Limits { memory: true, swap: true, cpu_quota: true, cpu_shares: true },
             live_restore: true,
             data_root: "/no/such/engine".to_owned(),
+            app_armor: false,
         })
     }
 
@@ -367,7 +368,7 @@ impl Runtime for FakeRuntime {
             NetworkMode::Bridge(name) if !state.networks.contains_key(name) => {
                 return Err(RuntimeError::NotFound(format!("network {name} not found")));
             }
-            NetworkMode::Bridge(_) => None,
+            NetworkMode::Bridge(_) | NetworkMode::Host => None,
         };
         state.made += 1;
         let id = format!("c{:06}", state.made);
@@ -500,7 +501,8 @@ impl Runtime for FakeRuntime {
         let state = self.answer()?;
         let pause = ballast::node::pause_image::pause_image();
         let layers = if reference == pause.tag { vec![pause.layer.clone()] } else { Vec::new() };
-        let facts = || ImageFacts { id: image_id(reference), layers, size: IMAGE_SIZE };
+        let (size, user) = (IMAGE_SIZE, String::new());
+        let facts = || ImageFacts { id: image_id(reference), layers, size, user };
         Ok(state.images.contains(reference).then(facts))
     }
 
