@@ -172,6 +172,14 @@ pub fn examine(look: Look<'_>) -> Examined {
     }
     differences.extend(sandbox(look));
     differences.extend(renamed(look));
+    let files = look.view.memory.changed_files.iter();
+    differences.extend(files.map(|field| Difference {
+        class: Class::Changed,
+        wanted: Some("as its source says".to_owned()),
+        actual: Some("other content, mode or owner".to_owned()),
+        cause: Some("it was changed on the host".to_owned()),
+        ..difference(look, field.clone(), from_outside(look, Response::Heal))
+    }));
     let stored = |(role, container): (Role, &Container)| {
         let status = pod_plan::stored_status(pod, role, &container.name);
         status.is_some_and(|s| s.ready && container.image.as_ref() == Some(&s.image))

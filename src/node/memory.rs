@@ -36,6 +36,8 @@ pub struct Memory {
     pub withdrawal: Withdrawn,
     /// By instance id.
     pub probes: BTreeMap<String, Verdicts>,
+    /// Files of volumes that somebody changed on the host, as fields.
+    pub changed_files: Vec<String>,
     /// Ids with a rename under way.
     pub renaming: BTreeSet<String>,
     /// Containers that began before they had the pod's host name.

@@ -824,7 +824,7 @@ pub(crate) mod tests {
         let side = instance(&pod, Role::Container, "side", 0);
         let changed = Instance {
             identity: crate::node::instance::Identity {
-                spec_hash: "other".into(),
+                spec_hash: "v1:other".into(),
                 ..side.identity.clone()
             },
             ..side

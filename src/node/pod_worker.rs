@@ -26,6 +26,7 @@ use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Role};
 use crate::node::last_words;
 use crate::node::memory::{Memory, Verdicts};
+use crate::node::needed_images::{all_containers, look_for_images};
 use crate::node::perform::{self, Performed};
 use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
 use crate::node::pod_status::{self, is_past_post_start, is_started, pod_ip, pod_status};
@@ -36,6 +37,7 @@ use crate::node::runtime::Runtime;
 use crate::node::sidecar::{field_path, lasting};
 use crate::node::termination_plan::{finished, is_over, overdue};
 use crate::node::volume;
+use crate::node::volume_check::LastLook;
 use crate::node::volume_files::{Content, Missing};
 use crate::node::volume_plan::{self, VolumePlan};
 use crate::object::{Cluster, Note, Object};
@@ -57,6 +59,9 @@ const SLOW: Duration = Duration::from_millis(700);
 #[derive(Default)]
 struct Own {
     volumes: Option<Vec<VolumePlan>>,
+    /// What was changed of their files.
+    files: LastLook,
+    report_only: bool,
     /// The status of an earlier run of the daemon was taken up.
     took_up: bool,
     probers: Probers,
@@ -256,6 +261,9 @@ async fn pass<C: Cluster, R: Runtime>(
     }
     if plan.actions.is_empty() {
         if !ends {
+            if own.volumes.is_none() && !observed.memory.changed_files.is_empty() {
+                return Passed::Again;
+            }
             let until = plan.look_again.into_iter().chain(compare_again).min();
             return report(agent, cell, &observed, &plan).await.unwrap_or(Passed::Rest(until));
         }
@@ -329,43 +337,10 @@ async fn observe<C: Cluster, R: Runtime>(
         memory.images.insert(image.clone(), state);
     }
     drop(images);
+    own.report_only = memory.report_only;
+    memory.changed_files = own.files.changed.clone();
     let volumes = own.volumes.clone().unwrap_or_default();
     Some(Observed { pod, instances, copies, memory, engine, volumes, now })
-}
-
-fn all_containers(pod: &Pod) -> impl Iterator<Item = &k8s_openapi::api::core::v1::Container> {
-    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
-}
-
-/// Asks the engine for the images of containers that are going to be made and are not known to be
-/// there. `None`: it went away.
-async fn look_for_images<C: Cluster, R: Runtime>(
-    agent: &Arc<Agent<C, R>>,
-    pod: &Pod,
-    instances: &[Instance],
-) -> Option<()> {
-    for container in all_containers(pod) {
-        let Some(image) = &container.image else { continue };
-        let runs = [Role::Container, Role::Init].into_iter().any(|role| {
-            latest(instances, role, &container.name)
-                .is_some_and(|i| i.is_running() || i.ended().is_some_and(|e| e.exit_code == 0))
-        });
-        if runs || lock(&agent.images).is_settled(image) {
-            continue;
-        }
-        match agent.runtime.image(image).await {
-            Ok(facts) => {
-                lock(&agent.images).see(image, facts.map(|facts| facts.id));
-            }
-            Err(error @ crate::node::runtime::RuntimeError::Unreachable(_)) => {
-                agent.is_away(&error).await;
-                return None;
-            }
-            // An engine that cannot read the name: the plan says so of an invalid one.
-            Err(error) => debug!(%image, %error, "image not found"),
-        }
-    }
-    Some(())
 }
 
 /// Makes the volumes what the sources say now. Answers why the pod must wait, if it must.
@@ -387,6 +362,11 @@ async fn prepare<C: Cluster, R: Runtime>(
         Err(Missing::Fault(sentence)) => return Some(mount_fault(sentence)),
     };
     if own.volumes.as_ref() == Some(&plans) {
+        // The pass tells it before the next one writes the files anew.
+        let report_only = own.report_only;
+        if own.files.again(&plans).await && !report_only {
+            own.volumes = None;
+        }
         return None;
     }
     if !plans.is_empty() {
@@ -402,6 +382,7 @@ async fn prepare<C: Cluster, R: Runtime>(
             Err(error) => return Some(mount_fault(error.to_string())),
         }
     }
+    own.files.written();
     own.volumes = Some(plans);
     None
 }

@@ -4,12 +4,13 @@
 //! directory is filled, then `..data` is renamed onto it; each file is a symlink through `..data`. A
 //! reader sees the old set or the new.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use crate::node::volume_files::Files;
+use crate::node::volume_files::{FileContent, Files};
 
 const DATA: &str = "..data";
 /// Of the pod's group on what is written for it: reading, and opening a directory
@@ -24,7 +25,7 @@ const GROUP_OPENS: u32 = 0o2550;
 pub fn write_files(root: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
     let data = root.join(DATA);
     let before = fs::read_link(&data).ok();
-    if before.is_some() && holds(&data, files, group) {
+    if before.is_some() && holds(root, files, group) {
         return Ok(());
     }
     let version = next_version(before.as_deref());
@@ -96,9 +97,10 @@ fn next_version(before: Option<&Path>) -> String {
     format!("..v{number}")
 }
 
-/// Whether the present set is exactly this one.
-fn holds(data: &Path, files: &Files, group: Option<u32>) -> bool {
-    let same = files.iter().all(|(name, file)| {
+/// The files below `root` that are not as they were written, and what stands beside them.
+pub fn changed_files(root: &Path, files: &Files, group: Option<u32>) -> Vec<String> {
+    let data = root.join(DATA);
+    let same = |name: &str, file: &FileContent| {
         let path = data.join(name);
         let is_so = |meta: fs::Metadata| {
             meta.permissions().mode() & 0o777 == mode_of(file.mode, group)
@@ -106,16 +108,25 @@ fn holds(data: &Path, files: &Files, group: Option<u32>) -> bool {
         };
         fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
             && fs::metadata(&path).is_ok_and(is_so)
-    });
+    };
+    let changed = files.iter().filter(|(name, file)| !same(name, file));
+    let mut changed: Vec<String> = changed.map(|(name, _)| name.clone()).collect();
     let tops = files.keys().filter_map(|name| name.split('/').next());
-    let wanted: std::collections::BTreeSet<&str> = tops.collect();
-    same && fs::read_dir(data).is_ok_and(|entries| entries.count() == wanted.len())
+    let wanted: BTreeSet<&str> = tops.collect();
+    let present = fs::read_dir(&data).into_iter().flatten().flatten();
+    let present = present.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    changed.extend(present.filter(|name| !wanted.contains(name.as_str())));
+    changed
+}
+
+/// Whether the present set is exactly this one.
+fn holds(root: &Path, files: &Files, group: Option<u32>) -> bool {
+    root.join(DATA).is_dir() && changed_files(root, files, group).is_empty()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::volume_files::FileContent;
 
     fn file(text: &str) -> FileContent {
         FileContent { bytes: text.as_bytes().to_vec(), mode: 0o640 }
@@ -130,6 +141,13 @@ mod tests {
         let before = fs::read_link(dir.path().join(DATA)).expect("a link");
         write_files(dir.path(), &one, None).expect("written");
         assert_eq!(fs::read_link(dir.path().join(DATA)).expect("a link"), before);
+        assert!(changed_files(dir.path(), &one, None).is_empty());
+        fs::write(dir.path().join("d/b"), "by hand").expect("written");
+        fs::write(dir.path().join("..data/extra"), "by hand").expect("written");
+        assert_eq!(changed_files(dir.path(), &one, None), ["d/b", "extra"]);
+        write_files(dir.path(), &one, None).expect("written");
+        assert!(changed_files(dir.path(), &one, None).is_empty());
+        let before = fs::read_link(dir.path().join(DATA)).expect("a link");
         // Made by a subPath to a key that was not there yet; it is no reason to fail.
         fs::create_dir(dir.path().join("made")).expect("made");
         let two = Files::from([("a".to_owned(), file("3"))]);

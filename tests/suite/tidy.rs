@@ -33,12 +33,30 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("git2", &["sync/git.rs", "sync/objects.rs"]),
     ("notify", &["sync/trigger.rs"]),
     ("rusqlite", &["store/sqlite.rs", "store/schema.rs"]),
-    ("bollard", &["node/docker.rs", "node/docker_images.rs", "node/docker_translation.rs"]),
+    (
+        "bollard",
+        &[
+            "node/docker.rs",
+            "node/docker_images.rs",
+            "node/docker_projection.rs",
+            "node/docker_translation.rs",
+        ],
+    ),
     ("iptables", &["network/iptables.rs"]),
     ("axum", &["api/", "web/", "daemon.rs"]),
-    ("hyper", &["api/", "node/hijack.rs", "node/prober.rs", "sync/https.rs"]),
-    ("rustls", &["sync/https.rs", "api/gate/tls.rs"]),
-    ("tokio_rustls", &["sync/https.rs", "api/gate/tls.rs"]),
+    (
+        "hyper",
+        &[
+            "api/",
+            "node/grpc_health.rs",
+            "node/hijack.rs",
+            "node/http_get.rs",
+            "node/prober.rs",
+            "sync/https.rs",
+        ],
+    ),
+    ("rustls", &["sync/https.rs", "api/gate/tls.rs", "node/http_get.rs"]),
+    ("tokio_rustls", &["sync/https.rs", "api/gate/tls.rs", "node/http_get.rs"]),
     ("rcgen", &["api/gate/authority.rs"]),
     // The binary's own files.
     (
