@@ -35,12 +35,15 @@ fn memory(meminfo: &str) -> Option<Reading> {
     Some(Reading { available: bytes("MemAvailable:")?, capacity: bytes("MemTotal:")? })
 }
 
-/// Bytes and inodes. Some file systems (btrfs) count no inodes.
+/// Bytes and inodes. Some file systems (btrfs) count no inodes. The whole is what is used and what is
+/// available, so that the share is the one that `df` shows: blocks that are kept back (for root, by a
+/// quota) are neither, and would make an empty disk look full.
 fn disk(directory: &Path) -> (Option<Reading>, Option<Reading>) {
     let Ok(disk) = rustix::fs::statvfs(directory) else { return (None, None) };
+    let used = disk.f_blocks.saturating_sub(disk.f_bfree);
     let bytes = Reading {
         available: disk.f_bavail.saturating_mul(disk.f_frsize),
-        capacity: disk.f_blocks.saturating_mul(disk.f_frsize),
+        capacity: (used + disk.f_bavail).saturating_mul(disk.f_frsize),
     };
     let inodes = Reading { available: disk.f_favail, capacity: disk.f_files };
     (Some(bytes).filter(|it| it.capacity > 0), Some(inodes).filter(|it| it.capacity > 0))
