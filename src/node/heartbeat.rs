@@ -27,6 +27,8 @@ use crate::object::{ApiError, Cluster, Key, Object, condition};
 use crate::task::caught_async;
 
 const RENEW: Duration = Duration::from_secs(10);
+/// After a write that met another one: the node life cycle answers each of ours with its taints.
+const SOON: Duration = Duration::from_millis(100);
 const LEASE_SECONDS: i32 = 40;
 const REPORT: SignedDuration = SignedDuration::from_secs(300);
 const LEASES: &str = "kube-node-lease";
@@ -40,9 +42,9 @@ pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
         let beaten =
             beaten.unwrap_or_else(|panic| Err(ApiError::internal(format!("panicked: {panic}"))));
         let rest = match beaten {
-            Ok(()) => {
+            Ok(told) => {
                 (agent.options.beat)("node heartbeat");
-                RENEW
+                if told { RENEW } else { SOON }
             }
             Err(error) => {
                 warn!(%error, "heartbeat not written");
@@ -60,7 +62,8 @@ pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
     }
 }
 
-async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(), ApiError> {
+/// Answers whether the Node says what is so.
+async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<bool, ApiError> {
     agent.look_for_address();
     let node = register(agent).await?;
     let state = agent.engine.borrow().clone();
@@ -78,16 +81,27 @@ async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<(), ApiErro
         care: &agent.options.care.settings,
     };
     let status = node_status(&node, &seen, now);
-    if is_news(node.status.as_ref(), &status, now) {
-        let mut told = (*node).clone();
-        told.status = Some(status);
-        match agent.cluster.update_status(&told).await {
+    let mut told = true;
+    if knows_better(&seen.engine, node.status.as_ref())
+        && is_news(node.status.as_ref(), &status, now)
+    {
+        let mut changed = (*node).clone();
+        changed.status = Some(status);
+        match agent.cluster.update_status(&changed).await {
+            Ok(_) => {}
             // Somebody wrote the Node in between: the next beat sees it.
-            Err(error) if !error.is_conflict() => return Err(error),
-            _ => {}
+            Err(error) if error.is_conflict() => told = false,
+            Err(error) => return Err(error),
         }
     }
-    renew(agent, &node).await
+    renew(agent, &node).await.map(|()| told)
+}
+
+/// A daemon that has just started has not asked the engine yet: what its predecessor said stands until
+/// it has, or every restart would take the node from the scheduler.
+fn knows_better(engine: &EngineState, stored: Option<&NodeStatus>) -> bool {
+    let conditions = stored.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    *engine != EngineState::Unknown || condition::find(conditions, "Ready").is_none()
 }
 
 async fn register<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<Arc<Node>, ApiError> {
@@ -354,6 +368,9 @@ mod tests {
         let up = EngineState::Ready(Arc::new(engine));
         let first = node_status(&node, &seen(&up), at(100));
         assert!(is_news(None, &first, at(100)));
+        let (starting, never) = (EngineState::Unknown, NodeStatus::default());
+        assert!(!knows_better(&starting, Some(&first)) && knows_better(&starting, Some(&never)));
+        assert!(knows_better(&up, Some(&first)) && knows_better(&starting, None));
         node.status = Some(first.clone());
         let same = node_status(&node, &seen(&up), at(110));
         assert!(!is_news(Some(&first), &same, at(110)));
