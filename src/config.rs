@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::installation;
 use crate::node::care::{CareSettings, CareWritten};
 use crate::object::privilege::{self, Privileges, WrittenAll};
-use crate::object::{counted, name};
+use crate::object::{counted, extended, name};
 use crate::ranges::{self, network, ports};
 use crate::sync::{Access, SourceUrl, TokenFrom};
 
@@ -22,8 +22,6 @@ pub const DATA_DIR: &str = "/var/lib/ballast";
 /// See [`Config::pids_limit`]; below the least no shell would start its second program.
 const DEFAULT_PIDS: i64 = 4096;
 const LEAST_PIDS: i64 = 16;
-/// Its resources are devices.
-const NVIDIA: &str = "nvidia.com";
 
 /// Sandboxes made before their pods, at most: what a rolling update of a handful of pods can use. A
 /// node where nothing happens keeps one.
@@ -385,7 +383,7 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
             "pidsLimit: {pids_limit} is neither 0 (no limit) nor at least {LEAST_PIDS}"
         ));
     }
-    let resources = resources(file.resources, given.resources, &mut faults);
+    let resources = extended::read(file.resources, given.resources, &mut faults);
     if !faults.is_empty() {
         return Err(ConfigFaults(faults));
     }
@@ -412,41 +410,6 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         resources,
         sources,
     })
-}
-
-/// What nodes offer besides; a flag wins over the file.
-fn resources(
-    mut all: BTreeMap<String, i64>,
-    flags: Vec<String>,
-    faults: &mut Vec<String>,
-) -> BTreeMap<String, i64> {
-    for text in flags {
-        match text.split_once('=').and_then(|(name, count)| Some((name, count.parse().ok()?))) {
-            Some((name, count)) => _ = all.insert(name.to_owned(), count),
-            None => faults.push(format!("--resource: {text:?} is not NAME=COUNT")),
-        }
-    }
-    for (name, count) in &all {
-        let at = format!("resources[{name}]");
-        if *count < 0 {
-            faults.push(format!("{at}: {count} is less than nothing"));
-        }
-        let (domain, of_domain) = name.split_once('/').unwrap_or(("", name));
-        let native = domain.is_empty() || domain.ends_with("kubernetes.io");
-        let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let shaped = name::subdomain_faults(domain).is_empty()
-            && (1..=63).contains(&of_domain.len())
-            && of_domain.chars().all(is_word);
-        if native || !shaped {
-            faults.push(format!(
-                "{at}: a resource of your own is named domain/name, such as example.com/fpga"
-            ));
-        }
-        if domain == NVIDIA {
-            faults.push(format!("{at}: this version gives containers no devices; a count alone would be an empty promise"));
-        }
-    }
-    all
 }
 
 /// What is written about TLS.

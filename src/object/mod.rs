@@ -14,6 +14,7 @@ mod counted;
 pub mod decode;
 pub mod drift;
 mod error;
+pub mod extended;
 pub mod go_text;
 pub mod host_path;
 pub mod int_or_percent;
