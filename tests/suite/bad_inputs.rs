@@ -625,6 +625,62 @@ async fn values_at_the_edge_are_refused() {
 }
 
 #[tokio::test]
+async fn volumes_that_contradict_themselves_are_refused() {
+    let pod = |line: &str| format!("{POD}  {line}\n");
+    let volume = |text: &str| pod(&format!("volumes: [{{name: v, {text}}}]"));
+    let mount = |text: &str| {
+        let volumes = "  volumes: [{name: v, emptyDir: {}}]\n";
+        format!("{POD}    volumeMounts: [{{name: v, mountPath: /a, {text}}}]\n{volumes}")
+    };
+    let items = "items: [{key: k, path: p}]";
+    let twice = format!(
+        "projected: {{sources: [{{configMap: {{name: a, {items}}}}}, {{secret: {{name: b, {items}}}}}]}}"
+    );
+    let of_node = "downwardAPI: {items: [{path: p, fieldRef: {fieldPath: status.podIP}}]}";
+    let of_nobody = "downwardAPI: {items: [{path: p, resourceFieldRef: {resource: limits.cpu}}]}";
+    let token = "projected: {sources: [{serviceAccountToken: {path: t}}]}";
+    let trust = "projected: {sources: [{clusterTrustBundle: {name: a, path: t}}]}";
+    let first = "8 spec.containers[0].volumeMounts[0]";
+    let field = |name: &str| format!("{first}.{name}");
+    let named: Vec<(&str, String, String)> = vec![
+        ("a part above", mount("subPath: ../b"), field("subPath")),
+        ("an absolute part", mount("subPath: /b"), field("subPath")),
+        ("an expression above", mount("subPathExpr: $(A)/../b"), field("subPathExpr")),
+        ("two parts", mount("subPath: a, subPathExpr: b"), field("subPathExpr")),
+        ("no privilege", mount("mountPropagation: Bidirectional"), field("mountPropagation")),
+        ("not read-only", mount("recursiveReadOnly: Enabled"), field("recursiveReadOnly")),
+    ];
+    let mut rows: Vec<(&str, String, &str)> =
+        named.iter().map(|(what, text, place)| (*what, text.clone(), &**place)).collect();
+    rows.extend([
+        ("one path twice", volume(&twice), "8 spec.volumes[0].projected"),
+        (
+            "the address",
+            volume(of_node),
+            "8 spec.volumes[0].downwardAPI.items[0].fieldRef.fieldPath",
+        ),
+        (
+            "whose limit",
+            volume(of_nobody),
+            "8 spec.volumes[0].downwardAPI.items[0].resourceFieldRef.containerName",
+        ),
+        ("a token", volume(token), "8 spec.volumes[0].projected.sources[0].serviceAccountToken"),
+        ("authorities", volume(trust), "8 spec.volumes[0].projected.sources[0].clusterTrustBundle"),
+        (
+            "a claim",
+            volume("persistentVolumeClaim: {claimName: c}"),
+            "8 spec.volumes[0].persistentVolumeClaim",
+        ),
+        (
+            "a group's policy",
+            pod("securityContext: {fsGroupChangePolicy: Sometimes}"),
+            "8 spec.securityContext.fsGroupChangePolicy",
+        ),
+    ]);
+    assert_told(rows).await;
+}
+
+#[tokio::test]
 async fn values_at_the_edge_have_a_stated_meaning() {
     let container = |line: &str| format!("{POD}    {line}\n");
     for text in [
