@@ -282,6 +282,10 @@ impl Runtime for Docker {
         process.ok_or_else(|| RuntimeError::Other(format!("container {id} is not running")))
     }
 
+    async fn mount_table(&self) -> Option<Vec<u8>> {
+        EngineAddress::of(&self.host)?.mount_table().await
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Result<String, RuntimeError> {
         let client = self.client().await?;
         let options =

@@ -161,6 +161,10 @@ fn bind_options(mount: &MountSpec) -> MountBindOptions {
     let recursion = mount.read_only.then_some(mount.recursive_read_only);
     MountBindOptions {
         propagation: match mount.propagation {
+            // The engine wants it said where it is made to.
+            Propagation::None if recursion == Some(RecursiveReadOnly::Enabled) => {
+                Some(MountBindOptionsPropagationEnum::RPRIVATE)
+            }
             Propagation::None => None,
             Propagation::HostToContainer => Some(MountBindOptionsPropagationEnum::RSLAVE),
             Propagation::Bidirectional => Some(MountBindOptionsPropagationEnum::RSHARED),
@@ -533,5 +537,30 @@ mod tests {
             (&json!(["192.0.2.1"]), &json!(["a"]), &json!(["ndots:2"]))
         );
         assert!(member["Sysctls"].is_null() && member["Dns"].is_null(), "the sandbox has them");
+    }
+
+    #[test]
+    fn a_mount_says_how_it_crosses_and_what_is_read_only_below() {
+        let told = |propagation, recursive_read_only, read_only| {
+            let plain = MountSpec::plain("/a", "/b", read_only);
+            let options = bind_options(&MountSpec { propagation, recursive_read_only, ..plain });
+            serde_json::to_value(options).expect("JSON")
+        };
+        use {Propagation as P, RecursiveReadOnly as R};
+        for (propagation, recursion, read_only, body) in [
+            (P::None, R::Disabled, false, json!({})),
+            (P::None, R::Disabled, true, json!({"ReadOnlyNonRecursive": true})),
+            (P::None, R::IfPossible, true, json!({})),
+            (
+                P::None,
+                R::Enabled,
+                true,
+                json!({"Propagation": "rprivate", "ReadOnlyForceRecursive": true}),
+            ),
+            (P::HostToContainer, R::Disabled, false, json!({"Propagation": "rslave"})),
+            (P::Bidirectional, R::Disabled, false, json!({"Propagation": "rshared"})),
+        ] {
+            assert_eq!(told(propagation, recursion, read_only), body);
+        }
     }
 }

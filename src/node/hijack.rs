@@ -1,4 +1,5 @@
-//! The engine's calls that stop being HTTP (it calls them hijacked): a process's channels, by hyper.
+//! The engine's calls that stop being HTTP (it calls them hijacked): a process's channels, by hyper;
+//! and who is at the other end of its socket.
 //!
 //! bollard has these calls too, and tells a terminal's output from framed output by the first byte
 //! of what it read last: what a terminal says that begins with a byte below 3 is lost, and so is what
@@ -50,6 +51,14 @@ impl EngineAddress {
         let authority = authority.split('/').next().unwrap_or(authority);
         let port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         Some(Self::Tcp(if port { authority.to_owned() } else { format!("{authority}:2375") }))
+    }
+
+    /// What the process behind a Unix socket sees mounted. Where systemd opened the socket that is
+    /// systemd: what it does not see, the engine that it started does not either.
+    pub async fn mount_table(&self) -> Option<Vec<u8>> {
+        let Self::Unix(socket) = self else { return None };
+        let process = UnixStream::connect(socket).await.ok()?.peer_cred().ok()?.pid()?;
+        tokio::fs::read(format!("/proc/{process}/mountinfo")).await.ok()
     }
 }
 

@@ -70,6 +70,10 @@ impl<R: Runtime> Runtime for Measured<R> {
         self.call("process", self.engine.process(id)).await.0
     }
 
+    async fn mount_table(&self) -> Option<Vec<u8>> {
+        self.engine.mount_table().await
+    }
+
     async fn create(&self, spec: &ContainerSpec) -> Answer<String> {
         let (created, _) = self.call("create", self.engine.create(spec)).await;
         let again = !spec.identity.is_sandbox() && spec.identity.attempt > 0;

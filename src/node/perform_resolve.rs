@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
@@ -15,6 +16,7 @@ use crate::node::pod_worker::directory;
 use crate::node::profile;
 use crate::node::runtime::Runtime;
 use crate::node::volume;
+use crate::node::volume_mount_table::mounts_below;
 use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
 use crate::object::Cluster;
 
@@ -68,9 +70,33 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         if !volumes.iter().any(is_host_path) && planned.iter().all(|mount| mount.part.is_none()) {
             return Ok(planned.into_iter().map(|mount| mount.spec).collect());
         }
+        let parts = planned.iter().filter_map(|mount| {
+            let part = mount.part.as_ref()?;
+            Some((mount.volume.clone(), part.at.clone()))
+        });
+        let parts: Vec<(String, PathBuf)> = parts.collect();
         let (volumes, home) = (volumes.clone(), data_dir.clone());
         let leading = tokio::task::spawn_blocking(move || volume::lead(&planned, &volumes, &home));
-        leading.await.expect("preparing mounts does not panic")
+        let led = leading.await.expect("preparing mounts does not panic")?;
+        if !parts.is_empty() {
+            self.are_seen(&container.name, &parts).await?;
+        }
+        Ok(led)
+    }
+
+    /// An engine in another mount namespace would mount the empty place that the part is bound to.
+    async fn are_seen(&self, container: &str, parts: &[(String, PathBuf)]) -> Result<(), String> {
+        let Some(table) = self.agent.runtime.mount_table().await else { return Ok(()) };
+        let unseen = parts.iter().find(|(_, at)| {
+            let at = at.canonicalize().unwrap_or_else(|_| at.clone());
+            mounts_below(&table, &at).is_empty()
+        });
+        match unseen {
+            None => Ok(()),
+            Some((volume, _)) => Err(format!(
+                "failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\": the container engine does not see what Ballast mounts; both must run in one mount namespace"
+            )),
+        }
     }
 
     /// What the engine would have said of the pod's name, had it known it: the variable, and two files.

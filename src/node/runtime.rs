@@ -158,6 +158,12 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// The number, on this host, of a running container's first process.
     fn process(&self, id: &str) -> impl Future<Output = Result<i64, RuntimeError>> + Send;
 
+    /// What is mounted where the engine runs, as `/proc/self/mountinfo` says it there; `None` where that
+    /// cannot be known.
+    fn mount_table(&self) -> impl Future<Output = Option<Vec<u8>>> + Send {
+        async { None }
+    }
+
     /// Answers the id.
     fn create(
         &self,
