@@ -87,6 +87,7 @@ mod profile;
 mod pull_progress;
 mod pulled_images;
 mod pulls;
+mod quarantine;
 pub mod reset;
 mod run;
 pub mod signals;

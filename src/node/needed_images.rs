@@ -1,5 +1,7 @@
 //! Which images of a pod are on the node: asked of the engine for what is going to be made.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tracing::debug;
 

@@ -23,7 +23,7 @@ use crate::node::copies::{self, Sorted};
 use crate::node::drift::{self, Look};
 use crate::node::environment::named;
 use crate::node::image::Waiting;
-use crate::node::instance::{Instance, Role};
+use crate::node::instance::Instance;
 use crate::node::last_words;
 use crate::node::memory::{Memory, Verdicts};
 use crate::node::needed_images::{all_containers, look_for_images};
@@ -32,6 +32,7 @@ use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
 use crate::node::pod_status::{self, is_past_post_start, is_started, pod_ip, pod_status};
 use crate::node::probe::{ProbeKind, Verdict, probes};
 use crate::node::prober::{Asked, Probers, Told};
+use crate::node::quarantine::Quarantine;
 use crate::node::registry_credentials;
 use crate::node::runtime::Runtime;
 use crate::node::sidecar::{field_path, lasting};
@@ -40,6 +41,7 @@ use crate::node::volume;
 use crate::node::volume_check::LastLook;
 use crate::node::volume_files::{Content, Missing};
 use crate::node::volume_plan::{self, VolumePlan};
+use crate::node::volume_usage;
 use crate::object::{Cluster, Note, Object};
 use crate::task::caught_async;
 
@@ -47,11 +49,9 @@ use crate::task::caught_async;
 pub const COMPONENT: &str = "node-agent";
 /// Passes in a row without a rest; more means that a step changes nothing that the plan sees.
 const PASSES: u32 = 20;
-const REST: Duration = Duration::from_secs(1);
+pub const REST: Duration = Duration::from_secs(1);
 /// The kubelet's pod sync period: a lost signal costs at most this.
 const SYNC: Duration = Duration::from_secs(60);
-/// As long as the longest crash-loop back-off: what panics once mostly does so again.
-const LONGEST_QUARANTINE: Duration = Duration::from_secs(300);
 /// A start that takes longer than this is told in the status while it runs.
 const SLOW: Duration = Duration::from_millis(700);
 
@@ -61,7 +61,11 @@ struct Own {
     volumes: Option<Vec<VolumePlan>>,
     /// What was changed of their files.
     files: LastLook,
+    /// They are told, and written anew with the next pass.
+    rewrite: bool,
     report_only: bool,
+    /// It is over, and they were removed.
+    cleared: bool,
     /// The status of an earlier run of the daemon was taken up.
     took_up: bool,
     probers: Probers,
@@ -92,21 +96,6 @@ impl Observed {
             limits: self.engine.limits,
             now: self.now,
         }
-    }
-}
-
-/// What a panic leads to.
-struct Quarantine {
-    /// 1 s doubling to 5 min.
-    pause: Duration,
-    /// When the whole pass is tried again.
-    until: Instant,
-}
-
-impl Quarantine {
-    fn after(before: Option<&Quarantine>) -> Self {
-        let pause = before.map_or(REST, |before| (before.pause * 2).min(LONGEST_QUARANTINE));
-        Self { pause, until: Instant::now() + REST + pause }
     }
 }
 
@@ -261,9 +250,10 @@ async fn pass<C: Cluster, R: Runtime>(
     }
     if plan.actions.is_empty() {
         if !ends {
-            if own.volumes.is_none() && !observed.memory.changed_files.is_empty() {
+            if std::mem::take(&mut own.rewrite) {
                 return Passed::Again;
             }
+            own.cleared = own.cleared || volume_usage::clear_finished(agent, &observed).await;
             let until = plan.look_again.into_iter().chain(compare_again).min();
             return report(agent, cell, &observed, &plan).await.unwrap_or(Passed::Rest(until));
         }
@@ -300,6 +290,8 @@ async fn observe<C: Cluster, R: Runtime>(
     if !ends {
         look_for_images(agent, &pod, &instances).await?;
         unready = prepare(agent, own, &pod, &engine).await;
+    } else {
+        own.files = LastLook::default();
     }
     let home = &agent.options.data_dir;
     let unread = last_words::unread(&pod, &instances, &cell.memory().last_words);
@@ -363,9 +355,9 @@ async fn prepare<C: Cluster, R: Runtime>(
     };
     if own.volumes.as_ref() == Some(&plans) {
         // The pass tells it before the next one writes the files anew.
-        let report_only = own.report_only;
-        if own.files.again(&plans).await && !report_only {
+        if own.files.again(&plans).await && !own.report_only {
             own.volumes = None;
+            own.rewrite = true;
         }
         return None;
     }

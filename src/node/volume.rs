@@ -19,7 +19,9 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::node::container_spec::MountSpec;
 use crate::node::volume_mount_table::mounts_below;
-use crate::node::volume_plan::{HostPathType, PlannedMount, VolumeKind, VolumePlan};
+use crate::node::volume_plan::{
+    HostPathType, PARTS, PlannedMount, VOLUMES, VolumeKind, VolumePlan,
+};
 use crate::node::volume_subpath;
 use crate::node::volume_writer::write_files;
 use crate::object::host_path::{self, FORBIDDEN_TREES};
@@ -301,6 +303,15 @@ pub fn sweep(pods: &Path, mut is_used: impl FnMut(&str) -> bool) -> Vec<(PathBuf
     failed
 }
 
+/// Unmounts and removes a pod's volumes; what else is kept of it stays.
+///
+/// # Errors
+/// As [`remove`].
+pub fn clear(pod_directory: &Path) -> io::Result<()> {
+    remove(&pod_directory.join(PARTS))?;
+    remove(&pod_directory.join(VOLUMES))
+}
+
 /// Unmounts and removes everything of a pod.
 ///
 /// # Errors
@@ -434,7 +445,8 @@ mod tests {
             at: dir.path().join("at"),
             container: "c".into(),
         };
-        let sentence = lead(&[mount_of(&plan, Some(part))], &[plan.clone()], dir.path());
+        let sentence =
+            lead(&[mount_of(&plan, Some(part))], std::slice::from_ref(&plan), dir.path());
         let wanted = "failed to prepare subPath for volumeMount \"v\" of container \"c\": it leads out of its volume";
         assert_eq!(sentence, Err(wanted.to_owned()));
         assert!(!dir.path().join("at").exists());

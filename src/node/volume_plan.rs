@@ -17,6 +17,10 @@ use crate::node::volume_files::{self, Content, Files, Missing};
 use crate::object::Object;
 use crate::object::quantity::Quantity;
 
+/// In a pod's directory: its volumes, and the places that parts of them are bound to.
+pub const VOLUMES: &str = "volumes";
+pub const PARTS: &str = "volume-subpaths";
+
 /// `type` of a hostPath.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPathType {
@@ -85,7 +89,7 @@ pub fn pod_directory(data_dir: &Path, pod: &Pod) -> PathBuf {
 /// The first volume that cannot be made from what is known, in the words of the FailedMount event.
 pub fn volumes(content: Content<'_>, data_dir: &Path) -> Result<Vec<VolumePlan>, Missing> {
     let pod = content.pod;
-    let home = pod_directory(data_dir, pod).join("volumes");
+    let home = pod_directory(data_dir, pod).join(VOLUMES);
     let mut plans = Vec::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let mut path = home.join(&volume.name);
@@ -175,7 +179,7 @@ pub fn mounts(
         let part = sub_path(mount, env)?.map(|inside| PartOfVolume {
             inside: PathBuf::from(inside),
             at: pod_directory(data_dir, pod)
-                .join("volume-subpaths")
+                .join(PARTS)
                 .join(&mount.name)
                 .join(&container.name)
                 .join(index.to_string()),

@@ -1,4 +1,5 @@
-//! Looks whether pods keep to the bounds of their emptyDirs on disk, and evicts who does not.
+//! Looks whether pods keep to the bounds of their emptyDirs on disk, and evicts who does not; and
+//! gives back the disk of those that are over.
 //!
 //! One pod after the other, on one blocking thread, and at most a twentieth of the time: a volume of
 //! a million files is looked at seldom. A look ends as soon as the bound is passed.
@@ -17,9 +18,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::node::agent::{Agent, PodCell};
-use crate::node::pod_worker::{COMPONENT, directory};
+use crate::node::instance::Instance;
+use crate::node::pod_worker::{COMPONENT, Observed, directory};
 use crate::node::runtime::Runtime;
+use crate::node::volume;
 use crate::node::volume_eviction::{Bound, EVICTED, bounds, evicted_status};
+use crate::node::volume_plan::VOLUMES;
 use crate::object::{Cluster, Note};
 use crate::task::caught_async;
 
@@ -60,7 +64,7 @@ async fn look<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, cell: &Arc<PodCe
     if bounds.is_empty() {
         return;
     }
-    let volumes = directory(agent, &pod).join("volumes");
+    let volumes = directory(agent, &pod).join(VOLUMES);
     let measuring = tokio::task::spawn_blocking(move || first_broken(&volumes, bounds));
     match measuring.await.expect("measuring does not panic") {
         Ok(None) => {}
@@ -95,6 +99,27 @@ async fn evict<C: Cluster, R: Runtime>(agent: &Agent<C, R>, cell: &PodCell, mess
             warn!(object = %cell.key, %error, "pod not evicted, the next look tries again")
         }
     }
+}
+
+/// Gives back what a pod that is over has on disk: its object stays until somebody deletes it, and an
+/// evicted one would go on taking the room it was evicted for (kubelet SyncTerminatedPod). Answers
+/// whether nothing is left.
+pub async fn clear_finished<C: Cluster, R: Runtime>(
+    agent: &Agent<C, R>,
+    observed: &Observed,
+) -> bool {
+    let phase = observed.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let over = matches!(phase, Some("Succeeded" | "Failed"));
+    if !over || observed.instances.iter().any(Instance::is_running) {
+        return false;
+    }
+    let home = directory(agent, &observed.pod);
+    let clearing = tokio::task::spawn_blocking(move || volume::clear(&home));
+    let cleared = clearing.await.expect("removing volumes does not panic");
+    if let Err(error) = &cleared {
+        warn!(%error, "volumes of a finished pod not removed");
+    }
+    cleared.is_ok()
 }
 
 /// Whether a directory holds more on disk, in blocks as `du` counts them and a file with several

@@ -530,6 +530,10 @@ async fn who_fills_a_bounded_directory_is_evicted() {
         .await;
     assert_eq!(phase(&ended), "Failed");
     assert_eq!(ended.status.and_then(|status| status.reason).as_deref(), Some("Evicted"));
+    let pods = agent.options.data_dir.join("pods");
+    let volumes = |pod: &str| pods.join(format!("uid-of-{pod}/volumes"));
+    await_that("its room is given back", || !volumes("greedy").exists()).await;
+    assert!(volumes("modest").exists());
     assert!(runs(&agent.pod(&modest).await), "its neighbour runs on");
     agent.end().await;
 }

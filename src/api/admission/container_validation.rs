@@ -3,24 +3,23 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
-    LifecycleHandler, PodSpec, Probe, ResourceRequirements, SecurityContext, VolumeMount,
+    Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, PodSpec, ResourceRequirements,
+    SecurityContext, VolumeMount,
 };
 
 use super::admit::{Fault, Faults};
 use super::config_map_validation::data_key_faults;
 use super::downward_validation as downward;
 use super::field_path::{FieldPath, quoted, shown};
-use super::metadata_validation::{not_negative, qualified_name_faults};
+use super::handler_validation::{lifecycle_faults, probes};
+use super::metadata_validation::qualified_name_faults;
 use super::pod_validation::one_of;
-use super::service_validation::{port_name_faults, port_number, port_reference};
+use super::service_validation::{port_name_faults, port_number};
 use super::volume_validation::descending_path;
 use crate::object::name::label_faults;
 use crate::object::quantity::Quantity;
 
 const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-const HEADER_NAME: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
-const ONE_HANDLER: &str = "may not specify more than 1 handler type";
 const ONE_SOURCE: &str = "may not have more than one field specified at a time";
 
 /// The containers that run side by side. `volumes` are the names that a mount may use.
@@ -420,223 +419,6 @@ fn security_faults(context: &SecurityContext, path: &FieldPath<'_>) -> Faults {
         if added.is_some_and(|list| list.iter().any(|name| name == "CAP_SYS_ADMIN")) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             faults.push(path.invalid(shown(context), detail));
-        }
-    }
-    faults
-}
-
-fn lifecycle_faults(lifecycle: &Lifecycle, spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
-    let mut faults = Faults::new();
-    let grace = spec.termination_grace_period_seconds;
-    for (field, hook) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
-        if let Some(hook) = hook {
-            faults.extend(hook_faults(hook, grace, &path.child(field)));
-        }
-    }
-    if let Some(signal) = lifecycle.stop_signal.as_deref().filter(|signal| !signal.is_empty()) {
-        let path = path.child("stopSignal");
-        if spec.os.is_none() {
-            let detail = "may not be set for containers with empty `spec.os.name`";
-            faults.push(path.forbidden(detail));
-        } else if !STOP_SIGNALS.contains(&signal) {
-            faults.push(path.not_supported(signal, &STOP_SIGNALS));
-        }
-    }
-    faults
-}
-
-/// Those of Linux (`supportedStopSignalsLinux`), sorted as text.
-const STOP_SIGNALS: [&str; 65] = [
-    "SIGABRT",
-    "SIGALRM",
-    "SIGBUS",
-    "SIGCHLD",
-    "SIGCLD",
-    "SIGCONT",
-    "SIGFPE",
-    "SIGHUP",
-    "SIGILL",
-    "SIGINT",
-    "SIGIO",
-    "SIGIOT",
-    "SIGKILL",
-    "SIGPIPE",
-    "SIGPOLL",
-    "SIGPROF",
-    "SIGPWR",
-    "SIGQUIT",
-    "SIGRTMAX",
-    "SIGRTMAX-1",
-    "SIGRTMAX-10",
-    "SIGRTMAX-11",
-    "SIGRTMAX-12",
-    "SIGRTMAX-13",
-    "SIGRTMAX-14",
-    "SIGRTMAX-2",
-    "SIGRTMAX-3",
-    "SIGRTMAX-4",
-    "SIGRTMAX-5",
-    "SIGRTMAX-6",
-    "SIGRTMAX-7",
-    "SIGRTMAX-8",
-    "SIGRTMAX-9",
-    "SIGRTMIN",
-    "SIGRTMIN+1",
-    "SIGRTMIN+10",
-    "SIGRTMIN+11",
-    "SIGRTMIN+12",
-    "SIGRTMIN+13",
-    "SIGRTMIN+14",
-    "SIGRTMIN+15",
-    "SIGRTMIN+2",
-    "SIGRTMIN+3",
-    "SIGRTMIN+4",
-    "SIGRTMIN+5",
-    "SIGRTMIN+6",
-    "SIGRTMIN+7",
-    "SIGRTMIN+8",
-    "SIGRTMIN+9",
-    "SIGSEGV",
-    "SIGSTKFLT",
-    "SIGSTOP",
-    "SIGSYS",
-    "SIGTERM",
-    "SIGTRAP",
-    "SIGTSTP",
-    "SIGTTIN",
-    "SIGTTOU",
-    "SIGURG",
-    "SIGUSR1",
-    "SIGUSR2",
-    "SIGVTALRM",
-    "SIGWINCH",
-    "SIGXCPU",
-    "SIGXFSZ",
-];
-
-fn hook_faults(hook: &LifecycleHandler, grace: Option<i64>, path: &FieldPath<'_>) -> Faults {
-    let probe = Probe {
-        exec: hook.exec.clone(),
-        http_get: hook.http_get.clone(),
-        tcp_socket: hook.tcp_socket.clone(),
-        ..Probe::default()
-    };
-    if let Some(pause) = &hook.sleep {
-        let path = path.child("sleep");
-        if probe != Probe::default() {
-            return vec![path.forbidden(ONE_HANDLER)];
-        }
-        let grace = grace.unwrap_or(i64::MAX);
-        return if (0..=grace).contains(&pause.seconds) {
-            Faults::new()
-        } else {
-            let detail = format!(
-                "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
-            );
-            vec![path.invalid(pause.seconds.to_string(), detail)]
-        };
-    }
-    handler_faults(&probe, path)
-}
-
-fn probes(container: &Container, path: &FieldPath<'_>) -> Faults {
-    let mut faults = Faults::new();
-    if let Some(probe) = &container.liveness_probe {
-        let path = path.child("livenessProbe");
-        faults.extend(probe_faults(probe, &path));
-        faults.extend(one_success(probe, &path));
-    }
-    if let Some(probe) = &container.readiness_probe {
-        let path = path.child("readinessProbe");
-        faults.extend(probe_faults(probe, &path));
-        if let Some(seconds) = probe.termination_grace_period_seconds {
-            let field = path.child("terminationGracePeriodSeconds");
-            faults.push(field.invalid(seconds.to_string(), "must not be set for readinessProbes"));
-        }
-    }
-    if let Some(probe) = &container.startup_probe {
-        let path = path.child("startupProbe");
-        faults.extend(probe_faults(probe, &path));
-        faults.extend(one_success(probe, &path));
-    }
-    faults
-}
-
-fn one_success(probe: &Probe, path: &FieldPath<'_>) -> Option<Fault> {
-    let threshold = probe.success_threshold.unwrap_or(0);
-    (threshold != 1)
-        .then(|| path.child("successThreshold").invalid(threshold.to_string(), "must be 1"))
-}
-
-fn probe_faults(probe: &Probe, path: &FieldPath<'_>) -> Faults {
-    let mut faults = handler_faults(probe, path);
-    for (field, value) in [
-        ("initialDelaySeconds", probe.initial_delay_seconds),
-        ("timeoutSeconds", probe.timeout_seconds),
-        ("periodSeconds", probe.period_seconds),
-        ("successThreshold", probe.success_threshold),
-        ("failureThreshold", probe.failure_threshold),
-    ] {
-        faults.extend(not_negative(value.map(i64::from), &path.child(field)));
-    }
-    if let Some(seconds) = probe.termination_grace_period_seconds.filter(|seconds| *seconds <= 0) {
-        let field = path.child("terminationGracePeriodSeconds");
-        faults.push(field.invalid(seconds.to_string(), "must be greater than 0"));
-    }
-    faults
-}
-
-fn handler_faults(probe: &Probe, path: &FieldPath<'_>) -> Faults {
-    let mut faults = Faults::new();
-    let mut seen = false;
-    let mut handler = |field: &str, set: bool, own: &dyn Fn(&FieldPath<'_>) -> Faults| {
-        if !set {
-            return;
-        }
-        let path = path.child(field);
-        if seen {
-            faults.push(path.forbidden(ONE_HANDLER));
-        } else {
-            seen = true;
-            faults.extend(own(&path));
-        }
-    };
-    handler("exec", probe.exec.is_some(), &|path| {
-        let command = probe.exec.as_ref().and_then(|exec| exec.command.as_ref());
-        if command.is_none_or(|command| command.is_empty()) {
-            return vec![path.child("command").required("")];
-        }
-        Faults::new()
-    });
-    handler("httpGet", probe.http_get.is_some(), &|path| {
-        probe.http_get.iter().flat_map(|action| http_faults(action, path)).collect()
-    });
-    handler("tcpSocket", probe.tcp_socket.is_some(), &|path| {
-        let field = path.child("port");
-        probe.tcp_socket.iter().flat_map(|action| port_reference(&action.port, &field)).collect()
-    });
-    handler("grpc", probe.grpc.is_some(), &|path| {
-        probe.grpc.iter().flat_map(|action| port_number(action.port, &path.child("port"))).collect()
-    });
-    if !seen {
-        faults.push(path.required("must specify a handler type"));
-    }
-    faults
-}
-
-fn http_faults(action: &HTTPGetAction, path: &FieldPath<'_>) -> Faults {
-    let mut faults = Faults::new();
-    if action.path.as_deref().unwrap_or_default().is_empty() {
-        faults.push(path.child("path").required(""));
-    }
-    faults.extend(port_reference(&action.port, &path.child("port")));
-    let scheme = action.scheme.as_deref().unwrap_or_default();
-    faults.extend(one_of(scheme, &["HTTP", "HTTPS"], &path.child("scheme")));
-    for header in action.http_headers.iter().flatten() {
-        let good = !header.name.is_empty()
-            && header.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        if !good {
-            faults.push(path.child("httpHeaders").invalid(quoted(&header.name), HEADER_NAME));
         }
     }
     faults

@@ -40,6 +40,7 @@ mod confinement_validation;
 mod container_validation;
 mod difference;
 mod downward_validation;
+mod handler_validation;
 mod pod_validation;
 mod service_validation;
 mod volume_validation;
