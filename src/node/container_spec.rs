@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::node::confinement::{self, AppArmor, Confined, Seccomp};
 use crate::node::instance::{Identity, MADE_AS, Role, SETTINGS, Settings};
 use crate::node::resolver::{self, Resolver};
-use crate::node::sidecar::lasting;
+use crate::node::sidecar::{is_sidecar, lasting};
 use crate::node::volume_plan::fs_group;
 use crate::object::Object;
 use crate::object::quantity::Quantity;
@@ -253,7 +253,13 @@ fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i64 {
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let asked = request(container, "memory").map_or(0, Quantity::units);
+            let asked = |one: &Container| request(one, "memory").map_or(0, Quantity::units);
+            // A sidecar is not ended before the containers that need it.
+            let least = pod.spec.iter().flat_map(|spec| &spec.containers).map(asked).min();
+            let asked = match is_sidecar(container) {
+                true => asked(container).max(least.unwrap_or(0)),
+                false => asked(container),
+            };
             let share = i128::from(asked) * 1000 / i128::from(node_memory.max(1));
             (1000 - i64::try_from(share).unwrap_or(1000)).clamp(3, 999)
         }
@@ -552,6 +558,20 @@ mod tests {
         assert_eq!(qos_class(&pod), "Burstable");
         assert_eq!(spec.oom_score_adj, Some(500));
         assert_eq!(spec.network, NetworkMode::Join("s".into()));
+    }
+
+    #[test]
+    fn a_sidecar_does_not_run_out_of_memory_before_its_pod() {
+        let asks = |name: &str, memory: &str| json!({"name": name, "image": "x:1", "resources": {"requests": {"memory": memory}}});
+        let mut mesh = asks("mesh", "1Gi");
+        mesh["restartPolicy"] = json!("Always");
+        let pod = pod(json!({"initContainers": [mesh, asks("setup", "1Gi")],
+            "containers": [asks("big", "4Gi"), asks("small", "2Gi")]}));
+        let spec = pod.spec.as_ref().expect("spec");
+        let init = spec.init_containers.as_ref().expect("two");
+        let score = |container: &Container| oom_score_adj(&pod, container, 8 << 30);
+        assert_eq!((score(&init[0]), score(&init[1])), (750, 875));
+        assert_eq!((score(&spec.containers[0]), score(&spec.containers[1])), (500, 750));
     }
 
     #[test]

@@ -12,11 +12,11 @@ use hyper::client::conn::http2;
 use hyper::header::{HeaderValue, USER_AGENT};
 use hyper::{Error, Request, Response, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 
+use crate::node::http_get::dial;
 use crate::node::probe::Answer;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -27,7 +27,7 @@ pub async fn check(authority: &str, service: &str) -> Answer {
     let no_way = |error: &dyn std::fmt::Display| {
         Answer::Failure(format!("error: failed to connect service at \"{authority}\": {error}"))
     };
-    let stream = match TcpStream::connect(authority).await {
+    let stream = match dial(authority).await {
         Ok(stream) => stream,
         Err(error) => return no_way(&error),
     };

@@ -1,6 +1,7 @@
 //! One GET over HTTP or HTTPS, as probes and hooks make it. A certificate is not looked at, as the
 //! kubelet does not: what is asked is the pod's own address, and whether it answers.
 
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 
@@ -41,8 +42,29 @@ impl std::fmt::Display for Url {
 pub struct Answered {
     pub status: u16,
     pub location: Option<String>,
-    /// A longer body is cut, as the kubelet cuts it.
-    pub body: String,
+}
+
+/// Why there is no connection, in Go's words: people look for those.
+#[derive(Debug, thiserror::Error)]
+#[error("dial tcp {authority}: {why}")]
+pub struct DialError {
+    authority: String,
+    why: String,
+}
+
+/// # Errors
+/// Why it cannot be connected to.
+pub async fn dial(authority: &str) -> Result<TcpStream, DialError> {
+    TcpStream::connect(authority).await.map_err(|error| {
+        let why = match error.kind() {
+            ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+            ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+            ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+            ErrorKind::TimedOut => "connect: connection timed out".to_owned(),
+            _ => error.to_string(),
+        };
+        DialError { authority: authority.to_owned(), why }
+    })
 }
 
 /// Asks once and follows no redirect. `agent`: `kube-probe` or `kube-lifecycle`.
@@ -54,7 +76,7 @@ pub async fn exchange(
     agent: &str,
     headers: &[(String, String)],
 ) -> Result<Answered, AskError> {
-    let stream = TcpStream::connect(&url.authority).await?;
+    let stream = dial(&url.authority).await?;
     if !url.https {
         return ask(TokioIo::new(stream), url, agent, headers).await;
     }
@@ -89,20 +111,20 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     let exchange = async {
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, BODY_LIMIT).collect().await;
-        let text = body.map(|body| body.to_bytes()).unwrap_or_default();
-        Ok::<_, AskError>((head, String::from_utf8_lossy(&text).into_owned()))
+        // Who is cut off while it answers may log an error for each probe.
+        let _ = Limited::new(body, BODY_LIMIT).collect().await;
+        Ok::<_, AskError>(head)
     };
     let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
     // Cancel safe: both are pinned here. A connection that ends first has handed over what it
     // read, so the exchange still gets its answer, or its own error.
-    let (head, body) = tokio::select! {
+    let head = tokio::select! {
         biased;
         answer = &mut exchange => answer?,
         _ = &mut connection => exchange.await?,
     };
     let location = head.headers.get("location").and_then(|value| value.to_str().ok());
-    Ok(Answered { status: head.status.as_u16(), location: location.map(str::to_owned), body })
+    Ok(Answered { status: head.status.as_u16(), location: location.map(str::to_owned) })
 }
 
 static UNVERIFIED: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {

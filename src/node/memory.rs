@@ -31,6 +31,8 @@ pub struct Memory {
     pub endings: BTreeMap<String, Ending>,
     /// Ids with a stop under way.
     pub stopping: BTreeSet<String>,
+    /// By id: when the engine ends what was told to stop.
+    pub stop_by: BTreeMap<String, Timestamp>,
     /// Ids with a removal under way.
     pub removing: BTreeSet<String>,
     pub withdrawal: Withdrawn,

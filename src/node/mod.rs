@@ -80,6 +80,7 @@ mod perform;
 mod perform_end;
 mod perform_resolve;
 mod pod_network;
+mod pod_probes;
 mod pod_worker;
 mod pressure;
 mod prober;

@@ -134,8 +134,9 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     pub(super) fn stop(&self, id: &str, container: &str, grace_seconds: i64, reason: &str) {
         let began = {
             let mut memory = self.cell.memory();
-            memory.stopping.insert(id.to_owned());
-            memory.endings.contains_key(id)
+            let by = self.now() + SignedDuration::from_secs(grace_seconds);
+            memory.stop_by.insert(id.to_owned(), by);
+            !memory.stopping.insert(id.to_owned()) || memory.endings.contains_key(id)
         };
         lock(&self.agent.ended_by_us).insert(id.to_owned());
         if !began && !container.is_empty() {

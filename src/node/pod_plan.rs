@@ -546,7 +546,10 @@ pub(super) fn stop(
     reason: &str,
     plan: &mut PodPlan,
 ) {
-    if !view.memory.stopping.contains(&instance.id) {
+    // A deletion with a shorter grace than the stop that is under way is told to the engine too.
+    let by = view.now + SignedDuration::from_secs(grace_seconds + 1);
+    let is_shorter = view.memory.stop_by.get(&instance.id).is_some_and(|before| by < *before);
+    if !view.memory.stopping.contains(&instance.id) || is_shorter {
         let step = Step::Stop {
             id: instance.id.clone(),
             container: instance.identity.container.clone(),

@@ -148,6 +148,24 @@ fn lost(stored: &ContainerStatus) -> Option<ContainerState> {
     Some(ContainerState { terminated: Some(end), ..ContainerState::default() })
 }
 
+/// The states of a container that is not there any more and is not made again: the end that was told,
+/// or an unknown one.
+fn gone(
+    view: &View<'_>,
+    stored: Option<&ContainerStatus>,
+) -> Option<(ContainerState, Option<ContainerState>)> {
+    let (stored, phase) = (stored?, view.pod.status.as_ref()?.phase.as_deref());
+    let ends = view.pod.metadata.deletion_timestamp.is_some();
+    if !ends && !matches!(phase, Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let told = stored.state.clone().filter(|state| state.terminated.is_some());
+    Some(match told {
+        Some(told) => (told, stored.last_state.clone()),
+        None => (lost(stored)?, None),
+    })
+}
+
 fn container_status(
     view: &View<'_>,
     plan: &PodPlan,
@@ -189,13 +207,10 @@ fn container_status(
             (Some(end), None) => (end, before.or_else(stored_last)),
             (None, wait) => (waiting(wait.unwrap_or(&default_wait)), before.or_else(stored_last)),
         },
-        None => match stored.filter(|_| view.pod.metadata.deletion_timestamp.is_some()) {
-            Some(stored) if lost(stored).is_some() => (lost(stored).unwrap_or_default(), None),
-            _ => {
-                let last = stored.and_then(lost).or_else(stored_last);
-                (waiting(wait.unwrap_or(&default_wait)), last)
-            }
-        },
+        None => gone(view, stored).unwrap_or_else(|| {
+            let last = stored.and_then(lost).or_else(stored_last);
+            (waiting(wait.unwrap_or(&default_wait)), last)
+        }),
     };
     let counted = current.map_or(0, |i| i32::try_from(i.identity.attempt).unwrap_or(i32::MAX));
     let restart_count = counted.max(stored.map_or(0, |status| status.restart_count));
@@ -620,6 +635,13 @@ mod tests {
             };
             (reason(web.state), reason(web.last_state))
         };
+        // What was told of an end stays, also when somebody removes its container.
+        let over = pod(json!({"status": {"phase": "Succeeded", "containerStatuses": [{
+            "name": "web", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]}}));
+        let web = status(&over, &[], &with_image(), 1).container_statuses.expect("one").remove(0);
+        let end = web.state.and_then(|state| state.terminated).and_then(|end| end.reason);
+        assert_eq!(end.as_deref(), Some("Completed"));
         let unknown = Some("137 ContainerStatusUnknown".to_owned());
         assert_eq!(taken(false), (None, unknown.clone()));
         assert_eq!(taken(true), (unknown, None));

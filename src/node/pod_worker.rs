@@ -25,17 +25,17 @@ use crate::node::environment::named;
 use crate::node::image::Waiting;
 use crate::node::instance::Instance;
 use crate::node::last_words;
-use crate::node::memory::{Memory, Verdicts};
+use crate::node::memory::Memory;
 use crate::node::needed_images::{all_containers, look_for_images};
 use crate::node::perform::{self, Performed};
 use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
-use crate::node::pod_status::{self, is_past_post_start, is_started, pod_ip, pod_status};
-use crate::node::probe::{ProbeKind, Verdict, probes};
-use crate::node::prober::{Asked, Probers, Told};
+use crate::node::pod_probes;
+use crate::node::pod_status::{self, pod_status};
+use crate::node::prober::Probers;
 use crate::node::quarantine::Quarantine;
 use crate::node::registry_credentials;
 use crate::node::runtime::Runtime;
-use crate::node::sidecar::{field_path, lasting};
+use crate::node::sidecar::field_path;
 use crate::node::termination_plan::{finished, is_over, overdue};
 use crate::node::volume;
 use crate::node::volume_check::LastLook;
@@ -241,7 +241,7 @@ async fn pass<C: Cluster, R: Runtime>(
     let healing = copies::heal(of_pod, copies, &observed.memory, &agent.options.prefix);
     plan.actions.splice(0..0, healing);
     let compare_again = compare(agent, &observed, &plan);
-    probe(agent, cell, own, &observed);
+    pod_probes::probe(agent, cell, &mut own.probers, &observed);
     tell(agent, own, &observed, &plan);
     let ends = observed.pod.metadata.deletion_timestamp.is_some();
     if ends && !observed.instances.is_empty() {
@@ -314,6 +314,7 @@ async fn observe<C: Cluster, R: Runtime>(
         }
         let alive: Vec<&str> = instances.iter().map(|instance| &*instance.id).collect();
         memory.probes.retain(|id, _| alive.contains(&&**id));
+        memory.stop_by.retain(|id, _| alive.contains(&&**id));
         memory.endings.retain(|id, _| alive.contains(&&**id));
         memory.last_words.retain(|id, _| alive.contains(&&**id));
         memory.post_starts.retain(|id, _| alive.contains(&&**id));
@@ -412,85 +413,6 @@ fn compare<C: Cluster, R: Runtime>(
     let again = drift::look_again(&view, &examined);
     agent.compare(&[examined], false);
     again
-}
-
-/// Keeps the probes of running instances asked.
-fn probe<C: Cluster, R: Runtime>(
-    agent: &Arc<Agent<C, R>>,
-    cell: &Arc<PodCell>,
-    own: &mut Own,
-    observed: &Observed,
-) {
-    let pod = &observed.pod;
-    let ends = pod.metadata.deletion_timestamp.is_some();
-    let ip = pod_ip(&observed.instances);
-    let mut wanted = Vec::new();
-    for (role, container) in pod.spec.iter().flat_map(lasting) {
-        let instance = latest(&observed.instances, role, &container.name)
-            .filter(|instance| instance.is_running());
-        let (Some(instance), Some(pod_ip)) = (instance, ip) else { continue };
-        if !is_past_post_start(instance, container, &observed.memory) {
-            continue;
-        }
-        let started = is_started(instance, container, &observed.memory);
-        let ends = ends || observed.memory.endings.contains_key(&instance.id);
-        for (kind, probe) in probes(container) {
-            // Liveness and startup end with the deletion, readiness goes on (kubelet prober).
-            let asked = match kind {
-                ProbeKind::Startup => !started && !ends,
-                ProbeKind::Liveness => started && !ends,
-                ProbeKind::Readiness => started,
-            };
-            if asked {
-                let told = observed.memory.probes.get(&instance.id);
-                let told = told.and_then(|told| match kind {
-                    ProbeKind::Startup => told.startup.as_ref(),
-                    ProbeKind::Liveness => told.liveness.as_ref(),
-                    ProbeKind::Readiness => told.readiness.as_ref(),
-                });
-                wanted.push(Asked {
-                    instance: &instance.id,
-                    started_at: instance.started_at,
-                    kind,
-                    passed: told == Some(&Verdict::Passed),
-                    probe,
-                    container,
-                    pod_ip,
-                });
-            }
-        }
-    }
-    let (listener, teller) = (cell.clone(), agent.clone());
-    let tell: Arc<dyn Fn(Told) + Send + Sync> = Arc::new(move |told| {
-        if let Some(why) = &told.failure {
-            let message = format!("{} probe failed: {why}", told.kind.name());
-            let note = Note::warning(&*listener.pod(), COMPONENT, "Unhealthy", message);
-            teller.cluster.note(note.of_part(field_path(&listener.pod(), &told.container)));
-        }
-        if let Some(what) = &told.warning {
-            let message = format!("{} probe warning: {what}", told.kind.name());
-            let note = Note::warning(&*listener.pod(), COMPONENT, "ProbeWarning", message);
-            teller.cluster.note(note.of_part(field_path(&listener.pod(), &told.container)));
-        }
-        if let Some(verdict) = told.verdict {
-            hear(&listener, &told.instance, told.kind, verdict);
-        }
-    });
-    let times = (agent.born, observed.now);
-    own.probers.keep(&wanted, &agent.runtime, &agent.tasks, times, &tell);
-}
-
-fn hear(cell: &PodCell, instance: &str, kind: ProbeKind, verdict: Verdict) {
-    let mut memory = cell.memory();
-    let verdicts: &mut Verdicts = memory.probes.entry(instance.to_owned()).or_default();
-    let slot = match kind {
-        ProbeKind::Startup => &mut verdicts.startup,
-        ProbeKind::Liveness => &mut verdicts.liveness,
-        ProbeKind::Readiness => &mut verdicts.readiness,
-    };
-    *slot = Some(verdict);
-    drop(memory);
-    cell.wake.notify_one();
 }
 
 /// Events for reasons to wait that are new.

@@ -129,7 +129,7 @@ pub fn end(
     plan: &mut PodPlan,
 ) {
     if view.memory.stopping.contains(&instance.id) {
-        return;
+        return stop(view, instance, grace_seconds, reason, plan);
     }
     let Some(ending) = view.memory.endings.get(&instance.id) else {
         // Nothing can be run in a container that is paused.
@@ -283,6 +283,29 @@ mod tests {
         all[1] = ended(all[1].clone(), 143, 6);
         let plan = told(&pod, &all, &with_image(), 6);
         assert_eq!(plan, "Remove { id: \"sandbox-0\" } because the pod is finished");
+    }
+
+    #[test]
+    fn a_second_deletion_shortens_the_first_ones_grace() {
+        let deleted = |seconds: i64, at_second: i64| {
+            pod(json!({"metadata": {"deletionGracePeriodSeconds": seconds,
+                "deletionTimestamp": at(at_second + seconds).to_string()}}))
+        };
+        let all = |pod: &Pod| {
+            [instance(pod, Role::Sandbox, "", 0), instance(pod, Role::Container, "web", 0)]
+        };
+        let first = deleted(30, 0);
+        let mut memory = Memory { withdrawal: Withdrawn::Done, ..with_image() };
+        assert!(told(&first, &all(&first), &memory, 0).contains("grace_seconds: 30"));
+        memory.stopping.insert("web-0".into());
+        memory.stop_by.insert("web-0".into(), at(30));
+        for second in 0..40 {
+            assert_eq!(told(&first, &all(&first), &memory, second), "", "second {second}");
+        }
+        let second = deleted(1, 10);
+        assert!(told(&second, &all(&second), &memory, 10).contains("grace_seconds: 1 }"));
+        memory.stop_by.insert("web-0".into(), at(11));
+        assert_eq!(told(&second, &all(&second), &memory, 10), "");
     }
 
     #[test]

@@ -197,6 +197,87 @@ async fn a_pod_runs_restarts_and_goes() {
     world.end().await;
 }
 
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
+/// Through admission, the real store and the agent, on an engine in memory.
+#[tokio::test]
+async fn a_sidecar_runs_from_its_place_among_the_init_containers_to_the_end() {
+    let world = World::new().await;
+    let container = |name: &str| json!({"name": name, "image": "app:v1"});
+    let mut mesh = container("mesh");
+    mesh["restartPolicy"] = json!("Always");
+    mesh["startupProbe"] = json!({"exec": {"command": ["up"]}, "failureThreshold": 100});
+    let mut web = container("web");
+    web["lifecycle"] = json!({"postStart": {"exec": {"command": ["open"]}},
+        "preStop": {"sleep": {"seconds": 1}}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "default"},
+        "spec": {"nodeName": "n1", "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
+            "initContainers": [mesh, container("setup")], "containers": [web]}});
+    world.engine.set_commands_fail(true);
+    world.cluster.create::<Pod>(&object(pod)).await.expect("it is admitted");
+    let key = Key::new("default", "p");
+    let named = |name: &str| {
+        let all = world.engine.containers();
+        all.into_iter().filter(move |one| one.identity.container == name).collect::<Vec<_>>()
+    };
+    let runs = |pod: &Pod| {
+        let status = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
+        status.is_some_and(|list| list[0].state.as_ref().is_some_and(|s| s.running.is_some()))
+    };
+    world.until(&key, "at its sidecar", runs).await;
+    assert!(named("setup").is_empty(), "it has not started");
+    world.engine.set_commands_fail(false);
+    let begin = Instant::now();
+    while !named("setup").iter().any(|one| one.is_running()) {
+        assert!(begin.elapsed() < PATIENCE, "setup waits");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    world.engine.end(&named("setup")[0].id, 0, None);
+    world.until(&key, "ready", is_ready).await;
+    // A sidecar is restarted in a pod that restarts nothing.
+    world.engine.end(&named("mesh")[0].id, 3, None);
+    let again = |pod: &Pod| {
+        let status = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
+        is_ready(pod) && status.is_some_and(|list| list[0].restart_count == 1)
+    };
+    world.until(&key, "ready again", again).await;
+    world.engine.end(&named("web")[0].id, 0, None);
+    world.until(&key, "over", |pod| phase(pod) == Some("Succeeded")).await;
+    assert!(world.engine.doubles().is_empty());
+    let started = world.engine.started();
+    let short = |name: &String| name.split('_').nth(1).unwrap_or_default().to_owned();
+    let order: Vec<String> = started.iter().map(short).collect();
+    assert_eq!(order, ["POD", "mesh", "setup", "web", "mesh"]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_ends_its_container_and_is_told_without_its_words() {
+    let world = World::new().await;
+    world.engine.set_commands_fail(true);
+    let container = json!({"image": "app:v1",
+        "lifecycle": {"postStart": {"exec": {"command": ["open"]}}}});
+    let key = world.pod("p", container).await;
+    let looping = |pod: &Pod| waiting(pod).as_deref() == Some("CrashLoopBackOff");
+    let pod = world.until(&key, "in back-off", looping).await;
+    assert!(!is_ready(&pod));
+    let events = world.cluster.list::<Event>(&Scope::all()).await.expect("events").items;
+    let told = |reason: &str| {
+        let found = events.iter().find(|event| event.reason.as_deref() == Some(reason));
+        let event = found.unwrap_or_else(|| panic!("no {reason} in {events:#?}"));
+        (event.message.clone().unwrap_or_default(), event.involved_object.field_path.clone())
+    };
+    let web = Some("spec.containers{web}".to_owned());
+    assert_eq!(told("FailedPostStartHook"), ("PostStartHook failed".to_owned(), web.clone()));
+    assert_eq!(told("Killing"), ("FailedPostStartHook".to_owned(), web.clone()));
+    assert_eq!(told("Started"), ("Container started".to_owned(), web));
+    world.engine.set_commands_fail(false);
+    world.end().await;
+}
+
 /// `kubectl top`, from the engine's counters to the API's answer.
 #[tokio::test]
 async fn usage_is_measured_when_it_is_asked_for() {

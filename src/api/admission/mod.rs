@@ -43,6 +43,7 @@ mod downward_validation;
 mod handler_validation;
 mod pod_validation;
 mod service_validation;
+mod stop_signal;
 mod volume_validation;
 mod workload_validation;
 

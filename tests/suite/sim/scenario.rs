@@ -108,6 +108,7 @@ fn deployment(replicas: i32, image: &str) -> Value {
                 "spec": { "terminationGracePeriodSeconds": 2, "containers": [{
                     "name": "app", "image": image, "imagePullPolicy": "IfNotPresent", "ports": [{ "containerPort": 8080 }],
                     "envFrom": [{ "configMapRef": { "name": "app" } }],
+                    "lifecycle": { "postStart": { "sleep": { "seconds": 1 } }, "preStop": { "sleep": { "seconds": 1 } } },
                 }] },
             },
         },
