@@ -827,7 +827,7 @@ pub(crate) mod tests {
         let side = instance(&pod, Role::Container, "side", 0);
         let changed = Instance {
             identity: crate::node::instance::Identity {
-                spec_hash: "v1:other".into(),
+                spec_hash: format!("{}0", side.identity.spec_hash),
                 ..side.identity.clone()
             },
             ..side
