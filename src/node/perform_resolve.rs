@@ -42,7 +42,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             self.name(&mut made.env, &mut mounts, pod_ip).await?;
         }
         let (pod, engine) = (&self.observed.pod, &self.observed.engine);
-        let confined = profile::confined(&self.agent, engine, pod, container).await?;
+        let confined = profile::confined(self.agent, engine, pod, container).await?;
         let (command, arguments) = (made.command, made.arguments);
         Ok(Resolved { env: made.env, command, arguments, mounts, confined })
     }
