@@ -28,7 +28,7 @@ use crate::node::last_words;
 use crate::node::memory::Memory;
 use crate::node::needed_images::{all_containers, look_for_images};
 use crate::node::perform::{self, Performed};
-use crate::node::pod_plan::{self, PodPlan, View, latest, plan};
+use crate::node::pod_plan::{self, PodPlan, View, plan};
 use crate::node::pod_probes;
 use crate::node::pod_status::{self, pod_status};
 use crate::node::prober::Probers;
