@@ -31,7 +31,7 @@ impl Default for Metrics {
         let pulls = Counters::default();
         at_zero(&pulls, "result", &["ok", "failed"]);
         let sandboxes = Counters::default();
-        at_zero(&sandboxes, "from", &["spare", "none_left", "not_plain", "off"]);
+        at_zero(&sandboxes, "result", &["spare", "none_left", "not_plain", "off"]);
         Self {
             pod_start: slow(),
             restarts: Counter::default(),
@@ -61,8 +61,8 @@ impl Metrics {
     }
 
     /// A pod got a sandbox: a spare one, or a new one for this reason.
-    pub(super) fn sandbox(&self, from: &'static str) {
-        self.sandboxes.get_or_create(&[label("from", from)]).inc();
+    pub(super) fn sandbox(&self, result: &'static str) {
+        self.sandboxes.get_or_create(&[label("result", result)]).inc();
     }
 
     pub(super) fn spares(&self, count: usize) {

@@ -230,7 +230,8 @@ async fn step<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) -> Result<bool, 
         }
         Next::Make | Next::Nothing => {
             agent.making.quiet(GIVE_WAY).await;
-            let name = format!("spare-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+            // One is made at a time, and no two at the same one.
+            let name = format!("spare-{:x}", agent.clock.now().as_microsecond());
             make(agent, &container_spec::spare(&agent.site(&engine), &name)).await?;
             Ok(true)
         }

@@ -95,6 +95,12 @@ impl Agent {
         self.restart_after(|_| {}).await;
     }
 
+    /// Another agent, that makes sandboxes before their pods.
+    pub async fn keep_spares(&mut self, most: usize) {
+        self.options.spare_sandboxes = most;
+        self.restart().await;
+    }
+
     /// As [`Agent::restart`], and something happens while no agent runs.
     pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&Self)) {
         self.stop().await;

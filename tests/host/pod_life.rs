@@ -247,3 +247,88 @@ async fn processes_are_shared_and_a_deadline_ends_the_pod() {
     assert!(orphan.is_none() && !seen.contains("[sleep]"), "{seen}");
     world.agent.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_made_before_its_pod_is_wholly_the_pods() {
+    let mut world = World::new();
+    world.agent.keep_spares(2).await;
+    let ids = |agent: &Agent, filters: &[&str]| {
+        let filters = filters.iter().flat_map(|filter| ["--filter", *filter]);
+        let arguments: Vec<&str> = ["ps", "-q", "--no-trunc"].into_iter().chain(filters).collect();
+        agent.docker(&arguments).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let spare = "label=ballast.dev/kind=spare";
+    // The first one is given back, it was there to learn from: one that stays is proved.
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen = Vec::new();
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        let now = ids(&world.agent, &[spare]);
+        if !now.is_empty() && now == seen {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no spare sandbox stays: {now:?}");
+        seen = now;
+    }
+    let script = "cat /proc/sys/kernel/hostname /etc/hostname > /told/lines; echo $HOSTNAME >> /told/lines; \
+        cat /etc/hosts > /told/hosts; echo told > /told/done; trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let spec = json!({"containers": [shell("web", script)],
+        "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["a.example"]}]});
+    let key = world.put("named", spec).await;
+    let pod = world.agent.until(&key, "ready", is_ready).await;
+    while !exists(&world.told_in().join("done")) {
+        assert!(Instant::now() < deadline, "it told nothing");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(world.told(), ["named", "named", "named"].map(str::to_owned));
+    let hosts = fs::read_to_string(world.told_in().join("hosts")).expect("its hosts file");
+    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).expect("an address");
+    assert!(hosts.contains(&format!("{ip}\tnamed\n")) && hosts.contains("10.1.2.3\ta.example"));
+    let claimed = ids(&world.agent, &[spare, "name=_POD_named_"]);
+    assert_eq!(claimed.len(), 1, "its sandbox was made before it");
+    // The name alone tells a new agent whose sandbox it is.
+    world.agent.restart().await;
+    let pod = world.agent.until(&key, "ready", is_ready).await;
+    assert_eq!((restarts(&pod), ids(&world.agent, &["name=_named_"]).len()), (0, 2));
+    assert_eq!(ids(&world.agent, &[spare, "name=_POD_named_"]), claimed);
+    world.delete(&key, 2).await;
+    assert_eq!(ids(&world.agent, &["name=_named_"]), Vec::<String>::new());
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_behind_our_back_is_undone() {
+    let world = World::new();
+    let key = world.put("pod", json!({"containers": [lasting("web")]})).await;
+    let pod = world.agent.until(&key, "ready", is_ready).await;
+    let ours = |name: &str| {
+        let filter = format!("name={name}");
+        world.agent.docker(&["ps", "-q", "--no-trunc", "--filter", &filter])
+    };
+    let web = ours("_web_pod_");
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}: {}", world.agent.shelf.notes().join("\n"));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    // A lost name comes back, and nothing is restarted for it.
+    world.agent.docker(&["rename", &web, "somebody"]);
+    until("the name is back", &|| ours("_web_pod_") == web).await;
+    // Who carries the pod's labels is not the pod's container.
+    let format = "{{range $k, $v := .Config.Labels}}--label={{$k}}={{$v}}\n{{end}}";
+    let labels = world.agent.docker(&["inspect", "-f", format, &web]);
+    let mut copy = vec!["run", "-d", "--name", "copy"];
+    copy.extend(labels.lines().filter(|line| !line.is_empty()));
+    copy.extend([IMAGE, "sleep", "1000"]);
+    world.agent.docker(&copy);
+    until("the copy is gone", &|| ours("copy").is_empty()).await;
+    assert_eq!(ours("_web_pod_"), web);
+    assert_eq!(restarts(&world.agent.pod(&key).await), restarts(&pod));
+    // A setting that is no limit: the field is told, and the container made anew.
+    world.agent.docker(&["update", "--cpuset-cpus", "0", &web]);
+    until("it is made anew", &|| !ours("_web_pod_").is_empty() && ours("_web_pod_") != web).await;
+    world.agent.until(&key, "ready", is_ready).await;
+    world.agent.end().await;
+}

@@ -437,7 +437,8 @@ async fn discovery_health_drift_and_bad_requests() {
     assert_eq!(drift, json!({"open": [], "closed": [], "facts": []}));
     // What a plan made elsewhere is judged by.
     let configuration = get(&router, "/api/v1/configuration").await.json();
-    assert_eq!(configuration, json!({"serviceCidr": "10.97.0.0/16", "nodePorts": "30000-32767"}));
+    let wanted = json!({"serviceCidr": "10.97.0.0/16", "nodePorts": "30000-32767", "allow": {}});
+    assert_eq!(configuration, wanted);
     let path = "/api/v1/configuration";
     let written = ask(&router, Method::PUT, path, &[], Body::from("{}")).await;
     assert_eq!(
@@ -449,7 +450,10 @@ async fn discovery_health_drift_and_bad_requests() {
     assert_eq!(written.code, StatusCode::METHOD_NOT_ALLOWED);
     let other = Fixture::ranging("10.60.0.0/16", 31_000..=31_010);
     let configuration = get(&other.api.router(), path).await.json();
-    assert_eq!(configuration, json!({"serviceCidr": "10.60.0.0/16", "nodePorts": "31000-31010"}));
+    assert_eq!(
+        configuration,
+        json!({"serviceCidr": "10.60.0.0/16", "nodePorts": "31000-31010", "allow": {}})
+    );
     assert_eq!(
         ask(&router, Method::GET, "/api/v1/pods", &[("accept", "image/png")], Body::empty())
             .await

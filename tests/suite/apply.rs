@@ -470,7 +470,7 @@ async fn readers_see_what_a_write_would_come_to_and_change_nothing() {
             Method::PATCH,
             dry(&web),
             MERGE,
-            json!({"spec": {"template": {"spec": {"hostNetwork": true}}}}),
+            json!({"spec": {"template": {"spec": {"hostUsers": false}}}}),
             422,
         ),
         // And for good, nothing.

@@ -29,11 +29,15 @@ impl State {
                 }
             }
         }
-        let containers = engine.containers();
+        let mut containers = engine.containers();
+        // As many as there was to do lately: nobody's, and no part of the outcome.
+        containers.retain(|instance| instance.identity.role != Role::Spare);
         for instance in &containers {
             state.add(container(instance));
         }
-        state.add(format!("ever started: {}", engine.started().len()));
+        // Of a sandbox it is chance whether it was started for its pod or before it.
+        let of_pods = |name: &&String| !name.contains("_POD_") && !name.contains("_SPARE_");
+        state.add(format!("ever started: {}", engine.started().iter().filter(of_pods).count()));
         state.add_addresses(store, &containers, kernel);
         state.add_rules(kernel);
         state
