@@ -491,12 +491,18 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
 
     async fn finish(&self, uid: &str) -> Performed {
         let home = directory(self.agent, self.pod());
-        // Most pods have none: asking costs less than another thread.
-        if home.exists() {
+        // Most pods have a file or two of ours and no volumes: removing them costs less than another
+        // thread, whose end the simulation could not repeat either.
+        let has_volumes =
+            ["volumes", "volume-subpaths"].iter().any(|part| home.join(part).exists());
+        let cleared = if has_volumes {
             let clearing = tokio::task::spawn_blocking(move || volume::remove(&home));
-            if let Err(error) = clearing.await.expect("removing volumes does not panic") {
-                warn!(%error, "volumes not removed, the next relist tries again");
-            }
+            clearing.await.expect("removing volumes does not panic")
+        } else {
+            volume::remove(&home)
+        };
+        if let Err(error) = cleared {
+            warn!(%error, "volumes not removed, the next relist tries again");
         }
         let options = DeleteOptions {
             uid: Some(uid.to_owned()),
