@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
@@ -16,11 +16,11 @@ use crate::node::care::ReadSignals;
 use crate::node::eviction::{Candidate, Pressure, Pressures, Reading, Signal, message, rank};
 use crate::node::image_care::{collect, read, tell};
 use crate::node::instance::{Life, Role};
-use crate::node::pod_status::time;
 use crate::node::pod_worker::{COMPONENT, directory};
 use crate::node::runtime::Runtime;
 use crate::node::termination_plan::is_over;
-use crate::object::{Cluster, Note, condition};
+use crate::node::volume_eviction::evicted_status;
+use crate::object::{Cluster, Note};
 use crate::task::caught_async;
 
 /// The kubelet's `monitoringInterval`.
@@ -222,19 +222,5 @@ async fn evict<C: Cluster, R: Runtime>(
 }
 
 fn evicted(pod: &Pod, message: &str, now: Timestamp) -> Pod {
-    let mut pod = pod.clone();
-    let status = pod.status.get_or_insert_default();
-    status.phase = Some("Failed".to_owned());
-    status.reason = Some("Evicted".to_owned());
-    status.message = Some(message.to_owned());
-    let disrupted = PodCondition {
-        type_: "DisruptionTarget".to_owned(),
-        status: "True".to_owned(),
-        reason: Some("TerminationByKubelet".to_owned()),
-        message: Some(message.to_owned()),
-        last_transition_time: Some(time(now)),
-        ..PodCondition::default()
-    };
-    condition::set(status.conditions.get_or_insert_default(), disrupted);
-    pod
+    Pod { status: Some(evicted_status(pod, message, now)), ..pod.clone() }
 }
