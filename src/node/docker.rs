@@ -46,7 +46,7 @@ use crate::node::runtime::{
     StoredImage, UsageSample,
 };
 use crate::node::turns::Turns;
-use crate::node::uts::{Groups, Naming};
+use crate::node::uts::{Groups, Naming, host_name_of};
 use crate::object::streams::{Channels, Process};
 use crate::telemetry::chain;
 
@@ -280,6 +280,10 @@ impl Runtime for Docker {
         // 0 of one that does not run.
         let process = seen.state.and_then(|state| state.pid).filter(|process| *process > 0);
         process.ok_or_else(|| RuntimeError::Other(format!("container {id} is not running")))
+    }
+
+    async fn host_name(&self, id: &str) -> Result<String, RuntimeError> {
+        host_name_of(self, id).await
     }
 
     async fn mount_table(&self) -> Option<Vec<u8>> {

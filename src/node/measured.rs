@@ -66,6 +66,10 @@ impl<R: Runtime> Runtime for Measured<R> {
         self.call("inspect", self.engine.inspect(id)).await.0
     }
 
+    async fn host_name(&self, id: &str) -> Answer<String> {
+        self.call("process", self.engine.host_name(id)).await.0
+    }
+
     async fn process(&self, id: &str) -> Answer<i64> {
         self.call("process", self.engine.process(id)).await.0
     }

@@ -44,6 +44,9 @@ pub struct Memory {
     pub renaming: BTreeSet<String>,
     /// Containers that began before they had the pod's host name.
     pub unnamed: u32,
+    /// By id of a running container whose sandbox was made before the pod: whether it has the pod's
+    /// host name.
+    pub has_name: BTreeMap<String, bool>,
     /// By container: when a change from outside was healed by making the container anew.
     pub heals: BTreeMap<String, VecDeque<Timestamp>>,
     /// Shown only: an annotation `ballast.dev/heal: "false"` on the pod or an owner.

@@ -68,6 +68,7 @@ mod config_watch;
 mod grpc_health;
 mod heartbeat;
 mod hook;
+mod host_names;
 mod http_get;
 mod image_care;
 mod instances;

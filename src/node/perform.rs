@@ -393,6 +393,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let started = self.start(id, made_as.as_deref().map(|from| (from, &*name))).await;
         if made_as.is_some() && started.is_ok() {
             self.agent.spares.was_in_time();
+            self.cell.memory().has_name.insert(id.to_owned(), true);
         }
         started
     }

@@ -426,12 +426,14 @@ fn member(
     make(view, container, role, sandbox, Some(back_off), false, plan);
 }
 
-/// Whether somebody started a container again whose sandbox was made before the pod: the engine gave
-/// it the sandbox's host name. We never start one twice, so only such a one runs and has an end.
+/// Whether a container whose sandbox was made before the pod has the sandbox's host name. The engine
+/// gave it that when somebody started it again (we never start one twice, so only such a one runs and
+/// has an end), or when the daemon was killed between its start and its name.
 fn has_another_name(view: &View<'_>, instance: &Instance) -> bool {
     let sandbox = running_sandbox(view.instances);
+    let seen = view.memory.has_name.get(&instance.id) == Some(&false);
     instance.is_running()
-        && instance.finished_at.is_some()
+        && (seen || instance.finished_at.is_some())
         && sandbox.is_some_and(|sandbox| sandbox.made_as.is_some())
 }
 
@@ -1050,6 +1052,22 @@ pub(crate) mod tests {
         assert_eq!(told(&pod, &[restarted, late], &with_image(), 9), "");
         let ahead = Instance { started_at: Some(at(3600)), ..first };
         assert_eq!(told(&pod, &[ahead, member], &with_image(), 9), "");
+    }
+
+    #[test]
+    fn a_container_under_its_spare_sandboxs_host_name_is_made_anew() {
+        let pod = pod(json!({}));
+        let mut sandbox = instance(&pod, Role::Sandbox, "", 0);
+        let member = instance(&pod, Role::Container, "web", 0);
+        let mut memory = with_image();
+        memory.has_name.insert("web-0".into(), false);
+        // Its sandbox has the pod's own name.
+        assert_eq!(told(&pod, &[sandbox.clone(), member.clone()], &memory, 5), "");
+        sandbox.made_as = Some("spare-1".into());
+        let plan = told(&pod, &[sandbox.clone(), member.clone()], &memory, 5);
+        assert!(plan.contains("web was changed from outside, will be made anew"), "{plan}");
+        memory.has_name.insert("web-0".into(), true);
+        assert_eq!(told(&pod, &[sandbox, member], &memory, 5), "");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::node::confinement::addressed;
 use crate::node::copies::{self, Sorted};
 use crate::node::drift::{self, Look};
 use crate::node::environment::named;
+use crate::node::host_names;
 use crate::node::image::Waiting;
 use crate::node::instance::Instance;
 use crate::node::last_words;
@@ -296,10 +297,13 @@ async fn observe<C: Cluster, R: Runtime>(
     let home = &agent.options.data_dir;
     let unread = last_words::unread(&pod, &instances, &cell.memory().last_words);
     let read = last_words::read_all(&agent.runtime, home, unread).await;
+    let unsure = host_names::unsure(&instances, &cell.memory().has_name);
+    let names = host_names::read(&agent.runtime, &pod, unsure).await;
     let now = agent.clock.now();
     let mut memory = {
         let mut memory = cell.memory();
         memory.last_words.extend(read);
+        memory.has_name.extend(names);
         memory.unready = unready;
         memory.settle(pod_plan::told_times(&pod, &instances), now);
         if !std::mem::replace(&mut own.took_up, true) {
@@ -317,6 +321,7 @@ async fn observe<C: Cluster, R: Runtime>(
         memory.stop_by.retain(|id, _| alive.contains(&&**id));
         memory.endings.retain(|id, _| alive.contains(&&**id));
         memory.last_words.retain(|id, _| alive.contains(&&**id));
+        memory.has_name.retain(|id, _| alive.contains(&&**id));
         memory.post_starts.retain(|id, _| alive.contains(&&**id));
         memory.clone()
     };

@@ -158,6 +158,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// The number, on this host, of a running container's first process.
     fn process(&self, id: &str) -> impl Future<Output = Result<i64, RuntimeError>> + Send;
 
+    /// The host name of a container that runs.
+    fn host_name(&self, id: &str) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
     /// What is mounted where the engine runs, as `/proc/self/mountinfo` says it there; `None` where that
     /// cannot be known.
     fn mount_table(&self) -> impl Future<Output = Option<Vec<u8>>> + Send {

@@ -23,6 +23,9 @@ use std::time::Duration;
 
 use rustix::system::{sethostname, uname};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::sync::oneshot;
+
+use crate::node::runtime::{Runtime, RuntimeError};
 
 /// What runc calls its process as long as it waits to become the container's program.
 const WAITING: &str = "runc:[2:INIT]";
@@ -155,6 +158,35 @@ fn attempt(process: &str, own: u64, from: &str, to: &str) -> Result<bool, Late> 
     if waits() { Ok(true) } else { Err(Late::Began) }
 }
 
+/// The host name of a container that runs.
+pub(crate) async fn host_name_of<R: Runtime>(
+    runtime: &R,
+    id: &str,
+) -> Result<String, RuntimeError> {
+    let process = runtime.process(id).await?;
+    let name = host_name(process).await;
+    // Else the number may have been another's meanwhile.
+    if runtime.process(id).await? != process {
+        return Err(RuntimeError::Other(format!("container {id} was started again")));
+    }
+    name.map_err(|error| RuntimeError::Other(format!("host name not read: {error}")))
+}
+
+/// The host name that a process has.
+async fn host_name(process: i64) -> io::Result<String> {
+    let (tell, told) = oneshot::channel();
+    let read = move || -> io::Result<String> {
+        let handle = File::open(format!("/proc/{process}/ns/uts"))?;
+        let which = LinkNameSpaceType::HostNameAndNISDomainName;
+        move_into_link_name_space(handle.as_fd(), Some(which))?;
+        Ok(uname().nodename().to_string_lossy().into_owned())
+    };
+    let thread = std::thread::Builder::new().name("host name".to_owned());
+    // Nobody waits for the answer any more when it is not taken.
+    thread.spawn(move || tell.send(read()).ok())?;
+    told.await.map_err(io::Error::other)?
+}
+
 fn namespace_id(path: &str) -> io::Result<u64> {
     fs::metadata(path).map(|seen| seen.st_ino())
 }
@@ -190,6 +222,17 @@ mod tests {
     fn a_process_that_is_not_the_engines_teaches_nothing() {
         assert_eq!(Groups::learn("c0ffee", i64::from(std::process::id())), None);
         assert_eq!(Groups::learn("c0ffee", 0), None);
+    }
+
+    #[tokio::test]
+    async fn a_process_tells_its_host_name() {
+        let own = uname().nodename().to_string_lossy().into_owned();
+        match host_name(i64::from(std::process::id())).await {
+            Ok(name) => assert_eq!(name, own),
+            // Who may not enter a namespace learns that.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+        }
+        assert!(host_name(0).await.is_err());
     }
 
     #[tokio::test]

@@ -150,6 +150,7 @@ fn on_all(numbers: std::ops::RangeInclusive<u64>, one: impl Fn(u64) -> Result<()
                         return;
                     }
                     if let Err(why) = one(number) {
+                        eprintln!("{number} fails");
                         failures.lock().expect("no panic inside").push((number, why));
                     }
                 }

@@ -70,11 +70,18 @@ struct State {
     poison: Option<String>,
     /// Every container that was ever started, by engine name: one twice is a duplicate.
     started: Vec<String>,
+    /// By id of a container whose sandbox was made before its pod.
+    host_names: BTreeMap<String, String>,
+    /// By id of a container that began under its sandbox's host name: its pod's uid.
+    unnamed: BTreeMap<String, String>,
     /// Of the terminals of commands and main processes.
     sizes: Vec<TerminalSize>,
     /// What must never be: two containers at once that stand for the same one of a pod.
     doubles: Vec<String>,
 }
+
+/// What a container is named that began too soon.
+pub const TOO_LATE: &str = "too late";
 
 impl FakeRuntime {
     pub fn new(clock: Clock) -> Self {
@@ -198,6 +205,17 @@ impl FakeRuntime {
     /// Every size that a terminal was given.
     pub fn sizes(&self) -> Vec<TerminalSize> {
         self.state().sizes.clone()
+    }
+
+    /// By id of a container that began under the host name of its sandbox, its pod's uid: it is made
+    /// anew, which is one more start and one more restart than without the crash between the two.
+    pub fn unnamed(&self) -> BTreeMap<String, String> {
+        self.state().unnamed.clone()
+    }
+
+    /// The host name of each running container whose sandbox was made before its pod.
+    pub fn host_name_of(&self, id: &str) -> Option<String> {
+        self.state().host_names.get(id).cloned()
     }
 
     /// Every start beside a running container of the same pod and name.
@@ -437,6 +455,11 @@ impl Runtime for FakeRuntime {
             state.doubles.push(double);
         }
         state.started.push(instance.name.clone());
+        let made_as = instance.joined.as_ref().and_then(|sandbox| state.containers.get(sandbox));
+        if let Some(made_as) = made_as.and_then(|sandbox| sandbox.made_as.clone()) {
+            state.host_names.insert(id.to_owned(), made_as);
+            state.unnamed.insert(id.to_owned(), instance.identity.pod_uid.clone());
+        }
         let instance = state.containers.get_mut(id).expect("it was there above");
         instance.life = Life::Running;
         instance.started_at = Some(now);
@@ -445,8 +468,22 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn start_named(&self, id: &str, _from: &str, _to: &str) -> Result<(), RuntimeError> {
-        self.start(id).await
+    async fn start_named(&self, id: &str, _from: &str, to: &str) -> Result<(), RuntimeError> {
+        self.start(id).await?;
+        let mut state = self.state();
+        state.unnamed.remove(id);
+        if to == TOO_LATE {
+            // It is made anew, which is neither a restart nor one more that was ever started.
+            state.started.pop();
+            return Err(RuntimeError::Unnamed("injected".to_owned()));
+        }
+        state.host_names.insert(id.to_owned(), to.to_owned());
+        Ok(())
+    }
+
+    async fn host_name(&self, id: &str) -> Result<String, RuntimeError> {
+        let state = self.answer()?;
+        state.host_names.get(id).cloned().ok_or_else(|| no_such(id))
     }
 
     async fn learn_from(&self, id: &str) -> Result<(), RuntimeError> {

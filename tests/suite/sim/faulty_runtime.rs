@@ -17,6 +17,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::effects::Effects;
+use super::fake_runtime::TOO_LATE;
 use super::fault::Fault;
 
 #[derive(Clone)]
@@ -93,11 +94,15 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
     }
 
     async fn start_named(&self, id: &str, from: &str, to: &str) -> Result<(), RuntimeError> {
-        self.change("start", id, self.runtime.start_named(id, from, to)).await?;
-        if self.effects.strikes(Fault::EngineAnswerLost, "name") {
-            return Err(RuntimeError::Unnamed("injected".to_owned()));
-        }
-        Ok(())
+        // As on a real host it begins under the sandbox's name, and gets its own just then.
+        self.change("start", id, self.runtime.start(id)).await?;
+        let too_fast = self.effects.strikes(Fault::EngineAnswerLost, "name");
+        let to = if too_fast { TOO_LATE } else { to };
+        self.change("name", id, self.runtime.start_named(id, from, to)).await
+    }
+
+    async fn host_name(&self, id: &str) -> Result<String, RuntimeError> {
+        self.read("host name", self.runtime.host_name(id)).await
     }
 
     async fn learn_from(&self, id: &str) -> Result<(), RuntimeError> {

@@ -227,8 +227,7 @@ fn node_options(world: &World) -> NodeOptions {
         pod_range: "10.42.0.0/24".parse().expect("a range"),
         network: "ballast".to_owned(),
         bridge: "ballast0".to_owned(),
-        // A pod that claims one has files, and those are removed on a thread that no seed orders.
-        spare_sandboxes: 0,
+        spare_sandboxes: 4,
         pids_limit: None,
         resources: Default::default(),
         privileges: Arc::default(),

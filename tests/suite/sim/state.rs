@@ -22,8 +22,12 @@ pub struct State(BTreeMap<String, usize>);
 impl State {
     pub fn read(store: &Sqlite, engine: &FakeRuntime, kernel: &FakeKernel) -> Self {
         let mut state = Self::default();
+        let unnamed = engine.unnamed();
         for kind in Kind::all() {
-            for object in list(store, kind) {
+            for mut object in list(store, kind) {
+                if kind == Kind::Pod {
+                    forget_restarts(&mut object, &unnamed);
+                }
                 if let Some(line) = line(kind, &object) {
                     state.add(line);
                 }
@@ -31,13 +35,20 @@ impl State {
         }
         let mut containers = engine.containers();
         // As many as there was to do lately: nobody's, and no part of the outcome.
-        containers.retain(|instance| instance.identity.role != Role::Spare);
+        containers.retain(|one| one.identity.role != Role::Spare);
+        containers.retain(|one| one.is_running() || !unnamed.contains_key(&one.id));
         for instance in &containers {
             state.add(container(instance));
+            let is_member = instance.is_running() && instance.joined.is_some();
+            let name = engine.host_name_of(&instance.id).filter(|_| is_member);
+            if let Some(name) = name.filter(|name| *name != instance.identity.pod_name) {
+                state.add(format!("{} runs under the host name {name}", instance.name));
+            }
         }
         // Of a sandbox it is chance whether it was started for its pod or before it.
         let of_pods = |name: &&String| !name.contains("_POD_") && !name.contains("_SPARE_");
-        state.add(format!("ever started: {}", engine.started().iter().filter(of_pods).count()));
+        let started = engine.started().iter().filter(of_pods).count();
+        state.add(format!("ever started: {}", started - unnamed.len().min(started)));
         state.add_addresses(store, &containers, kernel);
         state.add_rules(kernel);
         state
@@ -150,6 +161,14 @@ fn is_true(object: &Value, condition: &str) -> bool {
     conditions.is_some_and(|all| {
         all.iter().any(|one| one["type"] == condition && one["status"] == "True")
     })
+}
+
+/// Those of containers that began under another host name, and are made anew for that.
+fn forget_restarts(pod: &mut Value, unnamed: &BTreeMap<String, String>) {
+    let of_pod = unnamed.values().filter(|uid| pod["metadata"]["uid"] == **uid).count();
+    if let Some(count) = pod.pointer_mut("/status/containerStatuses/0/restartCount") {
+        *count = json!(count.as_i64().unwrap_or_default() - i64::try_from(of_pod).expect("few"));
+    }
 }
 
 /// `None`: decides nothing, or is never the same twice.
