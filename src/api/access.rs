@@ -288,6 +288,10 @@ impl Identity {
             }
             Self::Scheduler => match kind {
                 Kind::Pod => matches!(part, Part::Binding | Part::Status),
+                // Which node a claim's volume is on, and which volume a claim gets, go with the pod.
+                Kind::PersistentVolume | Kind::PersistentVolumeClaim => {
+                    part == Part::Whole && matches!(verb, Verb::Update | Verb::Patch)
+                }
                 Kind::Event | Kind::Lease => true,
                 _ => false,
             },
@@ -295,6 +299,12 @@ impl Identity {
                 Kind::Node => key.name == *node && verb != Verb::Delete,
                 Kind::Lease => key.name == *node && key.namespace == LEASE_NAMESPACE,
                 Kind::Pod => part == Part::Status || verb == Verb::Delete,
+                // On its node only: `ownership.rs`.
+                Kind::PersistentVolume => match part {
+                    Part::Whole => matches!(verb, Verb::Create | Verb::Delete),
+                    Part::Status => true,
+                    _ => false,
+                },
                 Kind::Event | Kind::Drift => true,
                 _ => false,
             },
@@ -302,10 +312,11 @@ impl Identity {
         }
     }
 
-    /// Whether a write of this pod is within a node's rights: only pods bound to it.
-    pub fn owns(&self, pod_node: Option<&str>) -> bool {
+    /// Whether a write of a pod or volume is within a node's rights: only pods bound to it, and
+    /// volumes that are on it. `place` is the object's node.
+    pub fn owns(&self, place: Option<&str>) -> bool {
         match self {
-            Self::NodeAgent { node } => pod_node == Some(node.as_str()),
+            Self::NodeAgent { node } => place == Some(node.as_str()),
             _ => true,
         }
     }
@@ -338,6 +349,24 @@ mod tests {
         assert!(!may(Verb::Create, Kind::Pod, Part::Whole, &Key::new("a", "b")));
         assert!(may(Verb::Delete, Kind::Pod, Part::Whole, &Key::new("a", "b")));
         assert!(!agent.owns(Some("n2")) && !agent.owns(None) && agent.owns(Some("n1")));
+        let volume = Key::cluster("pvc-1");
+        for (verb, part, is_fine) in [
+            (Verb::Create, Part::Whole, true),
+            (Verb::Delete, Part::Whole, true),
+            (Verb::Patch, Part::Status, true),
+            (Verb::Update, Part::Whole, false),
+        ] {
+            assert_eq!(may(verb, Kind::PersistentVolume, part, &volume), is_fine, "{verb:?}");
+        }
+        let claim = Key::new("a", "c");
+        assert!(!may(Verb::Patch, Kind::PersistentVolumeClaim, Part::Whole, &claim));
+        assert!(!may(Verb::Create, Kind::StorageClass, Part::Whole, &Key::cluster("s")));
+        let scheduler = Identity::Scheduler;
+        for kind in [Kind::PersistentVolume, Kind::PersistentVolumeClaim] {
+            assert!(scheduler.may(Verb::Patch, kind, Part::Whole, &claim).is_ok());
+            assert!(scheduler.may(Verb::Patch, kind, Part::Status, &claim).is_err());
+            assert!(scheduler.may(Verb::Delete, kind, Part::Whole, &claim).is_err());
+        }
     }
 
     fn people() -> [Identity; 4] {

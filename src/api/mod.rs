@@ -20,12 +20,15 @@ pub mod ids;
 mod query;
 mod selector_text;
 
+mod default_class;
 mod living;
+mod ownership;
 mod pod_policy;
 mod recent;
 mod service_addresses;
 mod transact;
 pub mod verbs;
+mod volume_policy;
 mod write;
 mod write_options;
 
@@ -79,6 +82,7 @@ pub(crate) mod table;
 pub(crate) mod table_cells;
 mod table_columns;
 mod table_pod;
+mod table_storage;
 
 pub use access::Identity;
 pub use ids::IdSource;

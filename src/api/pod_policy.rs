@@ -5,6 +5,7 @@
 //! or a person writes it: the author of a commit must learn it from the commit. What the controllers
 //! copy of a template is judged as pods, as in Kubernetes.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
@@ -34,13 +35,17 @@ impl<S: Store> Api<S> {
     }
 
     /// # Errors
-    /// `Forbidden` for a pod or template that its namespace's policy or the daemon does not allow.
+    /// `Forbidden` for a pod or template that its namespace's policy or the daemon does not allow, and
+    /// for a volume that the daemon does not.
     pub(crate) fn enforce<K: Admit>(
         &self,
         who: &Identity,
         object: &K,
         labels: &NamespaceLabels,
     ) -> Result<(), ApiError> {
+        if let Some(volume) = (object as &dyn Any).downcast_ref() {
+            return self.enforce_volume(who, volume);
+        }
         let Some(subject) = subject(object) else { return Ok(()) };
         if K::OBJECT_KIND != Kind::Pod && *who == Identity::Controllers {
             return Ok(());
@@ -70,7 +75,8 @@ impl<S: Store> Api<S> {
         object: &K,
         old: &K,
     ) -> Result<(), ApiError> {
-        if subject(object).map(|new| new.spec) == subject(old).map(|old| old.spec) {
+        let is_volume = K::OBJECT_KIND == Kind::PersistentVolume;
+        if !is_volume && subject(object).map(|new| new.spec) == subject(old).map(|old| old.spec) {
             return Ok(());
         }
         self.enforce(who, object, &self.namespace_labels(&object.key().namespace))

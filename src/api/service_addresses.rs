@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use serde_json::Value;
 
-use crate::api::admission::addresses::{self, Ranges, ip_claim};
+use crate::api::admission::addresses::{self, Ranges, ip_claim, port_claim};
 use crate::api::admission::{Admit, refuse};
 use crate::api::verbs::Api;
-use crate::object::{ApiError, Kind};
+use crate::object::{ApiError, ApplySet, Kind, SetWrite};
 use crate::store::{ListRequest, Store};
 
 /// Which claims are taken; read from the store when the first Service needs them.
@@ -107,4 +108,23 @@ fn reserved_band(range: Ipv4Net) -> BTreeSet<String> {
         .filter_map(|offset| u32::try_from(first + offset).ok())
         .map(|address| ip_claim(&Ipv4Addr::from(address).to_string()))
         .collect()
+}
+
+/// Addresses and ports that the commit's manifests name: nothing is drawn from these.
+pub(crate) fn named_claims(set: &ApplySet) -> BTreeSet<String> {
+    let mut claims = BTreeSet::new();
+    for write in &set.writes {
+        let SetWrite::Apply { kind: Kind::Service, manifest, .. } = write else { continue };
+        let spec = &manifest["spec"];
+        let ips = spec["clusterIPs"].as_array().into_iter().flatten();
+        for address in ips.chain([&spec["clusterIP"]]).filter_map(Value::as_str) {
+            claims.insert(ip_claim(address));
+        }
+        for port in spec["ports"].as_array().into_iter().flatten() {
+            if let Some(number) = port["nodePort"].as_i64().and_then(|port| port.try_into().ok()) {
+                claims.insert(port_claim(port["protocol"].as_str().unwrap_or("TCP"), number));
+            }
+        }
+    }
+    claims
 }

@@ -149,7 +149,7 @@ mod tests {
                 if kind == Kind::Source {
                     empty["spec"] = json!({ "url": "u", "branch": "main", "path": ".", "pollSeconds": 60 });
                 }
-                if matches!(kind, Kind::ConfigMap | Kind::Secret | Kind::Event | Kind::EndpointSlice) {
+                if matches!(kind, Kind::ConfigMap | Kind::Secret | Kind::Event | Kind::EndpointSlice | Kind::StorageClass) {
                     empty.as_object_mut().expect("an object").remove("spec");
                 }
                 let object: K = serde_json::from_value(empty).expect("an empty object decodes");

@@ -12,14 +12,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, StatusCause};
 use serde_json::Value;
 
 use crate::api::access::{Identity, Part, Verb};
-use crate::api::admission::addresses::{self, ip_claim, port_claim};
+use crate::api::admission::addresses;
 use crate::api::admission::lifecycle::{self, DeletePlan};
 use crate::api::admission::supported::subject;
 use crate::api::admission::{Admit, FieldValidation, decode_body};
 use crate::api::body::{draft_of, header_of};
+use crate::api::default_class::name_class_of_set;
 use crate::api::local::Local;
 use crate::api::pod_policy::NamespaceLabels;
-use crate::api::service_addresses::Taken;
+use crate::api::service_addresses::{Taken, named_claims};
 use crate::api::verbs::{Api, store_error};
 use crate::api::write::{Outcome, SYSTEM_NAMESPACES, outcome};
 use crate::object::decode::decode;
@@ -155,10 +156,11 @@ impl<S: Store> Applying<'_, S> {
         taken: &mut Taken,
     ) -> Result<Planned, ApiError> {
         let kind = K::OBJECT_KIND;
-        let new = self.wanted::<K>(key, manifest)?;
+        let mut new = self.wanted::<K>(key, manifest)?;
         let Some(record) = self.api.store().get(kind, key) else {
             self.who.may(Verb::Create, kind, Part::Whole, key)?;
             let namespace = self.namespace_check::<K>(key).await?;
+            name_class_of_set(&mut new, self.set);
             let mut new = self.api.admit_new(new)?;
             self.enforce(&new, None)?;
             self.api.allocate(&mut new, &[], taken)?;
@@ -187,6 +189,7 @@ impl<S: Store> Applying<'_, S> {
             self.check_owner(record.kind, &record.key, old.metadata())?;
         }
         previous.merge(new.metadata_mut(), old.metadata());
+        new.keep_unnamed(&old);
         self.api.admit_change(self.who, Part::Whole, &*old, new)
     }
 
@@ -209,7 +212,7 @@ impl<S: Store> Applying<'_, S> {
     /// tightens a namespace says it of what stands in it.
     fn enforce<K: Admit>(&self, new: &K, old: Option<&K>) -> Result<(), ApiError> {
         let namespace = new.key().namespace;
-        if subject(new).is_none() {
+        if subject(new).is_none() && K::OBJECT_KIND != Kind::PersistentVolume {
             return Ok(());
         }
         let labels = match self.labels.get(&namespace) {
@@ -538,25 +541,6 @@ fn target(write: &SetWrite) -> (Kind, &Key) {
         | SetWrite::Own { kind, key, .. }
         | SetWrite::Status { kind, key, .. } => (*kind, key),
     }
-}
-
-/// Addresses and ports that the commit's manifests name: nothing is drawn from these.
-fn named_claims(set: &ApplySet) -> BTreeSet<String> {
-    let mut claims = BTreeSet::new();
-    for write in &set.writes {
-        let SetWrite::Apply { kind: Kind::Service, manifest, .. } = write else { continue };
-        let spec = &manifest["spec"];
-        let ips = spec["clusterIPs"].as_array().into_iter().flatten();
-        for address in ips.chain([&spec["clusterIP"]]).filter_map(Value::as_str) {
-            claims.insert(ip_claim(address));
-        }
-        for port in spec["ports"].as_array().into_iter().flatten() {
-            if let Some(number) = port["nodePort"].as_i64().and_then(|port| port.try_into().ok()) {
-                claims.insert(port_claim(port["protocol"].as_str().unwrap_or("TCP"), number));
-            }
-        }
-    }
-    claims
 }
 
 /// What the rest of the set claims, while one of its writes is planned again.

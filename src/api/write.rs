@@ -20,6 +20,7 @@ use crate::api::admission::{
 use crate::api::apply::Writer;
 use crate::api::apply::tracking::{self, Entries};
 use crate::api::body::{draft_of, header_of};
+use crate::api::ownership::owned;
 use crate::api::secret_view::{only_metadata, sighted};
 use crate::api::service_addresses::Taken;
 use crate::api::verbs::{Api, store_error};
@@ -398,7 +399,8 @@ impl<S: Store> Api<S> {
     }
 
     /// Everything that turns a request's object into one that may be stored, addresses left out.
-    pub(crate) fn admit_new<K: Admit>(&self, new: K) -> Result<K, ApiError> {
+    pub(crate) fn admit_new<K: Admit>(&self, mut new: K) -> Result<K, ApiError> {
+        self.name_class(&mut new);
         let ids = &self.options().ids;
         let (uid, suffix) = (ids.uid(), ids.suffix());
         let namespace = new.metadata().namespace.clone().unwrap_or_default();
@@ -574,25 +576,6 @@ fn incarnation<K: Object>(old: &K, new: &K) -> Result<(), ApiError> {
         return Err(ApiError::conflict(K::OBJECT_KIND, name));
     }
     Ok(())
-}
-
-/// A node's agent writes only pods that are bound to its node.
-fn owned<K: Object>(who: &Identity, object: &K) -> Result<(), ApiError> {
-    let any: &dyn Any = object;
-    let Some(pod) = any.downcast_ref::<Pod>() else { return Ok(()) };
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-    if who.owns(node) {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        Reason::Forbidden,
-        format!(
-            "pods \"{}\" is forbidden: {} writes only pods bound to its node, this one is bound to {}",
-            pod.metadata.name.as_deref().unwrap_or_default(),
-            who.name(),
-            node.unwrap_or("none")
-        ),
-    ))
 }
 
 fn generated<K: Object>(object: &K) -> bool {

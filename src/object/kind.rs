@@ -9,8 +9,12 @@ use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
+    Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -39,6 +43,9 @@ pub enum Kind {
     Source = 11,
     Drift = 12,
     Inventory = 13,
+    PersistentVolume = 14,
+    PersistentVolumeClaim = 15,
+    StorageClass = 16,
 }
 
 /// What the API machinery needs to know of a kind.
@@ -92,7 +99,7 @@ const fn row(
 }
 
 /// Indexed by discriminant.
-static TABLE: [KindRow; 14] = [
+static TABLE: [KindRow; 17] = [
     KindRow {
         namespaced: false,
         has_status: true,
@@ -193,6 +200,43 @@ static TABLE: [KindRow; 14] = [
         namespaced: false,
         short_names: &["inv"],
         ..row(Kind::Inventory, "Inventory", "ballast.dev", "v1alpha1", "inventories", "inventory")
+    },
+    KindRow {
+        namespaced: false,
+        has_status: true,
+        short_names: &["pv"],
+        ..row(
+            Kind::PersistentVolume,
+            "PersistentVolume",
+            "",
+            "v1",
+            "persistentvolumes",
+            "persistentvolume",
+        )
+    },
+    KindRow {
+        has_status: true,
+        short_names: &["pvc"],
+        ..row(
+            Kind::PersistentVolumeClaim,
+            "PersistentVolumeClaim",
+            "",
+            "v1",
+            "persistentvolumeclaims",
+            "persistentvolumeclaim",
+        )
+    },
+    KindRow {
+        namespaced: false,
+        short_names: &["sc"],
+        ..row(
+            Kind::StorageClass,
+            "StorageClass",
+            "storage.k8s.io",
+            "v1",
+            "storageclasses",
+            "storageclass",
+        )
     },
 ];
 
@@ -312,7 +356,10 @@ objects!(
     Lease,
     Source,
     Drift,
-    Inventory
+    Inventory,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass
 );
 
 /// Runs a body with `$K` bound to the type of a kind: the bridge from a URL or a manifest, which
@@ -377,6 +424,18 @@ macro_rules! with_kind {
                 type $K = $crate::object::inventory::Inventory;
                 $body
             }
+            $crate::object::Kind::PersistentVolume => {
+                type $K = ::k8s_openapi::api::core::v1::PersistentVolume;
+                $body
+            }
+            $crate::object::Kind::PersistentVolumeClaim => {
+                type $K = ::k8s_openapi::api::core::v1::PersistentVolumeClaim;
+                $body
+            }
+            $crate::object::Kind::StorageClass => {
+                type $K = ::k8s_openapi::api::storage::v1::StorageClass;
+                $body
+            }
         }
     };
 }
@@ -406,5 +465,8 @@ mod tests {
         check::<Source>();
         check::<Drift>();
         check::<Inventory>();
+        check::<PersistentVolume>();
+        check::<PersistentVolumeClaim>();
+        check::<StorageClass>();
     }
 }

@@ -34,6 +34,7 @@ pub mod quantity;
 pub mod selector;
 pub mod shared;
 pub mod source;
+pub mod storage;
 pub mod streams;
 pub mod taint;
 pub mod template_hash;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::object::host_path;
 
 /// Every namespace, in place of a namespace's name.
-const EVERY: &str = "*";
+pub const EVERY: &str = "*";
 
 /// What a namespace may, as a config file writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -180,6 +180,9 @@ fn is_written_by_people(kind: Kind) -> bool {
             | Kind::Pod
             | Kind::ReplicaSet
             | Kind::Deployment
+            | Kind::PersistentVolume
+            | Kind::PersistentVolumeClaim
+            | Kind::StorageClass
     )
 }
 
@@ -227,8 +230,17 @@ const WRITTEN_BY_THE_CLUSTER: &[(&str, &str)] = &[
     ("selfLink", "Kubernetes removed it"),
 ];
 
-/// `kubectl get -o yaml` shows them; a commit that names one would fight with the controller for ever.
-const OF_THE_DEPLOYMENT_CONTROLLER: &str = "deployment.kubernetes.io/";
+/// `kubectl get -o yaml` shows them; a commit that names one would fight with its writer for ever, and
+/// could have a node remove what it never made. How a name begins, whose it is, and when it is written.
+const OF_CONTROLLERS: &[(&str, &str)] = &[
+    (
+        "deployment.kubernetes.io/",
+        "the Deployment controller writes this annotation at every rollout",
+    ),
+    ("pv.kubernetes.io/", "the volume controller writes this annotation when it binds"),
+    ("volume.kubernetes.io/", "the scheduler and the volume controller write this annotation"),
+    ("volume.beta.kubernetes.io/", "Kubernetes left it for fields of the spec"),
+];
 
 fn check(manifest: Manifest, parsed: &mut Parsed) {
     let before = parsed.problems.len();
@@ -329,11 +341,14 @@ fn cluster_fields(manifest: &Manifest, problems: &mut Vec<Problem>) {
         ));
     }
     let annotations = manifest.value["metadata"]["annotations"].as_object();
-    let names = annotations.into_iter().flat_map(|map| map.keys());
-    for name in names.filter(|name| name.starts_with(OF_THE_DEPLOYMENT_CONTROLLER)) {
+    for name in annotations.into_iter().flat_map(|map| map.keys()) {
+        let Some((_, whose)) = OF_CONTROLLERS.iter().find(|(begin, _)| name.starts_with(begin))
+        else {
+            continue;
+        };
         problems.push(manifest.hinted(
             &format!("metadata.annotations.{name}"),
-            "the Deployment controller writes this annotation at every rollout",
+            *whose,
             "remove the annotation",
         ));
     }
@@ -378,7 +393,8 @@ fn unrendered(path: &str, value: &Value, found: &mut impl FnMut(&str, &str)) {
 fn quantities(path: &str, value: &Value, found: &mut impl FnMut(&str, String)) {
     match value {
         Value::Object(map) => {
-            let amounts = path.ends_with(".limits") || path.ends_with(".requests");
+            let amounts =
+                [".limits", ".requests", ".capacity"].iter().any(|end| path.ends_with(end));
             for (name, value) in map.iter().filter(|(name, _)| *name != "metadata") {
                 let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 match value.as_str() {
@@ -490,7 +506,7 @@ mod tests {
             (
                 "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a}\n",
                 &[
-                    "2:7 kind: this version of Ballast does not run StatefulSet (apps/v1) (it runs Namespace, Pod, ConfigMap, Secret, Service, ReplicaSet, Deployment, EndpointSlice)",
+                    "2:7 kind: this version of Ballast does not run StatefulSet (apps/v1) (it runs Namespace, Pod, ConfigMap, Secret, Service, ReplicaSet, Deployment, EndpointSlice, PersistentVolume, PersistentVolumeClaim, StorageClass)",
                 ],
             ),
             (

@@ -2,17 +2,19 @@
 
 use crate::object::{Key, Kind};
 
-/// Namespaces, then what pods read (ConfigMaps, Secrets), then Services, so that a new pod finds
-/// its environment complete, then workloads. The store takes a commit as one, so nothing breaks
+/// Namespaces, then storage (classes, volumes) and what pods read and mount (claims, ConfigMaps,
+/// Secrets), then Services, so that a new pod finds its environment complete, then workloads. The store takes a commit as one, so nothing breaks
 /// without the order; it is what a watcher and a reader of the plan sees.
 pub fn rank(kind: Kind) -> u8 {
     match kind {
         Kind::Namespace => 0,
-        Kind::ConfigMap | Kind::Secret => 1,
-        Kind::Service | Kind::EndpointSlice => 2,
-        Kind::Pod | Kind::ReplicaSet | Kind::Deployment => 3,
+        Kind::StorageClass => 1,
+        Kind::PersistentVolume => 2,
+        Kind::ConfigMap | Kind::Secret | Kind::PersistentVolumeClaim => 3,
+        Kind::Service | Kind::EndpointSlice => 4,
+        Kind::Pod | Kind::ReplicaSet | Kind::Deployment => 5,
         // Never committed by people; last, so that a new kind without a rank breaks nothing.
-        Kind::Node | Kind::Event | Kind::Lease | Kind::Source | Kind::Inventory | Kind::Drift => 4,
+        Kind::Node | Kind::Event | Kind::Lease | Kind::Source | Kind::Inventory | Kind::Drift => 6,
     }
 }
 
@@ -36,10 +38,18 @@ mod tests {
 
     #[test]
     fn namespaces_come_first_and_leave_last() {
-        let mut kinds = vec![Kind::Deployment, Kind::Service, Kind::Secret, Kind::Namespace];
-        sort_for_apply(&mut kinds, |kind| (*kind, Key::default()));
-        assert_eq!(kinds, [Kind::Namespace, Kind::Secret, Kind::Service, Kind::Deployment]);
+        let wanted = [
+            Kind::Namespace,
+            Kind::StorageClass,
+            Kind::PersistentVolume,
+            Kind::PersistentVolumeClaim,
+            Kind::Service,
+            Kind::Deployment,
+        ];
+        let mut kinds = wanted.to_vec();
         sort_for_prune(&mut kinds, |kind| (*kind, Key::default()));
-        assert_eq!(kinds, [Kind::Deployment, Kind::Service, Kind::Secret, Kind::Namespace]);
+        assert!(kinds.iter().rev().eq(&wanted));
+        sort_for_apply(&mut kinds, |kind| (*kind, Key::default()));
+        assert_eq!(kinds, wanted);
     }
 }

@@ -16,8 +16,11 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -279,6 +282,37 @@ fn owned(mut value: Value, kind: &str, owner: &impl Object) -> Value {
     value
 }
 
+/// A class, and a claim of it that is bound to a volume of the node n1.
+async fn fill_storage(fixture: &Fixture) {
+    put::<StorageClass>(
+        fixture,
+        json!({"metadata": {"name": "local-path",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "ballast.dev/local-path", "volumeBindingMode": "WaitForFirstConsumer"}),
+    )
+    .await;
+    let amount = json!({"storage": "1Gi"});
+    let modes = json!(["ReadWriteOnce"]);
+    let claim: Arc<PersistentVolumeClaim> = put(
+        fixture,
+        json!({
+        "metadata": {"name": "data", "namespace": "default",
+            "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+        "spec": {"accessModes": modes, "resources": {"requests": amount}, "volumeName": "pvc-1"},
+        "status": {"phase": "Bound", "accessModes": modes, "capacity": amount}}),
+    )
+    .await;
+    put::<PersistentVolume>(fixture, json!({"metadata": {"name": "pvc-1",
+            "annotations": {"pv.kubernetes.io/provisioned-by": "ballast.dev/local-path"}},
+        "spec": {"accessModes": modes, "capacity": amount, "storageClassName": "local-path",
+            "persistentVolumeReclaimPolicy": "Delete", "local": {"path": "/srv/volumes/pvc-1"},
+            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "default",
+                "name": "data", "uid": claim.uid()},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]}}},
+        "status": {"phase": "Bound"}})).await;
+}
+
 async fn fill(fixture: &Fixture) {
     fixture.namespaces(&["kube-node-lease", "shop"]).await;
     let node: Arc<Node> = put(fixture, recorded("node")).await;
@@ -323,6 +357,7 @@ async fn fill(fixture: &Fixture) {
         "stringData": {"token": "hunter2"}}),
     )
     .await;
+    fill_storage(fixture).await;
     for (place, name) in ["c", "a", "e", "b", "d"].into_iter().enumerate() {
         fixture.admin().create(&config(name, &place.to_string())).await.expect("a config map");
     }

@@ -102,6 +102,10 @@ pub trait Admit: Parts {
         self.keep_status(old);
     }
 
+    /// What a manifest does not name and a controller wrote into the spec stays when a commit is
+    /// applied; elsewhere an update that leaves it out takes it away.
+    fn keep_unnamed(&mut self, _old: &Self) {}
+
     fn prepare_status_update(&mut self, old: &Self) {
         self.keep_all_but_status(old);
     }

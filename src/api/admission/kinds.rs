@@ -3,15 +3,18 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, Namespace, Node, Pod, PodStatus, PodTemplateSpec, Secret, Service,
+    ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodStatus,
+    PodTemplateSpec, Secret, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::admit::{Admit, Faults, Parts};
 use super::{
     cluster_validation as cluster, config_map_validation as data, defaults, pod_defaults,
-    pod_validation, service_validation, warnings, workload_validation as workload,
+    pod_validation, service_validation, storage_defaults, storage_validation as storage, warnings,
+    workload_validation as workload,
 };
 use crate::object::drift::Drift;
 use crate::object::inventory::Inventory;
@@ -49,8 +52,19 @@ macro_rules! without_status {
     })* };
 }
 
-with_status!(Deployment, Drift, Namespace, Node, Pod, ReplicaSet, Service, Source);
-without_status!(ConfigMap, EndpointSlice, Event, Inventory, Lease, Secret);
+with_status!(
+    Deployment,
+    Drift,
+    Namespace,
+    Node,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    Pod,
+    ReplicaSet,
+    Service,
+    Source
+);
+without_status!(ConfigMap, EndpointSlice, Event, Inventory, Lease, Secret, StorageClass);
 
 /// A write of the status leaves the metadata as stored; only its precondition is the client's.
 fn kept_metadata(new: &ObjectMeta, old: &ObjectMeta) -> ObjectMeta {
@@ -247,6 +261,54 @@ impl Admit for Drift {
 impl Admit for Inventory {
     fn faults(&self) -> Faults {
         cluster::inventory(self)
+    }
+}
+
+impl Admit for PersistentVolumeClaim {
+    fn fill_defaults(&mut self) {
+        storage_defaults::fill_claim(self);
+    }
+    fn faults(&self) -> Faults {
+        storage::claim(self)
+    }
+    fn update_faults(&self, old: &Self) -> Faults {
+        storage::claim_update(self, old)
+    }
+    fn prepare_create(&mut self) {
+        storage_defaults::begin_claim(self);
+    }
+    fn keep_unnamed(&mut self, old: &Self) {
+        storage_defaults::keep_binding_of_claim(self, old);
+    }
+}
+
+impl Admit for PersistentVolume {
+    fn fill_defaults(&mut self) {
+        storage_defaults::fill_volume(self);
+    }
+    fn faults(&self) -> Faults {
+        storage::volume(self)
+    }
+    fn update_faults(&self, old: &Self) -> Faults {
+        storage::volume_update(self, old)
+    }
+    fn prepare_create(&mut self) {
+        storage_defaults::begin_volume(self);
+    }
+    fn keep_unnamed(&mut self, old: &Self) {
+        storage_defaults::keep_binding_of_volume(self, old);
+    }
+}
+
+impl Admit for StorageClass {
+    fn fill_defaults(&mut self) {
+        storage_defaults::fill_class(self);
+    }
+    fn faults(&self) -> Faults {
+        storage::class(self)
+    }
+    fn update_faults(&self, old: &Self) -> Faults {
+        storage::class_update(self, old)
     }
 }
 

@@ -30,6 +30,7 @@ pub mod lifecycle;
 mod defaults;
 mod pod_defaults;
 mod quantities;
+mod storage_defaults;
 
 mod field_path;
 mod metadata_validation;
@@ -44,6 +45,7 @@ mod pod_validation;
 mod probe_validation;
 mod service_validation;
 mod stop_signal;
+mod storage_validation;
 mod volume_validation;
 mod workload_validation;
 
@@ -61,6 +63,7 @@ mod pod_security_restricted;
 pub mod second_key;
 
 pub mod supported;
+mod supported_storage;
 mod supported_table;
 mod supported_values;
 

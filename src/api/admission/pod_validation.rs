@@ -2,8 +2,8 @@
 //! (`ValidatePodSpec`), and what of a pod may change after its creation.
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
-    Toleration,
+    Affinity, Container, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
+    PodTemplateSpec, Toleration,
 };
 
 use super::admit::Faults;
@@ -152,13 +152,7 @@ fn affinity_faults(affinity: &Affinity, path: &FieldPath<'_>) -> Faults {
     let path = path.child("nodeAffinity");
     if let Some(required) = &nodes.required_during_scheduling_ignored_during_execution {
         let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
-        let terms = path.child("nodeSelectorTerms");
-        if required.node_selector_terms.is_empty() {
-            faults.push(terms.required("must have at least one node selector term"));
-        }
-        for (index, term) in required.node_selector_terms.iter().enumerate() {
-            faults.extend(term_faults(term, &terms.index(index)));
-        }
+        faults.extend(node_selector(required, &path));
     }
     let list = path.child("preferredDuringSchedulingIgnoredDuringExecution");
     let preferred = nodes.preferred_during_scheduling_ignored_during_execution.iter().flatten();
@@ -169,6 +163,19 @@ fn affinity_faults(affinity: &Affinity, path: &FieldPath<'_>) -> Faults {
             faults.push(path.child("weight").invalid(value, "must be in the range 1-100"));
         }
         faults.extend(term_faults(&preference.preference, &path.child("preference")));
+    }
+    faults
+}
+
+/// Alternatives, of which there is one at least (`ValidateNodeSelector`).
+pub fn node_selector(selector: &NodeSelector, path: &FieldPath<'_>) -> Faults {
+    let mut faults = Faults::new();
+    let terms = path.child("nodeSelectorTerms");
+    if selector.node_selector_terms.is_empty() {
+        faults.push(terms.required("must have at least one node selector term"));
+    }
+    for (index, term) in selector.node_selector_terms.iter().enumerate() {
+        faults.extend(term_faults(term, &terms.index(index)));
     }
     faults
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, Node, Pod, PodSpec, ResourceRequirements, Volume,
+    Container, DownwardAPIVolumeFile, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec,
+    ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
@@ -39,6 +40,15 @@ pub fn each<K: Admit>(object: &mut K, visit: Visit<'_>) {
     } else if let Some(deployment) = object.downcast_mut::<Deployment>() {
         if let Some(spec) = deployment.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()) {
             each_of_pod_spec(spec, visit);
+        }
+    } else if let Some(claim) = object.downcast_mut::<PersistentVolumeClaim>() {
+        if let Some(asked) = claim.spec.as_mut().and_then(|spec| spec.resources.as_mut()) {
+            each_of_list(&mut asked.limits, visit);
+            each_of_list(&mut asked.requests, visit);
+        }
+    } else if let Some(volume) = object.downcast_mut::<PersistentVolume>() {
+        if let Some(spec) = &mut volume.spec {
+            each_of_list(&mut spec.capacity, visit);
         }
     } else if let Some(node) = object.downcast_mut::<Node>()
         && let Some(status) = &mut node.status

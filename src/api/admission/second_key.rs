@@ -4,6 +4,8 @@
 //! Everything that the level `baseline` forbids because it opens the host has a second key, also what
 //! amounts to a privileged container by another name (a capability, no profile, an open /proc).
 
+use k8s_openapi::api::core::v1::PersistentVolume;
+
 use super::pod_security::Subject;
 use super::pod_security_baseline::{SAFE_SYSCTLS, is_baseline_capability, is_profile_of_engine};
 use crate::object::privilege::Privileges;
@@ -42,16 +44,8 @@ fn of_pod(privileges: &Privileges, namespace: &str, subject: &Subject<'_>) -> Ve
     }
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
         let Some(source) = &volume.host_path else { continue };
-        let path = &source.path;
         let field = || subject.field(&format!("volumes[{index}].hostPath.path"));
-        if let Some(why) = privileges.own_path(path) {
-            let what = format!("the host path {path} ({why})");
-            all.push(Missing { field: field(), what, flag: None });
-        } else if !privileges.host_path(namespace, path) {
-            let what = format!("the host path {path}");
-            let flag = Some(format!("--allow-host-path {namespace}:{path}"));
-            all.push(Missing { field: field(), what, flag });
-        }
+        all.extend(host_path(privileges, namespace, &source.path, field));
     }
     let security = spec.security_context.as_ref();
     let sysctls = security.and_then(|security| security.sysctls.as_ref());
@@ -77,6 +71,46 @@ fn of_pod(privileges: &Privileges, namespace: &str, subject: &Subject<'_>) -> Ve
         all.extend(profile(privileges, namespace, kind, field));
     }
     all
+}
+
+fn host_path(
+    privileges: &Privileges,
+    namespace: &str,
+    path: &str,
+    field: impl Fn() -> String,
+) -> Option<Missing> {
+    if let Some(why) = privileges.own_path(path) {
+        let what = format!("the host path {path} ({why})");
+        return Some(Missing { field: field(), what, flag: None });
+    }
+    (!privileges.host_path(namespace, path)).then(|| Missing {
+        field: field(),
+        what: format!("the host path {path}"),
+        flag: Some(format!("--allow-host-path {namespace}:{path}")),
+    })
+}
+
+/// What a volume gives to the namespace whose claim has it. A Docker volume that somebody made may be
+/// any folder of the host (driver option `device`), so only a privileged container has as much.
+pub fn missing_of_volume(
+    privileges: &Privileges,
+    namespace: &str,
+    volume: &PersistentVolume,
+) -> Option<Missing> {
+    let spec = volume.spec.as_ref()?;
+    if let Some(source) = &spec.host_path {
+        let field = || "spec.hostPath.path".to_owned();
+        return host_path(privileges, namespace, &source.path, field);
+    }
+    if let Some(source) = &spec.local {
+        return host_path(privileges, namespace, &source.path, || "spec.local.path".to_owned());
+    }
+    let handle = &spec.csi.as_ref()?.volume_handle;
+    (!privileges.privileged(namespace)).then(|| Missing {
+        field: "spec.csi.volumeHandle".to_owned(),
+        what: format!("the host's Docker volume {handle}"),
+        flag: Some(format!("--allow-privileged {namespace}")),
+    })
 }
 
 fn profile(

@@ -2,6 +2,7 @@
 
 use super::supported::Support::{Harmless, Only, Refused, Runs};
 use super::supported::{Part, Row};
+use super::supported_storage as storage;
 use crate::object::Kind;
 
 /// Every group; each has one part and at least one row.
@@ -23,6 +24,9 @@ pub static GROUPS: &[&[Row]] = &[
     EVENT,
     ENDPOINT_SLICE,
     LEASE,
+    storage::CLAIM,
+    storage::VOLUME,
+    storage::CLASS,
 ];
 
 macro_rules! rows {
@@ -30,6 +34,7 @@ macro_rules! rows {
         &[$($(Row { part: $part, path: $path, support: $support },)*)*]
     };
 }
+pub(super) use rows;
 
 const HOOK_SOCKET: &str =
     "Kubernetes itself never ran a hook that opens a socket; use exec or httpGet";

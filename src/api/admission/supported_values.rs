@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Capabilities, Container, PodSpec, Service};
 use super::admit::{Admit, Fault, Faults};
 use super::field_path::{FieldPath, quoted};
 use super::supported::refusal;
+use super::supported_storage;
 use crate::object::host_path;
 use crate::object::privilege::CAPABILITIES;
 
@@ -239,7 +240,7 @@ fn is_digest(digest: &str) -> bool {
 
 /// What of the other kinds this version cannot run although the field itself runs.
 pub fn object_refusals<K: Admit>(object: &K) -> Faults {
-    let mut faults = Faults::new();
+    let mut faults = supported_storage::value_refusals(object);
     let Some(service) = (object as &dyn Any).downcast_ref::<Service>() else { return faults };
     let root = FieldPath::root("spec");
     let list = root.child("clusterIPs");

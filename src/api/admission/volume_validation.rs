@@ -126,7 +126,7 @@ fn empty_dir_fault(volume: &Volume, path: &FieldPath<'_>) -> Option<Fault> {
     })
 }
 
-fn host_path(source: &HostPathVolumeSource, path: &FieldPath<'_>) -> Faults {
+pub fn host_path(source: &HostPathVolumeSource, path: &FieldPath<'_>) -> Faults {
     const TYPES: [&str; 8] = [
         "",
         "BlockDevice",
@@ -173,7 +173,7 @@ pub fn reserved_path(text: &str, path: &FieldPath<'_>) -> Faults {
     faults
 }
 
-fn backstep_fault(text: &str, path: &FieldPath<'_>) -> Option<Fault> {
+pub fn backstep_fault(text: &str, path: &FieldPath<'_>) -> Option<Fault> {
     let steps_back = text.split('/').any(|part| part == "..");
     steps_back.then(|| path.invalid(quoted(text), "must not contain '..'"))
 }

@@ -358,7 +358,10 @@ fn never_written(kind: Kind) -> Value {
         | Kind::Lease
         | Kind::Source
         | Kind::Drift
-        | Kind::Inventory => json!({"spec": {}}),
+        | Kind::Inventory
+        | Kind::PersistentVolume => json!({"spec": {}}),
+        Kind::PersistentVolumeClaim => json!({"spec": {"resources": {}}}),
+        Kind::StorageClass => json!({"provisioner": ""}),
     };
     object["metadata"] = json!({});
     object
