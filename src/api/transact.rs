@@ -25,6 +25,7 @@ use crate::api::verbs::{Api, store_error};
 use crate::api::write::{Outcome, SYSTEM_NAMESPACES, outcome};
 use crate::object::decode::decode;
 use crate::object::source::SOURCE_ANNOTATION;
+use crate::object::storage::BUILT_IN_CLASSES;
 use crate::object::{
     ApiError, ApplySet, DeleteOptions, Key, Kind, Object, Reason, SetAction, SetOutcome,
     SetProblem, SetWrite, Transact,
@@ -301,10 +302,8 @@ impl<S: Store> Applying<'_, S> {
                     "{kind} {key} belongs to source {owner}: remove it there first, or, if {owner} is configured no more, name it under formerly of this source"
                 ),
             )),
-            // A namespace that the cluster itself made belongs to whoever names it first.
-            None if kind == Kind::Namespace && SYSTEM_NAMESPACES.contains(&key.name.as_str()) => {
-                Ok(())
-            }
+            // What the cluster itself made belongs to whoever names it first.
+            None if is_made_by_cluster(kind, key.name.as_str()) => Ok(()),
             None => Err(ApiError::new(
                 Reason::Conflict,
                 format!("{kind} {key} exists and came from no commit: choose another name"),
@@ -532,6 +531,14 @@ fn shown_after<K: Object>(object: &K) -> Value {
         meta.remove("resourceVersion");
     }
     value
+}
+
+fn is_made_by_cluster(kind: Kind, name: &str) -> bool {
+    match kind {
+        Kind::Namespace => SYSTEM_NAMESPACES.contains(&name),
+        Kind::StorageClass => BUILT_IN_CLASSES.contains(&name),
+        _ => false,
+    }
 }
 
 fn target(write: &SetWrite) -> (Kind, &Key) {

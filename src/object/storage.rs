@@ -1,7 +1,7 @@
 //! Pure: the words of storage that the volume controller, the scheduler, admission and the nodes
 //! share: who provisions, what the annotations and finalizers are called, which node a volume is on.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PodSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -27,6 +27,9 @@ pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// On a class: claims that name none get this one.
 pub const IS_DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+
+/// The classes that every cluster begins with.
+pub const BUILT_IN_CLASSES: [&str; 2] = ["local-path", "docker-volume"];
 
 /// Holds a claim while a pod that is not over uses it.
 pub const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
@@ -76,6 +79,16 @@ pub fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
     claim.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty())
 }
 
+/// The names of the claims that a pod's volumes are.
+pub fn claims_of(spec: &PodSpec) -> Vec<String> {
+    let volumes = spec.volumes.iter().flatten();
+    let claims = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    let mut names: Vec<String> = claims.map(|claim| claim.claim_name.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// The one node a volume is on, where its affinity says just that: `kubernetes.io/hostname In [node]`.
 pub fn node_of(volume: &PersistentVolume) -> Option<&str> {
     let affinity = volume.spec.as_ref()?.node_affinity.as_ref()?;
@@ -105,6 +118,17 @@ pub fn is_held_by(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> b
     holder.name == claim.metadata.name
         && holder.namespace == claim.metadata.namespace
         && holder.uid.as_deref().is_some_and(|uid| Some(uid) == claim.metadata.uid.as_deref())
+}
+
+/// Whether a volume is kept for a claim: it is the claim's, or it names the claim and no uid.
+pub fn is_kept_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let Some(holder) = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()) else {
+        return false;
+    };
+    let uid = holder.uid.as_deref().unwrap_or_default();
+    holder.name == claim.metadata.name
+        && holder.namespace == claim.metadata.namespace
+        && (uid.is_empty() || Some(uid) == claim.metadata.uid.as_deref())
 }
 
 /// Whether a claim is bound, and to this volume: both halves are written and name each other.
@@ -172,6 +196,9 @@ mod tests {
         let named =
             volume(json!({"nodeSelectorTerms": []}), json!({"namespace": "a", "name": "c"}));
         assert!(!is_held_by(&named, &claim("1", "v", "yes")), "reserved by name only");
+        assert!(
+            is_kept_for(&named, &claim("1", "", "")) && !is_kept_for(&held, &claim("2", "", ""))
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::object::{Change, Key};
@@ -254,12 +254,30 @@ pub fn ownership(facts: &Facts<'_>) -> String {
     }
 }
 
-/// A pod by owner and each of its labels.
+/// A pod by owner, each of its labels and each of its claims.
 pub fn pod_terms(pod: &PodOutline) -> Vec<String> {
     let facts = pod.facts();
     let labels = pod.labels.iter();
     let labels = labels.map(|(label, value)| labelled(facts.place.namespace, label, value));
-    std::iter::once(ownership(&facts)).chain(labels).collect()
+    let claims = pod.claim_keys().map(|claim| of_claim(&claim));
+    std::iter::once(ownership(&facts)).chain(labels).chain(claims).collect()
+}
+
+/// The term of the pods that use a claim, and of the volume that is kept for it.
+pub fn of_claim(claim: &Key) -> String {
+    format!("claim/{claim}")
+}
+
+/// A volume by the claim that it is kept for.
+pub fn volume_terms(volume: &PersistentVolume) -> Vec<String> {
+    let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    claim.map(|claim| of_claim(&key_of(claim))).into_iter().collect()
+}
+
+/// Where what is referred to is.
+pub fn key_of(reference: &ObjectReference) -> Key {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    Key { namespace: part(&reference.namespace), name: part(&reference.name) }
 }
 
 /// A ReplicaSet by owner.

@@ -39,6 +39,7 @@ pub mod pod_state;
 
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod persistent_volume;
 pub mod replica_set;
 
 pub mod scheduler;

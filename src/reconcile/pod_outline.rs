@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
+use crate::object::storage::claims_of;
 use crate::object::{Key, Pool, condition};
 use crate::reconcile::kept::{Facts, Kept, Place, revision_of};
 use crate::reconcile::replica_set::deletion_rank::DELETION_COST;
@@ -39,6 +40,8 @@ pub struct PodOutline {
     pub host: Option<Arc<Host>>,
     /// The ports that a Service may name.
     pub ports: Arc<[NamedPort]>,
+    /// The claims that its volumes are; `None` for none, as of most pods.
+    pub claims: Option<Arc<Vec<String>>>,
     pub phase: Phase,
     /// Its condition Ready is True.
     pub is_ready: bool,
@@ -91,6 +94,17 @@ impl Hash for Owners {
 }
 
 impl PodOutline {
+    /// The claims that it uses, by their keys.
+    pub fn claim_keys(&self) -> impl Iterator<Item = Key> + '_ {
+        let names = self.claims.iter().flat_map(|claims| claims.iter());
+        names.map(|name| Key::new(&*self.namespace, name.as_str()))
+    }
+
+    /// Whether a node may have what it uses in its hands.
+    pub fn uses_claims(&self) -> bool {
+        !self.node.is_empty() && !matches!(self.phase, Phase::Succeeded | Phase::Failed)
+    }
+
     pub fn key(&self) -> Key {
         self.place().key()
     }
@@ -133,6 +147,7 @@ pub struct Outlines {
     owners: Pool<Owners>,
     hosts: Pool<Host>,
     ports: Pool<[NamedPort]>,
+    claims: Pool<Vec<String>>,
 }
 
 impl Outlines {
@@ -160,6 +175,9 @@ impl Outlines {
             node: self.names.share_ref(spec.node_name.as_deref().unwrap_or_default()),
             host: host(spec).map(|host| self.hosts.share(host)),
             ports: self.ports.share_ref(&named_ports(spec, &sidecars)),
+            claims: Some(claims_of(spec))
+                .filter(|claims| !claims.is_empty())
+                .map(|claims| self.claims.share(claims)),
             phase: phase(status),
             is_ready: ready.is_some(),
             ready_since: ready.and_then(|ready| ready.last_transition_time.as_ref()).map(time),

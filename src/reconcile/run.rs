@@ -8,7 +8,7 @@ use crate::reconcile::engine::Beat;
 use crate::reconcile::metrics::{Metrics, Vitals};
 use crate::reconcile::watches::Watches;
 use crate::reconcile::{
-    deployment, endpoint_slice, garbage, namespace, node_lifecycle, replica_set,
+    deployment, endpoint_slice, garbage, namespace, node_lifecycle, persistent_volume, replica_set,
 };
 use crate::task::Tasks;
 
@@ -48,5 +48,6 @@ pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &
     garbage::controller::run(cluster.clone(), vitals.clone(), tasks);
     deployment::controller::run(cluster.clone(), &watches, vitals.clone(), clock, tasks);
     replica_set::controller::run(cluster.clone(), &watches, vitals.clone(), clock, tasks);
-    endpoint_slice::controller::run(cluster, &watches, vitals, clock, tasks);
+    endpoint_slice::controller::run(cluster.clone(), &watches, vitals.clone(), clock, tasks);
+    persistent_volume::controller::run(cluster, &watches, vitals, clock, tasks);
 }

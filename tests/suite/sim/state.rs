@@ -187,6 +187,9 @@ fn line(kind: Kind, object: &Value) -> Option<String> {
         Kind::ConfigMap | Kind::Secret => object["data"].clone(),
         Kind::Service | Kind::Source => spec.clone(),
         Kind::Inventory => object["commit"].clone(),
+        Kind::StorageClass => object["provisioner"].clone(),
+        Kind::PersistentVolume => json!([status["phase"], spec["claimRef"]["name"]]),
+        Kind::PersistentVolumeClaim => json!([status["phase"], spec["storageClassName"]]),
         Kind::Deployment | Kind::ReplicaSet => json!({
             "wanted": spec["replicas"],
             "image": spec["template"]["spec"]["containers"][0]["image"],
