@@ -1,8 +1,8 @@
-//! Pure: whether a workload of a commit has arrived. `None` is yes; otherwise one sentence that says
+//! Pure: whether a workload, claim or volume of a commit has arrived. `None` is yes; otherwise one sentence that says
 //! what is still missing, from the status that its controller wrote.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
 use crate::object::{Object, condition, counted};
 
@@ -85,6 +85,28 @@ pub fn pod(object: &Pod) -> Option<String> {
     })
 }
 
+/// A claim has arrived also while it is Pending: it may wait for its first consumer, which says itself
+/// what it waits for. One that has lost its volume has lost what was on it.
+pub fn claim(object: &PersistentVolumeClaim) -> Option<String> {
+    let title = format!("PersistentVolumeClaim {}", object.key());
+    if object.metadata.deletion_timestamp.is_some() {
+        return Some(format!("{title} is being deleted"));
+    }
+    let phase = object.status.as_ref().and_then(|status| status.phase.as_deref());
+    (phase == Some("Lost")).then(|| format!("{title} is Lost: its volume is gone or another's"))
+}
+
+/// A volume that could not be removed after its claim says why.
+pub fn volume(object: &PersistentVolume) -> Option<String> {
+    let title = format!("PersistentVolume {}", object.key());
+    if object.metadata.deletion_timestamp.is_some() {
+        return Some(format!("{title} is being deleted"));
+    }
+    let status = object.status.as_ref().filter(|own| own.phase.as_deref() == Some("Failed"))?;
+    let why = status.message.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+    Some(format!("{title} is Failed{why}"))
+}
+
 /// Pods that are ready, of those that are wanted. While a Deployment rolls, old ones count as ready:
 /// they serve; the sentence beside it says what is still missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +171,24 @@ mod tests {
         }
         let zero = json!({"replicas": 0, "selector": {}, "template": {}});
         assert_eq!(waits(zero, json!({"observedGeneration": 2})), None);
+    }
+
+    #[test]
+    fn a_claim_may_wait_and_is_not_lost() {
+        let says = |phase: &str| {
+            let object =
+                json!({"metadata": {"name": "c", "namespace": "a"}, "status": {"phase": phase}});
+            claim(&from_value(object).expect("a claim"))
+        };
+        assert_eq!((says("Pending"), says("Bound")), (None, None));
+        let lost = "PersistentVolumeClaim a/c is Lost: its volume is gone or another's";
+        assert_eq!(says("Lost").as_deref(), Some(lost));
+        let failed = json!({"metadata": {"name": "v"},
+            "status": {"phase": "Failed", "message": "the folder is busy"}});
+        assert_eq!(
+            volume(&from_value(failed).expect("a volume")).as_deref(),
+            Some("PersistentVolume v is Failed: the folder is busy")
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::object::drift::{Drift, Phase};
@@ -17,7 +17,7 @@ use crate::sync::render::ObjectSet;
 use crate::with_kind;
 
 /// The kinds that a namespace takes along and a person would miss.
-const GUESTS: [Kind; 7] = [
+const GUESTS: [Kind; 8] = [
     Kind::Deployment,
     Kind::ReplicaSet,
     Kind::Pod,
@@ -25,6 +25,7 @@ const GUESTS: [Kind; 7] = [
     Kind::EndpointSlice,
     Kind::ConfigMap,
     Kind::Secret,
+    Kind::PersistentVolumeClaim,
 ];
 
 /// Everything a plan looks at.
@@ -152,6 +153,12 @@ pub async fn waiting_for<C: Cluster>(
                 judge::<C, ReplicaSet>(cluster, &key, convergence::replica_set).await?
             }
             Kind::Pod => judge::<C, Pod>(cluster, &key, convergence::pod).await?,
+            Kind::PersistentVolumeClaim => {
+                judge::<C, PersistentVolumeClaim>(cluster, &key, convergence::claim).await?
+            }
+            Kind::PersistentVolume => {
+                judge::<C, PersistentVolume>(cluster, &key, convergence::volume).await?
+            }
             _ => None,
         };
         sentences.extend(sentence);
