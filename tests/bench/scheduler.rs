@@ -98,7 +98,7 @@ fn decisions(report: &mut Report, name: &str, more: impl Fn(usize) -> serde_json
         let demand = Demand::of(pod, &mut shared);
         // The golden ratio's bits: any spread-out numbers do.
         let random = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let decision = place(&snapshot, &demand, start, random);
+        let decision = place(&snapshot, &demand, None, start, random);
         start += decision.examined;
         if let Placement::Node { name, .. } = decision.placement {
             snapshot.charge(demand.uid, &name, demand.template.footprint.clone(), true);

@@ -203,6 +203,9 @@ fn fill_volume(volume: &mut Volume) {
     if let Some(source) = &mut volume.host_path {
         source.type_.get_or_insert_default();
     }
+    if let Some(source) = &mut volume.persistent_volume_claim {
+        source.read_only.take_if(|set| !*set);
+    }
     if let Some(source) = &mut volume.downward_api {
         or_number(&mut source.default_mode, DEFAULT_MODE);
         source.items.iter_mut().flatten().for_each(fill_downward_file);

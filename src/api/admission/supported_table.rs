@@ -273,7 +273,8 @@ static POD_SECURITY: &[Row] = rows![Part::PodSpec;
     Refused(WINDOWS) => ["securityContext.windowsOptions"],
 ];
 
-const STORAGE: &str = "storage from outside the host comes with a later issue; use hostPath";
+const STORAGE: &str =
+    "storage from outside the host comes with a later issue; use persistentVolumeClaim";
 const GONE: &str = "Kubernetes itself has removed this type";
 
 static VOLUMES: &[Row] = rows![Part::PodSpec;
@@ -294,6 +295,8 @@ static VOLUMES: &[Row] = rows![Part::PodSpec;
         // Judged by value: paths that give the host away are refused.
         "volumes[].hostPath.path",
         "volumes[].hostPath.type",
+        "volumes[].persistentVolumeClaim.claimName",
+        "volumes[].persistentVolumeClaim.readOnly",
         // The node evicts who is beyond it; in memory the kernel holds it.
         "volumes[].emptyDir.sizeLimit",
     ],
@@ -334,8 +337,8 @@ static VOLUMES: &[Row] = rows![Part::PodSpec;
         "volumes[].projected.sources[].clusterTrustBundle",
         "volumes[].projected.sources[].podCertificate",
     ],
-    Refused("claims come with storage; use hostPath") =>
-        ["volumes[].persistentVolumeClaim", "volumes[].ephemeral"],
+    Refused("write a PersistentVolumeClaim and name it under persistentVolumeClaim") =>
+        ["volumes[].ephemeral"],
     Refused("images as volumes come with a later issue") => ["volumes[].image"],
     Refused(STORAGE) => [
         "volumes[].awsElasticBlockStore",

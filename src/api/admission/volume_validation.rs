@@ -108,6 +108,12 @@ fn source_faults(volume: &Volume, path: &FieldPath<'_>) -> Faults {
             "projected" => {
                 faults.extend(volume.projected.iter().flat_map(|all| projected(all, &path)));
             }
+            "persistentVolumeClaim" => {
+                let source = volume.persistent_volume_claim.as_ref();
+                if source.is_some_and(|source| source.claim_name.is_empty()) {
+                    faults.push(path.child("claimName").required(""));
+                }
+            }
             // Every other type is refused by name in the second step.
             _ => {}
         }
@@ -269,6 +275,10 @@ mod tests {
             ["v[0].configMap"]
         );
         assert_eq!(faults_of(json!([{"name": "a"}])), ["v[0]"]);
+        let claim =
+            |name: &str| json!([{"name": "a", "persistentVolumeClaim": {"claimName": name}}]);
+        assert_eq!(faults_of(claim("c")), Vec::<String>::new());
+        assert_eq!(faults_of(claim("")), ["v[0].persistentVolumeClaim.claimName"]);
         assert_eq!(
             faults_of(json!([{"name": "a", "hostPath": {"path": "/a/../b"}}])),
             ["v[0].hostPath.path"]

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 
 use crate::object::quantity::Quantity;
 use crate::object::selector::{Requirement, Selector};
+use crate::object::storage::claims_of;
 use crate::object::taint::Tolerations;
 use crate::object::{Key, Object, Pool};
 
@@ -49,6 +50,8 @@ pub struct Footprint {
     pub scored_cpu_millis: i64,
     pub scored_memory_bytes: i64,
     pub ports: Vec<HostPort>,
+    /// The claims that its volumes are; none, of most pods.
+    pub claims: Vec<Key>,
     /// A hash of the controller's uid: pods of one owner spread. A collision of two owners costs
     /// a slightly worse spread, nothing else.
     pub owner: Option<u64>,
@@ -193,6 +196,7 @@ impl Footprint {
             scored_cpu_millis: scored.cpu_millis,
             scored_memory_bytes: scored.memory_bytes,
             ports: host_ports(spec),
+            claims: claims(pod, spec),
             owner,
         })
     }
@@ -323,6 +327,11 @@ fn pod_requests(spec: &PodSpec, of: impl Fn(&Container) -> Amounts) -> Amounts {
         running.add(&Amounts::of(overhead));
     }
     running
+}
+
+fn claims(pod: &Pod, spec: &PodSpec) -> Vec<Key> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    claims_of(spec).into_iter().map(|name| Key::new(namespace, name)).collect()
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {

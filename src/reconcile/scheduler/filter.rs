@@ -15,17 +15,27 @@ use crate::reconcile::scheduler::snapshot::NodeView;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refusal {
     Unschedulable,
-    Tainted { key: String, value: String },
+    Tainted {
+        key: String,
+        value: String,
+    },
     Affinity,
     Ports,
     TooManyPods,
     Insufficient(Cow<'static, str>),
+    /// A claim that one pod may have is another's.
+    ClaimInUse,
+    VolumeMissing,
+    /// A volume of the pod is on other nodes.
+    VolumeAffinity,
+    /// A claim of the pod would get no volume.
+    VolumeBinding,
 }
 
 impl Refusal {
     /// Whether a pod that leaves the node may lift it; the others wait for the node to change.
     pub fn is_about_room(&self) -> bool {
-        matches!(self, Self::Ports | Self::TooManyPods | Self::Insufficient(_))
+        matches!(self, Self::Ports | Self::TooManyPods | Self::Insufficient(_) | Self::ClaimInUse)
     }
 }
 
@@ -42,6 +52,18 @@ impl fmt::Display for Refusal {
             }
             Self::TooManyPods => f.write_str("Too many pods"),
             Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+            Self::ClaimInUse => f.write_str(
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+            ),
+            Self::VolumeMissing => f.write_str(
+                "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+            ),
+            Self::VolumeAffinity => {
+                f.write_str("node(s) didn't match PersistentVolume's node affinity")
+            }
+            Self::VolumeBinding => {
+                f.write_str("node(s) didn't find available persistent volumes to bind")
+            }
         }
     }
 }
@@ -128,6 +150,14 @@ fn lacking(template: &Template, node: &NodeView) -> Vec<Refusal> {
         }
     }
     refusals
+}
+
+/// What is said when no node was looked at, because of the pod itself.
+pub fn before_any(nodes: usize, why: &str) -> String {
+    if nodes == 0 {
+        return sentence(0, &BTreeMap::new());
+    }
+    format!("0/{nodes} nodes are available: {why}.")
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {k: v}.`: counts

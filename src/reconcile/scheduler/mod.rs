@@ -15,11 +15,14 @@
 //! pod that makes the decision panic is parked and shown, and stops nobody else.
 //!
 //! Deliberately absent: preemption, inter-pod affinity, topology constraints beside the spread by
-//! owner, volumes' topology (refused or not run by admission). `PodScheduled=True` is the API's:
-//! it sets it as it binds.
+//! owner (refused by admission). `PodScheduled=True` is the API's: it sets it as it binds.
+//!
+//! A pod with claims goes where its volumes are ([`storage`]). Claims that wait for it get a volume of the
+//! node, or the node's word to make one, when the node is chosen ([`volume_writes`]); the pod keeps its
+//! room there and is bound when all of them are.
 //!
 //! Reading order: what a pod asks, what the nodes have, who can, who should, the decision, when,
-//! what a watch keeps of a pod, the loop.
+//! what a watch keeps of a pod, what its volumes say, the loop.
 
 pub mod demand;
 pub mod filter;
@@ -29,5 +32,8 @@ pub mod run;
 pub mod score;
 pub mod sighting;
 pub mod snapshot;
+pub mod storage;
+mod volume_waits;
+mod volume_writes;
 
 pub use run::{Options, run, run_with};

@@ -6,6 +6,7 @@ use crate::reconcile::scheduler::demand::Demand;
 use crate::reconcile::scheduler::filter::{Refusal, refusals, sentence};
 use crate::reconcile::scheduler::score::scores;
 use crate::reconcile::scheduler::snapshot::Snapshot;
+use crate::reconcile::scheduler::storage::{Storage, Wanted};
 
 /// Below this many nodes all are looked at (kube-scheduler `minFeasibleNodesToFind`).
 const ENOUGH_NODES: usize = 100;
@@ -38,8 +39,14 @@ pub struct Decision {
 ///
 /// The search starts at node `start` (modulo) and ends when enough nodes were found
 /// ([`enough_nodes`]), so that over many pods every node is looked at equally often. Nodes with
-/// the same score are drawn from by `random`.
-pub fn place(snapshot: &Snapshot, demand: &Demand, start: usize, random: u64) -> Decision {
+/// the same score are drawn from by `random`. `claims` are those of a pod that has some.
+pub fn place(
+    snapshot: &Snapshot,
+    demand: &Demand,
+    claims: Option<(&Storage, &Wanted<'_>)>,
+    start: usize,
+    random: u64,
+) -> Decision {
     let nodes = snapshot.nodes();
     let enough = enough_nodes(nodes.len());
     let mut counts: BTreeMap<Refusal, usize> = BTreeMap::new();
@@ -47,7 +54,12 @@ pub fn place(snapshot: &Snapshot, demand: &Demand, start: usize, random: u64) ->
     let mut examined = 0;
     while examined < nodes.len() && feasible.len() < enough {
         let place = (start % nodes.len() + examined) % nodes.len();
-        let against = refusals(&demand.template, &nodes[place]);
+        let mut against = refusals(&demand.template, &nodes[place]);
+        if let Some((storage, wanted)) = claims
+            && against.is_empty()
+        {
+            against.extend(storage.refusal(wanted, &nodes[place]));
+        }
         if against.is_empty() {
             feasible.push(place);
         }
@@ -145,7 +157,7 @@ mod tests {
             }
             snapshot.apply_node(&node);
         }
-        let decision = place(&snapshot, &demand(&pod("p", 1000, 0, 0, None)), 0, 0);
+        let decision = place(&snapshot, &demand(&pod("p", 1000, 0, 0, None)), None, 0, 0);
         let Placement::Unschedulable { message, .. } = decision.placement else {
             panic!("no node can take it")
         };
@@ -162,7 +174,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             snapshot.apply_node(&node(name, "4", "4Gi", 10));
         }
-        let drawn = |random| place(&snapshot, &demand(&pod("p", 1, 1, 0, None)), 0, random);
+        let drawn = |random| place(&snapshot, &demand(&pod("p", 1, 1, 0, None)), None, 0, random);
         let names: Vec<_> = (0..4)
             .map(|random| match drawn(random).placement {
                 Placement::Node { name, feasible: 3 } => name,
@@ -178,7 +190,7 @@ mod tests {
         for number in 0..150 {
             snapshot.apply_node(&node(&format!("n{number}"), "4", "4Gi", 10));
         }
-        let decision = place(&snapshot, &demand(&pod("p", 1, 1, 0, None)), 120, 0);
+        let decision = place(&snapshot, &demand(&pod("p", 1, 1, 0, None)), None, 120, 0);
         assert_eq!(decision.examined, 100);
         assert_eq!(decision.placement, Placement::Node { name: "n120".into(), feasible: 100 });
     }
@@ -249,7 +261,7 @@ mod tests {
                     placed.iter().filter(|(_, on, _)| *on == node).map(|(_, _, a)| a).collect()
                 };
                 let start = usize::try_from(random % 7).expect("small");
-                let decision = place(&snapshot, &demand, start, *random);
+                let decision = place(&snapshot, &demand, None, start, *random);
                 let open: Vec<usize> =
                     (0..nodes.len()).filter(|node| fits(&nodes[*node], &here(*node), asked)).collect();
                 match decision.placement {

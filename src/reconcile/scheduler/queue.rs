@@ -32,6 +32,8 @@ pub enum Needs {
 pub enum Cause {
     NodeChanged,
     PodLeft,
+    /// A claim, a volume or a storage class: for pods that use claims.
+    StorageChanged,
 }
 
 /// The highest priority first, then who came first.
@@ -72,6 +74,8 @@ pub struct Queue {
     later: BTreeSet<(Timestamp, Arc<str>)>,
     /// The parked ones, by what they need.
     parked: BTreeSet<(Needs, Arc<str>)>,
+    /// Those of the parked ones that use claims.
+    claimants: BTreeSet<Arc<str>>,
     arrivals: u64,
     /// Pods that fit nowhere do so for the same reason, mostly.
     messages: Pool<str>,
@@ -136,12 +140,15 @@ impl Queue {
 
     /// Something happened that may help parked pods: they are tried after their back-off.
     pub fn wake(&mut self, cause: Cause, now: Timestamp) {
-        let first = match cause {
-            Cause::NodeChanged => Needs::Nodes,
-            Cause::PodLeft => Needs::Room,
+        let needing = |first: Needs| {
+            let from = (first, Arc::default());
+            self.parked.range(from..).map(|(_, uid)| uid.clone()).collect()
         };
-        let from = (first, Arc::default());
-        let helped: Vec<Arc<str>> = self.parked.range(from..).map(|(_, uid)| uid.clone()).collect();
+        let helped: Vec<Arc<str>> = match cause {
+            Cause::NodeChanged => needing(Needs::Nodes),
+            Cause::PodLeft => needing(Needs::Room),
+            Cause::StorageChanged => self.claimants.iter().cloned().collect(),
+        };
         for uid in helped {
             let until = end_of_back_off(&self.waiting[&uid]);
             if until <= now {
@@ -220,6 +227,9 @@ impl Queue {
             }
             Place::Parked { until, needs } => {
                 self.later.insert((until, name.clone()));
+                if !waiting.demand.template.footprint.claims.is_empty() {
+                    self.claimants.insert(name.clone());
+                }
                 self.parked.insert((needs, name));
             }
             Place::Taken => {}
@@ -238,6 +248,7 @@ impl Queue {
             }
             Place::Parked { until, needs } => {
                 self.later.remove(&(until, name.clone()));
+                self.claimants.remove(&name);
                 self.parked.remove(&(needs, name));
             }
             Place::Taken => {}
@@ -258,7 +269,8 @@ fn later(from: Timestamp, by: SignedDuration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::scheduler::demand::Template;
+    use crate::object::Key;
+    use crate::reconcile::scheduler::demand::{Footprint, Template};
 
     fn demand(uid: &str, priority: i32) -> Arc<Demand> {
         let template = Arc::new(Template { priority, ..Template::default() });
@@ -317,6 +329,22 @@ mod tests {
         queue.park("nodes", Needs::Nodes, at(300_000));
         queue.wake(Cause::NodeChanged, at(310_000));
         assert!(queue.has_active());
+    }
+
+    #[test]
+    fn storage_wakes_those_that_use_it() {
+        let mut queue = Queue::default();
+        let footprint = Footprint { claims: vec![Key::new("a", "c")], ..Footprint::default() };
+        let template = Template { footprint: Arc::new(footprint), ..Template::default() };
+        let uses = Demand { uid: "uses".into(), template: template.into(), ..Demand::default() };
+        for demand in [Arc::new(uses), demand("other", 0)] {
+            queue.add(demand.clone(), None, at(0));
+            taken(&mut queue, 0);
+            queue.park(&demand.uid, Needs::Nodes, at(0));
+        }
+        queue.wake(Cause::StorageChanged, at(2000));
+        assert_eq!(taken(&mut queue, 2000).as_deref(), Some("uses"));
+        assert_eq!(taken(&mut queue, 2000), None);
     }
 
     #[test]

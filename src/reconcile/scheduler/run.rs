@@ -1,13 +1,16 @@
 //! The loop: watches in, bindings and reasons out. It decides nothing: what a pod is to us says
 //! [`Standing`], where it goes [`place`], when it is tried the [`Queue`].
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{
+    Node, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -23,10 +26,13 @@ use crate::object::{
 use crate::reconcile::engine::Beat;
 use crate::reconcile::metrics::Metrics;
 use crate::reconcile::scheduler::demand::{Demand, Standing};
+use crate::reconcile::scheduler::filter::before_any;
 use crate::reconcile::scheduler::placement::{Placement, place};
 use crate::reconcile::scheduler::queue::{Cause, Needs, Queue};
 use crate::reconcile::scheduler::sighting::{Cursed, Is, Observer, Read, Sighting};
 use crate::reconcile::scheduler::snapshot::Snapshot;
+use crate::reconcile::scheduler::storage::{Assignment, Storage};
+use crate::reconcile::scheduler::volume_waits::WaitsForVolumes;
 use crate::task::{Tasks, caught};
 
 const COMPONENT: &str = "scheduler";
@@ -76,9 +82,12 @@ pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &
         metrics: options.metrics,
         snapshot: Snapshot::default(),
         queue: Queue::default(),
+        storage: Storage::default(),
+        waits: HashMap::new(),
         start: 0,
         nodes_known: false,
         pods_known: false,
+        storage_known: [false; 3],
         reports: VecDeque::new(),
         in_flight: 0,
         answers,
@@ -86,20 +95,25 @@ pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &
     tasks.spawn("scheduler", scheduler.follow(outcomes));
 }
 
-struct Scheduler<C> {
-    cluster: C,
-    clock: Clock,
+pub(super) struct Scheduler<C> {
+    pub(super) cluster: C,
+    pub(super) clock: Clock,
     tasks: Tasks,
     random: StdRng,
     beat: Beat,
     metrics: Metrics,
-    snapshot: Snapshot,
-    queue: Queue,
+    pub(super) snapshot: Snapshot,
+    pub(super) queue: Queue,
+    pub(super) storage: Storage,
+    /// Pods that have a node and wait for their volumes there, by uid.
+    pub(super) waits: HashMap<Arc<str>, WaitsForVolumes>,
     /// Where the next search begins.
     start: usize,
     /// Whether the first whole state has arrived: before, nothing is placed.
     nodes_known: bool,
     pods_known: bool,
+    /// Of claims, volumes and classes.
+    storage_known: [bool; 3],
     reports: VecDeque<Report>,
     in_flight: usize,
     /// Unbounded, but never more than [`IN_FLIGHT`] are under way.
@@ -121,9 +135,17 @@ struct Outcome {
 }
 
 #[derive(Clone)]
-enum Effect {
-    Bind { node: String },
+pub(super) enum Effect {
+    Bind {
+        node: String,
+    },
     Report,
+    /// What was chosen for the pod's claims is written.
+    Assign {
+        assignments: Vec<Assignment>,
+    },
+    /// What was chosen is taken back: the node does not make it.
+    GiveUp,
 }
 
 /// Sends the outcome even when its task dies.
@@ -150,6 +172,9 @@ impl<C: Cluster> Scheduler<C> {
         let see =
             move |pod: &Arc<Pod>| observer.lock().unwrap_or_else(PoisonError::into_inner).see(pod);
         let mut pods = pin!(self.cluster.watch_keeping(Scope::all(), see).fuse());
+        let mut claims = pin!(self.cluster.watch::<PersistentVolumeClaim>(Scope::all()).fuse());
+        let mut volumes = pin!(self.cluster.watch::<PersistentVolume>(Scope::all()).fuse());
+        let mut classes = pin!(self.cluster.watch::<StorageClass>(Scope::all()).fuse());
         let mut beat_at = Instant::now();
         loop {
             let (busy, pause) = (self.is_busy(), self.pause());
@@ -159,6 +184,9 @@ impl<C: Cluster> Scheduler<C> {
                 // and the rest only wait.
                 () = stop.cancelled() => return,
                 Some(change) = nodes.next() => self.see_nodes(change),
+                Some(change) = claims.next() => self.see_claims(change),
+                Some(change) = volumes.next() => self.see_volumes(change),
+                Some(change) = classes.next() => self.see_classes(change),
                 Some(change) = pods.next() => self.see_pods(change),
                 Some(outcome) = outcomes.recv() => self.settle(outcome),
                 () = tokio::task::yield_now(), if busy => {}
@@ -175,6 +203,7 @@ impl<C: Cluster> Scheduler<C> {
             while let Ok(outcome) = outcomes.try_recv() {
                 self.settle(outcome);
             }
+            self.look_after_volumes();
             self.work();
             let active = self.queue.active();
             self.metrics.pending(active, self.queue.len() - active);
@@ -185,9 +214,13 @@ impl<C: Cluster> Scheduler<C> {
         }
     }
 
+    /// Whether every watch has told its whole state.
+    pub(super) fn is_informed(&self) -> bool {
+        self.nodes_known && self.pods_known && self.storage_known == [true; 3]
+    }
+
     fn is_busy(&self) -> bool {
-        self.nodes_known
-            && self.pods_known
+        self.is_informed()
             && self.in_flight < IN_FLIGHT
             && (self.queue.has_active() || !self.reports.is_empty())
     }
@@ -238,6 +271,26 @@ impl<C: Cluster> Scheduler<C> {
         })
     }
 
+    fn see_claims(&mut self, change: Change<Arc<PersistentVolumeClaim>>) {
+        self.storage.see_claims(change);
+        self.storage_changed(0);
+    }
+
+    fn see_volumes(&mut self, change: Change<Arc<PersistentVolume>>) {
+        self.storage.see_volumes(change);
+        self.storage_changed(1);
+    }
+
+    fn see_classes(&mut self, change: Change<Arc<StorageClass>>) {
+        self.storage.see_classes(change);
+        self.storage_changed(2);
+    }
+
+    fn storage_changed(&mut self, which: usize) {
+        self.storage_known[which] = true;
+        self.queue.wake(Cause::StorageChanged, self.clock.now());
+    }
+
     fn see_pods(&mut self, change: Change<Sighting>) {
         match change {
             Change::Reset(pods) => {
@@ -279,6 +332,9 @@ impl<C: Cluster> Scheduler<C> {
             }
             Is::Aside => {
                 self.queue.remove(&uid);
+                if self.waits.remove(&uid).is_some() {
+                    self.forget(&uid);
+                }
             }
         }
     }
@@ -296,6 +352,7 @@ impl<C: Cluster> Scheduler<C> {
     /// The pod takes nothing and wants nothing any more.
     fn forget(&mut self, uid: &str) {
         self.queue.remove(uid);
+        self.waits.remove(uid);
         if self.snapshot.release(uid) {
             self.queue.wake(Cause::PodLeft, self.clock.now());
         }
@@ -304,7 +361,7 @@ impl<C: Cluster> Scheduler<C> {
     /// Places and reports as long as there is room for effects, one batch at most.
     fn work(&mut self) {
         for _ in 0..BATCH {
-            if !self.nodes_known || !self.pods_known || self.in_flight >= IN_FLIGHT {
+            if !self.is_informed() || self.in_flight >= IN_FLIGHT {
                 return;
             }
             if let Some(demand) = self.queue.take(self.clock.now()) {
@@ -319,8 +376,21 @@ impl<C: Cluster> Scheduler<C> {
 
     fn place(&mut self, demand: Arc<Demand>) {
         let random = self.random.next_u64();
-        let (snapshot, start) = (&self.snapshot, self.start);
-        let decision = match caught(|| place(snapshot, &demand, start, random)) {
+        let (snapshot, storage, start) = (&self.snapshot, &self.storage, self.start);
+        let claims = &demand.template.footprint.claims;
+        let wanted = match claims.is_empty() {
+            true => None,
+            false => match storage.wanted(claims, |claim| snapshot.is_used(claim)) {
+                Ok(wanted) => Some(wanted),
+                Err(why) => {
+                    let message = before_any(snapshot.nodes().len(), &why);
+                    self.metrics.attempted("unschedulable");
+                    return self.park(demand, Needs::Nodes, message);
+                }
+            },
+        };
+        let of_claims = wanted.as_ref().map(|wanted| (storage, wanted));
+        let decision = match caught(|| place(snapshot, &demand, of_claims, start, random)) {
             Ok(decision) => decision,
             Err(panic) => {
                 error!(pod = %demand.key, panic, "pod quarantined: it is parked");
@@ -330,6 +400,12 @@ impl<C: Cluster> Scheduler<C> {
                 return;
             }
         };
+        let assignments = match (&decision.placement, &wanted) {
+            (Placement::Node { name, .. }, Some(wanted)) if wanted.waits() => {
+                snapshot.node(name).and_then(|node| storage.assignments(wanted, node))
+            }
+            _ => None,
+        };
         self.start = self.start.wrapping_add(decision.examined);
         match decision.placement {
             Placement::Node { name, feasible } => {
@@ -337,12 +413,16 @@ impl<C: Cluster> Scheduler<C> {
                 // Assumed before it is true: the next pod must not be promised the same room.
                 let footprint = demand.template.footprint.clone();
                 self.snapshot.charge(demand.uid.clone(), &name, footprint, true);
-                self.bind(demand, name);
+                match assignments {
+                    Some(assignments) => self.wait_for_volumes(demand, name, assignments),
+                    None => self.bind(demand, name),
+                }
             }
             Placement::Unschedulable { message, refusals } => {
                 let about_room = refusals.keys().any(|refusal| refusal.is_about_room());
                 let needs = if about_room { Needs::Room } else { Needs::Nodes };
                 self.metrics.attempted("unschedulable");
+                self.give_up_gone_nodes(&demand);
                 self.park(demand, needs, message);
             }
         }
@@ -356,7 +436,7 @@ impl<C: Cluster> Scheduler<C> {
         }
     }
 
-    fn bind(&mut self, demand: Arc<Demand>, node: String) {
+    pub(super) fn bind(&mut self, demand: Arc<Demand>, node: String) {
         let cluster = self.cluster.clone();
         self.start_effect(demand, Effect::Bind { node: node.clone() }, async move |demand| {
             cluster.bind(&demand.key, &demand.uid, &node).await
@@ -370,7 +450,7 @@ impl<C: Cluster> Scheduler<C> {
         });
     }
 
-    fn start_effect<F>(
+    pub(super) fn start_effect<F>(
         &mut self,
         demand: Arc<Demand>,
         what: Effect,
@@ -420,6 +500,25 @@ impl<C: Cluster> Scheduler<C> {
                         self.cluster.note(note(&demand, Severity::Warning, reason, message));
                     }
                     _ => warn!(pod = %demand.key, node, "binding a pod died"),
+                }
+            }
+            (Effect::Assign { assignments }, Some(Ok(()))) => {
+                info!(pod = %demand.key, claims = assignments.len(), "volumes chosen");
+                self.storage.confirm(&assignments);
+            }
+            (Effect::Assign { assignments }, failed) => {
+                // What was written all the same is told by the watches; the pod is looked at again.
+                self.storage.take_back(&assignments);
+                if let Some(Err(error)) = failed {
+                    debug!(pod = %demand.key, %error, "choosing volumes failed");
+                }
+            }
+            (Effect::GiveUp, Some(Ok(()))) => {
+                info!(pod = %demand.key, "the node of a volume is given up");
+            }
+            (Effect::GiveUp, failed) => {
+                if let Some(Err(error)) = failed {
+                    warn!(pod = %demand.key, %error, "giving up the node of a volume failed");
                 }
             }
             (Effect::Report, Some(Ok(()))) => {}
@@ -474,7 +573,12 @@ async fn write_reason<C: Cluster>(
     Err(refused.expect("the loop ends only after a conflict"))
 }
 
-fn note(demand: &Demand, severity: Severity, reason: &'static str, message: String) -> Note {
+pub(super) fn note(
+    demand: &Demand,
+    severity: Severity,
+    reason: &'static str,
+    message: String,
+) -> Note {
     let about = reference_to(Kind::Pod, &demand.key, &demand.uid);
     Note { about, severity, reason, message, component: COMPONENT }
 }

@@ -167,6 +167,7 @@ mod tests {
             scored_cpu_millis: cpu_millis,
             scored_memory_bytes: memory_bytes,
             ports: Vec::new(),
+            claims: Vec::new(),
             owner,
         })
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 
-use crate::object::Object;
 use crate::object::quantity::Quantity;
+use crate::object::{Key, Object};
 use crate::reconcile::scheduler::demand::{Amounts, Footprint, HostPort, with_tag};
 
 /// One node as decisions see it.
@@ -61,6 +61,8 @@ pub struct Snapshot {
     strays: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// On how many nodes an image is.
     image_nodes: HashMap<String, u32>,
+    /// How many charged pods have a claim in their hands.
+    claim_pods: HashMap<Key, u32>,
 }
 
 impl Snapshot {
@@ -156,12 +158,23 @@ impl Snapshot {
                 name
             }
         };
+        for claim in &footprint.claims {
+            *self.claim_pods.entry(claim.clone()).or_insert(0) += 1;
+        }
         self.charges.insert(uid, Charge { node, footprint, assumed });
     }
 
     /// The pod takes nothing any more. `false` when it took nothing.
     pub fn release(&mut self, uid: &str) -> bool {
         let Some(charge) = self.charges.remove(uid) else { return false };
+        for claim in &charge.footprint.claims {
+            if let Some(count) = self.claim_pods.get_mut(claim) {
+                *count -= 1;
+                if *count == 0 {
+                    self.claim_pods.remove(claim);
+                }
+            }
+        }
         match self.place.get(&charge.node) {
             Some(place) => self.views[*place].promised.give_back(&charge.footprint),
             None => {
@@ -174,6 +187,11 @@ impl Snapshot {
             }
         }
         true
+    }
+
+    /// Whether a pod that has a node uses a claim.
+    pub fn is_used(&self, claim: &Key) -> bool {
+        self.claim_pods.contains_key(claim)
     }
 
     /// The node a pod is charged on.
@@ -292,6 +310,18 @@ pub(super) mod tests {
             "status": {"allocatable": allocatable},
         }))
         .expect("a node")
+    }
+
+    #[test]
+    fn a_claim_is_used_as_long_as_a_pod_with_a_node_has_it() {
+        let claim = Key::new("a", "c");
+        let uses = Arc::new(Footprint { claims: vec![claim.clone()], ..Footprint::default() });
+        let mut snapshot = Snapshot::default();
+        snapshot.charge("p", "a", uses.clone(), true);
+        snapshot.charge("p", "a", uses.clone(), false);
+        snapshot.charge("q", "b", uses, false);
+        assert!(snapshot.release("p") && snapshot.is_used(&claim));
+        assert!(snapshot.release("q") && !snapshot.is_used(&claim));
     }
 
     fn takes(cpu_millis: i64) -> Arc<Footprint> {
