@@ -84,6 +84,8 @@ pub enum Part {
     Exec,
     Attach,
     PortForward,
+    /// A pod's `spec.ephemeralContainers`, which `kubectl debug` adds to.
+    EphemeralContainers,
 }
 
 impl Part {
@@ -99,6 +101,7 @@ impl Part {
             Self::Exec => Some("exec"),
             Self::Attach => Some("attach"),
             Self::PortForward => Some("portforward"),
+            Self::EphemeralContainers => Some("ephemeralcontainers"),
         }
     }
 
@@ -106,6 +109,11 @@ impl Part {
     /// server, since 1.35, for WebSockets' GET too).
     pub fn is_stream(self) -> bool {
         matches!(self, Self::Exec | Self::Attach | Self::PortForward)
+    }
+
+    /// What no commit says and an operator writes on a live object.
+    pub fn is_beside_git(self) -> bool {
+        self == Self::EphemeralContainers
     }
 }
 
@@ -208,8 +216,8 @@ impl Identity {
         }
     }
 
-    /// Whether the identity changes nothing at all, whatever the request says: decided before a
-    /// body is read.
+    /// Whether the identity changes nothing that a commit says, whatever the request says: decided
+    /// before a body is read. What an operator may write beside that is a [`Part::is_beside_git`].
     pub fn only_reads(&self) -> bool {
         matches!(self.role(), Role::Viewer | Role::Operator)
     }
@@ -220,13 +228,13 @@ impl Identity {
         matches!(self, Self::Admin | Self::Sync | Self::Operator { .. })
     }
 
-    /// Whether it may exec, attach and forward ports.
+    /// Whether it may exec, attach, forward ports and add ephemeral containers.
     fn enters_containers(&self) -> bool {
         matches!(self, Self::Admin | Self::Operator { .. })
     }
 
-    /// Whether the request uses what an operator has and a viewer has not. Each such use is an Event
-    /// and a line of the audit log, also where it only reads.
+    /// Whether the request uses what an operator has and a viewer has not, also where it only reads:
+    /// each such use is an Event and a line of the audit log. Writes have a line anyway.
     pub fn uses_operator_rights(&self, kind: Kind, part: Part) -> bool {
         self.role() == Role::Operator && (kind == Kind::Secret || part.is_stream())
     }
@@ -278,6 +286,10 @@ impl Identity {
     }
 
     fn writes(&self, verb: Verb, kind: Kind, part: Part, key: &Key) -> bool {
+        if part.is_beside_git() && *self != Self::Admin {
+            let changes = matches!(verb, Verb::Update | Verb::Patch);
+            return kind == Kind::Pod && changes && self.enters_containers();
+        }
         match self {
             Self::Admin => true,
             Self::Web | Self::Reader | Self::Viewer { .. } | Self::Operator { .. } => false,
@@ -396,6 +408,25 @@ mod tests {
             }
         }
         assert_eq!(people().map(|who| who.sees_secrets()), [false, false, false, true]);
+    }
+
+    #[test]
+    fn only_an_operator_adds_ephemeral_containers_and_everybody_reads_them() {
+        let (key, part) = (Key::new("shop", "web"), Part::EphemeralContainers);
+        for verb in [Verb::Update, Verb::Patch] {
+            let allowed = people().map(|who| who.may(verb, Kind::Pod, part, &key).is_ok());
+            assert_eq!(allowed, [false, false, false, true], "{verb:?}");
+        }
+        assert!(people().iter().all(|who| who.may(Verb::Get, Kind::Pod, part, &key).is_ok()));
+        let operator = Identity::Operator { name: "ada".to_owned() };
+        for verb in [Verb::Create, Verb::Delete] {
+            assert!(operator.may(verb, Kind::Pod, part, &key).is_err());
+        }
+        assert!(operator.may(Verb::Patch, Kind::Deployment, part, &key).is_err());
+        let agent = Identity::NodeAgent { node: "n1".to_owned() };
+        for who in [agent, Identity::Controllers, Identity::Sync, Identity::Scheduler] {
+            assert!(who.may(Verb::Patch, Kind::Pod, part, &key).is_err(), "{who:?}");
+        }
     }
 
     #[test]

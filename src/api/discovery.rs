@@ -172,6 +172,7 @@ pub fn resources(group: &str, version: &str) -> Vec<Resource> {
         match kind {
             Kind::Pod => {
                 all.push(part("binding", "Binding", None, &["create"]));
+                all.push(part("ephemeralcontainers", row.name, None, &PART_VERBS));
                 all.push(part("log", row.name, None, &["get"]));
             }
             Kind::Namespace => all.push(part("finalize", row.name, None, &["update"])),

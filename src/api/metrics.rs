@@ -95,6 +95,7 @@ fn suffix(part: Part) -> &'static str {
         Part::Exec => "/exec",
         Part::Attach => "/attach",
         Part::PortForward => "/portforward",
+        Part::EphemeralContainers => "/ephemeralcontainers",
     }
 }
 

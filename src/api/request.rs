@@ -82,6 +82,7 @@ pub fn part(kind: Kind, name: &str) -> Option<Part> {
         "exec" if kind == Kind::Pod => Some(Part::Exec),
         "attach" if kind == Kind::Pod => Some(Part::Attach),
         "portforward" if kind == Kind::Pod => Some(Part::PortForward),
+        "ephemeralcontainers" if kind == Kind::Pod => Some(Part::EphemeralContainers),
         "finalize" if kind == Kind::Namespace => Some(Part::Finalize),
         _ => None,
     }

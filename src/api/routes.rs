@@ -241,11 +241,16 @@ async fn answer<S: Store>(
             opened.unwrap_or_else(|error| error_reply(&error))
         }
         // Before the body: what is not read cannot change anything.
-        Some(_) if !reads && door.who.only_reads() && !may_be_a_try(parts) => {
+        Some(target)
+            if !reads
+                && door.who.only_reads()
+                && !is_beside_git(&target)
+                && !may_be_a_try(parts) =>
+        {
             error_reply(&door.api.through_git())
         }
         Some(target) => {
-            if let Decision::Deny(error) = early(door, &target, &parts.method) {
+            if let Decision::Deny(error) = early(door, &target, parts) {
                 return error_reply(&error);
             }
             let secrets = secrets_in_clear(door, &target, parts);
@@ -272,8 +277,8 @@ fn failed<S: Store>(error: &ApiError, parts: &Parts) -> Response {
 
 /// What the URL and the method alone decide about a write: its body is not read in vain. Who only
 /// reads was refused already; a collection names no object yet, the verbs decide about that one.
-fn early<S: Store>(door: &Door<S>, target: &Target, method: &Method) -> Decision {
-    let verb = match *method {
+fn early<S: Store>(door: &Door<S>, target: &Target, parts: &Parts) -> Decision {
+    let verb = match parts.method {
         Method::POST => Verb::Create,
         Method::PUT => Verb::Update,
         Method::PATCH => Verb::Patch,
@@ -281,11 +286,17 @@ fn early<S: Store>(door: &Door<S>, target: &Target, method: &Method) -> Decision
         _ => return Decision::Allow,
     };
     match target {
-        Target::Object { kind, key, part } if !door.who.only_reads() => {
+        Target::Object { kind, key, part }
+            if !door.who.only_reads() || (part.is_beside_git() && !may_be_a_try(parts)) =>
+        {
             decide(&door.who, verb, *kind, *part, key)
         }
         _ => Decision::Allow,
     }
+}
+
+fn is_beside_git(target: &Target) -> bool {
+    matches!(target, Target::Object { part, .. } if part.is_beside_git())
 }
 
 /// Whether an operator is about to read Secrets, and which.
@@ -490,24 +501,25 @@ async fn one<S: Store, K: Admit + Tabular>(
             let namespace = kind.row().namespaced.then_some(key.namespace);
             watch(door, kind, namespace, query, form)
         }
-        (&Method::GET | &Method::HEAD, Part::Whole | Part::Status) => {
+        (&Method::GET | &Method::HEAD, Part::Whole | Part::Status | Part::EphemeralContainers) => {
             fits(&parts.headers, kind, false)?;
             let record = api.get(who, kind, &key)?;
             record_reply(api, who, &record, form, query.include)
         }
-        (&Method::PUT, Part::Whole | Part::Status | Part::Finalize) => {
+        (&Method::PUT, Part::Whole | Part::Status | Part::Finalize | Part::EphemeralContainers) => {
             let options = write_options(parts, WriteVerb::Update)?;
             let document = document(parts, body).await?;
             let decoded = decode_text::<K>(&document.value, &document.twice, options.validation)?;
             let object = named(decoded.object, &key)?;
             let old = stored::<S, K>(api, part, &key);
             let object = api.update(who, part, &object, &options).await?;
+            api.note_ephemeral_containers((parts, options.dry_run), part, old.as_deref(), &*object);
             let by_admission = told(api, part, &*object, old.as_deref());
             let told = [decoded.warnings, by_admission].concat();
             let reply = written_reply(api, StatusCode::OK, object, form)?;
             Ok(warned(reply, &told))
         }
-        (&Method::PATCH, Part::Whole | Part::Status) => {
+        (&Method::PATCH, Part::Whole | Part::Status | Part::EphemeralContainers) => {
             let (change, options) = change(parts, body).await?;
             let old = stored::<S, K>(api, part, &key);
             let written = match &change {
@@ -530,6 +542,7 @@ async fn one<S: Store, K: Admit + Tabular>(
                 true => error,
                 false => api.scrubbed(who, kind, error),
             })?;
+            api.note_ephemeral_containers((parts, options.dry_run), part, old.as_deref(), &*object);
             let warnings = [warnings, told(api, part, &*object, old.as_deref())].concat();
             Ok(warned(written_reply(api, code, object, form)?, &warnings))
         }

@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use crate::object::ephemeral_container::every_container;
+
 /// Whether the pod's containers or volumes, or its image pulls, need the Secret of its namespace.
 pub fn names_secret(pod: &Pod, name: &str) -> bool {
     let Some(spec) = &pod.spec else { return false };
@@ -13,8 +15,7 @@ pub fn names_secret(pod: &Pod, name: &str) -> bool {
         direct == Some(name) || projected.into_iter().any(|secret| secret.name == name)
     });
     let pulls = spec.image_pull_secrets.iter().flatten().any(|secret| secret.name == name);
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    volumes || pulls || containers.into_iter().any(|container| container_names(container, name))
+    volumes || pulls || every_container(spec).any(|container| container_names(&container, name))
 }
 
 fn container_names(container: &Container, name: &str) -> bool {
@@ -39,11 +40,12 @@ mod tests {
             "volumes": [
                 {"name": "a", "secret": {"secretName": "mounted"}},
                 {"name": "b", "projected": {"sources": [{"secret": {"name": "projected"}}]}}],
+            "ephemeralContainers": [{"name": "e", "envFrom": [{"secretRef": {"name": "debugged"}}]}],
             "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "all"}}]}],
             "containers": [{"name": "c", "env": [
                 {"name": "X", "valueFrom": {"secretKeyRef": {"name": "one", "key": "k"}}}]}]}}))
         .expect("a pod");
-        for name in ["pull", "mounted", "projected", "all", "one"] {
+        for name in ["pull", "mounted", "projected", "all", "one", "debugged"] {
             assert!(names_secret(&pod, name), "{name}");
         }
         assert!(!names_secret(&pod, "other") && !names_secret(&Pod::default(), "other"));

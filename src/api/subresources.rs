@@ -27,6 +27,7 @@ use crate::api::verbs::Api;
 use crate::api::warning_headers::warned;
 use crate::api::write_options::WriteVerb;
 use crate::object::decode::decode;
+use crate::object::ephemeral_container::every_name;
 use crate::object::ports::LogQuery;
 use crate::object::{ApiError, Key, Kind, Object, Reason};
 use crate::store::Store;
@@ -297,11 +298,8 @@ pub(crate) fn container(pod: &Pod, asked: Option<String>) -> Result<String, ApiE
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let spec = pod.spec.as_ref();
     let members = || spec.into_iter().flat_map(|spec| spec.containers.iter());
-    let init = || spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
     match asked {
-        Some(asked) if members().chain(init()).any(|container| container.name == asked) => {
-            Ok(asked)
-        }
+        Some(asked) if spec.into_iter().flat_map(every_name).any(|name| name == asked) => Ok(asked),
         Some(asked) => {
             Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")))
         }
@@ -327,11 +325,13 @@ mod tests {
         let pod = |names: &[&str]| -> Pod {
             let containers: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
             serde_json::from_value(json!({"metadata": {"name": "p"},
-                "spec": {"containers": containers, "initContainers": [{"name": "i"}]}}))
+                "spec": {"containers": containers, "initContainers": [{"name": "i"}],
+                "ephemeralContainers": [{"name": "e"}]}}))
             .expect("a pod")
         };
         assert_eq!(container(&pod(&["a"]), None), Ok("a".to_owned()));
         assert_eq!(container(&pod(&["a"]), Some("i".into())), Ok("i".to_owned()));
+        assert_eq!(container(&pod(&["a"]), Some("e".into())), Ok("e".to_owned()));
         assert_eq!(
             container(&pod(&["a", "b"]), None).unwrap_err().message,
             "a container name must be specified for pod p, choose one of: [a b]"

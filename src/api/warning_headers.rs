@@ -16,8 +16,13 @@ use crate::store::Store;
 /// What a change replaces, to tell its warnings by. Read apart from the change: where somebody else
 /// comes in between, a warning may be told twice or not at all.
 pub(crate) fn stored<S: Store, K: Admit>(api: &Api<S>, part: Part, key: &Key) -> Option<Arc<K>> {
-    let record = api.store().get(K::OBJECT_KIND, key).filter(|_| part == Part::Whole)?;
+    let record = api.store().get(K::OBJECT_KIND, key).filter(|_| is_judged(part))?;
     api.typed(&record).ok()
+}
+
+/// The parts that people write.
+fn is_judged(part: Part) -> bool {
+    matches!(part, Part::Whole | Part::EphemeralContainers)
 }
 
 /// What admission warns of; the status of an object is nobody's by hand.
@@ -27,7 +32,7 @@ pub(crate) fn told<S: Store, K: Admit>(
     object: &K,
     old: Option<&K>,
 ) -> Vec<String> {
-    if part != Part::Whole {
+    if !is_judged(part) {
         return Vec::new();
     }
     [object.warnings(old), api.policy_warnings(object, old)].concat()

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde_json::Value;
 
 use crate::api::access::{Identity, Part, Verb};
+use crate::api::admission::ephemeral_validation;
 use crate::api::admission::lifecycle::{self, DeletePlan};
 use crate::api::admission::patch::{self, keep_all_but_status};
 use crate::api::admission::{
@@ -364,8 +365,10 @@ impl<S: Store> Api<S> {
             let asked = next(&body, &old)?;
             incarnation(&*old, &asked.object)?;
             let mut new = self.admit_asked(who, part, &*old, asked, options)?;
-            if part == Part::Whole {
+            if matches!(part, Part::Whole | Part::EphemeralContainers) {
                 self.enforce_change(who, &new, &*old)?;
+            }
+            if part == Part::Whole {
                 self.allocate(&mut new, &record.header.claims, &mut Taken::default())?;
             }
             let controller =
@@ -435,14 +438,9 @@ impl<S: Store> Api<S> {
                 new.metadata_mut().clone_from(old.metadata());
                 new
             }
+            Part::EphemeralContainers => ephemeral_validation::admitted(&asked.object, old)?,
             // A stream and a log change nothing and never come here.
-            Part::Whole
-            | Part::Scale
-            | Part::Finalize
-            | Part::Log
-            | Part::Exec
-            | Part::Attach
-            | Part::PortForward => {
+            _ => {
                 let finalizers = namespace_finalizers(&asked.object);
                 let mut new = admit_update(asked.object, old)?;
                 keep_namespace_finalizers(who, part, old, &mut new, finalizers);
@@ -480,8 +478,8 @@ impl<S: Store> Api<S> {
     ) -> Result<(), ApiError> {
         match (who.only_reads(), dry_run) {
             (true, true) => Ok(()),
-            (true, false) => Err(self.through_git()),
-            (false, _) => who.may(verb, kind, part, key),
+            (true, false) if !part.is_beside_git() => Err(self.through_git()),
+            _ => who.may(verb, kind, part, key),
         }
     }
 

@@ -445,6 +445,8 @@ pub struct Resolved {
     pub arguments: Vec<String>,
     pub mounts: Vec<MountSpec>,
     pub confined: Confined,
+    /// Of an ephemeral container: the instance whose processes it sees.
+    pub target: Option<String>,
 }
 
 /// A pod container or init container that joins its pod's sandbox.
@@ -498,6 +500,8 @@ pub fn member(
             PidMode::Join(sandbox_id.to_owned())
         } else if of_pod(|spec| spec.host_pid) {
             PidMode::Host
+        } else if let Some(target) = &resolved.target {
+            PidMode::Join(target.clone())
         } else {
             PidMode::Own
         },

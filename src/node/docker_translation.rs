@@ -439,6 +439,7 @@ mod tests {
             arguments: vec!["b".into()],
             mounts: vec![mount],
             confined: Confined { user: Some("1:2".into()), seccomp: Seccomp::Unconfined },
+            target: None,
         };
         let made = [
             sandbox(&pod, &site(), 0),

@@ -228,6 +228,7 @@ fn place(instance: &Instance) -> String {
         Role::Sandbox | Role::Spare => "sandbox".to_owned(),
         Role::Init => format!("initContainers[{name}]"),
         Role::Container => format!("containers[{name}]"),
+        Role::Ephemeral => format!("ephemeralContainers[{name}]"),
     }
 }
 

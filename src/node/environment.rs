@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::node::registry_credentials;
+use crate::object::ephemeral_container::every_container;
 use crate::object::quantity::Quantity;
 use crate::object::{Key, Object, go_text};
 
@@ -59,7 +60,7 @@ pub fn named(pod: &Pod) -> Named {
     let namespace = pod.key().namespace;
     let mut named = Named::default();
     let Some(spec) = &pod.spec else { return named };
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    for container in every_container(spec) {
         for source in container.env_from.iter().flatten() {
             let config = source.config_map_ref.as_ref().map(|reference| &reference.name);
             named.config_maps.extend(config.map(|name| Key::new(&namespace, name)));

@@ -33,6 +33,8 @@ pub enum Role {
     Spare,
     Init,
     Container,
+    /// Added to the running pod; started once.
+    Ephemeral,
 }
 
 impl Role {
@@ -42,6 +44,7 @@ impl Role {
             Self::Spare => SPARE,
             Self::Init => "init",
             Self::Container => "container",
+            Self::Ephemeral => "ephemeral",
         }
     }
 }
@@ -109,6 +112,7 @@ impl Identity {
             SPARE => Role::Spare,
             "init" => Role::Init,
             "container" => Role::Container,
+            "ephemeral" => Role::Ephemeral,
             _ => return None,
         };
         Some(Self {

@@ -5,6 +5,7 @@
 //! the last 2048 bytes of at most 80 lines, where the container failed and the file is empty. The
 //! file is one of the host, in the pod's own directory, one an attempt.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -16,10 +17,11 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::time::timeout;
 
 use crate::node::container_spec::MountSpec;
-use crate::node::instance::{Identity, Instance};
+use crate::node::instance::{Identity, Instance, Role};
 use crate::node::runtime::{INSPECT_TIME, LogOptions, Runtime};
 use crate::node::sidecar::container_of;
 use crate::node::volume_plan::pod_directory;
+use crate::object::ephemeral_container::containers;
 
 const FILE_BYTES: usize = 4096;
 const LOG_BYTES: usize = 2048;
@@ -66,22 +68,28 @@ pub fn unread<'a>(
     pod: &'a Pod,
     instances: &'a [Instance],
     read: &BTreeMap<String, String>,
-) -> Vec<(&'a Container, &'a Instance)> {
+) -> Vec<(Cow<'a, Container>, &'a Instance)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let ended = instances.iter().filter(|one| one.ended().is_some());
     let unread = ended.filter(|one| !read.contains_key(&one.id));
-    unread.filter_map(|one| Some((container_of(spec, one)?, one))).collect()
+    let made_of = |one: &Instance| match one.identity.role {
+        Role::Ephemeral => {
+            containers(spec).find(|own| own.name == one.identity.container).map(Cow::Owned)
+        }
+        _ => container_of(spec, one).map(Cow::Borrowed),
+    };
+    unread.filter_map(|one| Some((made_of(one)?, one))).collect()
 }
 
 /// What each left, by instance id.
 pub async fn read_all<R: Runtime>(
     runtime: &R,
     data_dir: &Path,
-    unread: Vec<(&Container, &Instance)>,
+    unread: Vec<(Cow<'_, Container>, &Instance)>,
 ) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for (container, instance) in unread {
-        all.push((instance.id.clone(), read(runtime, data_dir, container, instance).await));
+        all.push((instance.id.clone(), read(runtime, data_dir, &container, instance).await));
     }
     all
 }

@@ -105,8 +105,11 @@ fn container_of(pod: &Pod, asked: Option<&str>) -> Result<String, ApiError> {
     let name = pod.metadata.name.clone().unwrap_or_default();
     let names: Vec<&str> = spec.containers.iter().map(|container| &*container.name).collect();
     let init = spec.init_containers.iter().flatten().map(|container| &*container.name);
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| &*container.name);
     match asked.filter(|asked| !asked.is_empty()) {
-        Some(asked) if names.contains(&asked) || init.clone().any(|other| other == asked) => {
+        Some(asked)
+            if names.contains(&asked) || init.clone().chain(ephemeral).any(|one| one == asked) =>
+        {
             Ok(asked.to_owned())
         }
         Some(asked) => {

@@ -24,6 +24,7 @@ pub mod confinement;
 pub mod container_spec;
 pub mod copies;
 pub mod environment;
+mod ephemeral_plan;
 pub mod eviction;
 pub mod resolver;
 pub mod volume_files;

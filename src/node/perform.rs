@@ -207,6 +207,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     pub(super) fn named(&self, container: &str) -> Option<&Container> {
         let spec = self.pod().spec.as_ref()?;
         let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let all = all.into_iter().chain(&self.observed.ephemeral);
         all.into_iter().find(|candidate| candidate.name == *container)
     }
 
@@ -329,7 +330,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             return Ok(None);
         };
         let made_as = self.made_as(sandbox);
-        let mut resolved = match self.resolve(container, ip, made_as.is_some()).await {
+        let mut resolved = match self.resolve(container, role, ip, made_as.is_some()).await {
             Ok(resolved) => resolved,
             Err(sentence) => {
                 self.warning_of(name, "Failed", &format!("Error: {sentence}"));

@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use crate::node::container_spec::{self, MountSpec, RecursiveReadOnly, Resolved};
 use crate::node::environment;
+use crate::node::ephemeral_plan;
 use crate::node::hosts_file::hosts_file;
+use crate::node::instance::Role;
 use crate::node::perform::Doer;
 use crate::node::pod_plan::Step;
 use crate::node::pod_worker::directory;
@@ -27,6 +29,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     pub(super) async fn resolve(
         &self,
         container: &Container,
+        role: Role,
         pod_ip: Option<Ipv4Addr>,
         named_late: bool,
     ) -> Result<Resolved, String> {
@@ -42,8 +45,14 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         }
         let (pod, engine) = (&self.observed.pod, &self.observed.engine);
         let confined = profile::confined(self.agent, engine, pod, container).await?;
+        let target = match role {
+            Role::Ephemeral => {
+                ephemeral_plan::target(pod, &self.observed.instances, &container.name)?
+            }
+            _ => None,
+        };
         let (command, arguments) = (made.command, made.arguments);
-        Ok(Resolved { env: made.env, command, arguments, mounts, confined })
+        Ok(Resolved { env: made.env, command, arguments, mounts, confined, target })
     }
 
     /// What the engine is told to mount, once parts of volumes are bound and links are followed.
@@ -139,7 +148,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             mount.sub_path.as_deref().or(mount.sub_path_expr.as_deref()).is_some()
         };
         if container.volume_mounts.iter().flatten().any(is_part)
-            && let Err(sentence) = self.resolve(container, ip, false).await
+            && let Err(sentence) = self.resolve(container, Role::Container, ip, false).await
         {
             self.warning("Failed", format!("Error: {sentence}"));
             self.failed(&container.name, "CreateContainerConfigError", sentence);

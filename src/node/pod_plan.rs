@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
 use crate::node::capacity::Limits;
 use crate::node::container_spec::is_outdated;
 use crate::node::drift;
+use crate::node::ephemeral_plan;
 use crate::node::image::{self, ImageDecision, ImageState, Waiting};
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::{Memory, PostStart};
@@ -30,6 +31,7 @@ use crate::node::termination_plan::{
     LEAST_GRACE_SECONDS, deadline, end, grace, is_over, terminate, wind_down,
 };
 use crate::object::Object;
+use crate::object::ephemeral_container::every_name;
 
 /// Everything a decision about a pod looks at.
 #[derive(Clone, Copy, Debug)]
@@ -180,12 +182,15 @@ pub fn plan(view: &View<'_>) -> PodPlan {
     }
     match sandbox(view, &mut plan) {
         Sandbox::Wait => {
-            for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-                plan.waiting.entry(container.name.clone()).or_insert_with(Waiting::creating);
+            for name in every_name(spec) {
+                plan.waiting.entry(name.to_owned()).or_insert_with(Waiting::creating);
             }
         }
         Sandbox::New => members(view, spec, None, &mut plan),
-        Sandbox::There(id) => members(view, spec, Some(&id), &mut plan),
+        Sandbox::There(id) => {
+            ephemeral_plan::start(view, spec, &id, &mut plan);
+            members(view, spec, Some(&id), &mut plan);
+        }
     }
     clean_up(view, running_sandbox(view.instances), &mut plan);
     plan
@@ -462,7 +467,7 @@ fn after_start(
 }
 
 /// Whether nothing stands in the way of making a container; else says what does.
-fn ready_to_make(view: &View<'_>, container: &Container, plan: &mut PodPlan) -> bool {
+pub(super) fn ready_to_make(view: &View<'_>, container: &Container, plan: &mut PodPlan) -> bool {
     if let Some(waiting) = &view.memory.unready {
         plan.wait(&container.name, waiting.clone(), None);
         return false;
@@ -476,7 +481,8 @@ fn ready_to_make(view: &View<'_>, container: &Container, plan: &mut PodPlan) -> 
     true
 }
 
-fn make(
+/// Makes a container that is not there, when its image is.
+pub(super) fn make(
     view: &View<'_>,
     container: &Container,
     role: Role,
@@ -536,6 +542,7 @@ pub fn stored_status<'a>(pod: &'a Pod, role: Role, container: &str) -> Option<&'
     let status = pod.status.as_ref()?;
     let list = match role {
         Role::Init => status.init_container_statuses.as_ref(),
+        Role::Ephemeral => status.ephemeral_container_statuses.as_ref(),
         _ => status.container_statuses.as_ref(),
     };
     list?.iter().find(|status| status.name == container)
@@ -595,6 +602,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::node::container_spec;
     use crate::node::instance::{Identity, Settings};
+    use crate::object::ephemeral_container::every_container;
     use serde_json::json;
 
     pub(crate) fn at(second: i64) -> Timestamp {
@@ -618,8 +626,8 @@ pub(crate) mod tests {
 
     pub(crate) fn instance(pod: &Pod, role: Role, container: &str, attempt: u32) -> Instance {
         let spec = pod.spec.as_ref().expect("a spec");
-        let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        let made_of = all().find(|c| c.name == container);
+        let all: Vec<Container> = every_container(spec).map(std::borrow::Cow::into_owned).collect();
+        let made_of = all.iter().find(|c| c.name == container);
         let settings = match made_of {
             Some(container) => container_spec::wanted_settings(container),
             None => Settings { restart_policy: "no".into(), ..Settings::default() },

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::node::container_spec::qos_class;
+use crate::node::ephemeral_plan;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::{Memory, PostStart, Verdicts};
@@ -23,7 +24,7 @@ use crate::node::pod_plan::{self, PodPlan, View, stored_status};
 use crate::node::probe::Verdict;
 use crate::node::sidecar::is_sidecar;
 use crate::node::termination_plan::{finished, overdue};
-use crate::object::condition;
+use crate::object::{condition, ephemeral_container};
 
 /// Why a pod that ran longer than it may has failed.
 pub const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
@@ -40,6 +41,12 @@ pub fn pod_status(view: &View<'_>, plan: &PodPlan, host_ip: Ipv4Addr) -> PodStat
     let stored = pod.status.clone().unwrap_or_default();
     let init = statuses(view, plan, &spec.init_containers.clone().unwrap_or_default(), Role::Init);
     let containers = statuses(view, plan, &spec.containers, Role::Container);
+    let ephemeral = ephemeral_plan::statuses(statuses(
+        view,
+        plan,
+        &ephemeral_container::containers(&spec).collect::<Vec<_>>(),
+        Role::Ephemeral,
+    ));
     let phase = phase(view, &spec, &init, &containers);
     let timed_out =
         phase == "Failed" && stored.phase.as_deref() != Some("Failed") && overdue(pod, view.now);
@@ -65,6 +72,7 @@ pub fn pod_status(view: &View<'_>, plan: &PodPlan, host_ip: Ipv4Addr) -> PodStat
         start_time: stored.start_time.clone().or_else(|| Some(time(view.now))),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(containers),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         qos_class: Some(qos_class(pod).to_owned()),
         observed_generation: stored.observed_generation.and(pod.metadata.generation),
         ..stored

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
@@ -43,7 +43,7 @@ use crate::node::volume_check::LastLook;
 use crate::node::volume_files::{Content, Missing};
 use crate::node::volume_plan::{self, VolumePlan};
 use crate::node::volume_usage;
-use crate::object::{Cluster, Note, Object};
+use crate::object::{Cluster, Note, Object, ephemeral_container};
 use crate::task::caught_async;
 
 /// Who says so, in Events.
@@ -85,6 +85,8 @@ pub struct Observed {
     pub memory: Memory,
     pub engine: Arc<Engine>,
     pub volumes: Vec<VolumePlan>,
+    /// The pod's ephemeral containers, as containers.
+    pub ephemeral: Vec<Container>,
     pub now: Timestamp,
 }
 
@@ -198,6 +200,7 @@ async fn careful_pass<C: Cluster, R: Runtime>(
         memory: cell.memory().clone(),
         engine,
         volumes: Vec::new(),
+        ephemeral: ephemeral(&cell.pod()),
         now: agent.clock.now(),
     };
     let plan = plan(&observed.view());
@@ -329,7 +332,7 @@ async fn observe<C: Cluster, R: Runtime>(
     memory.report_only |= annotation.is_some_and(|value| value == "false");
     let keyring = registry_credentials::keyring(&pod, &lock(&agent.known).sources);
     let mut images = lock(&agent.images);
-    for image in all_containers(&pod).filter_map(|container| container.image.as_ref()) {
+    for image in &all_containers(&pod).filter_map(|one| one.image.clone()).collect::<Vec<_>>() {
         let means = keyring.as_ref().map(|keyring| keyring.lookup(image));
         let state = images.state(image, means.as_ref(), &cell.uid, now);
         memory.images.insert(image.clone(), state);
@@ -338,7 +341,12 @@ async fn observe<C: Cluster, R: Runtime>(
     own.report_only = memory.report_only;
     memory.changed_files = own.files.changed.clone();
     let volumes = own.volumes.clone().unwrap_or_default();
-    Some(Observed { pod, instances, copies, memory, engine, volumes, now })
+    let ephemeral = ephemeral(&pod);
+    Some(Observed { pod, instances, copies, memory, engine, volumes, ephemeral, now })
+}
+
+fn ephemeral(pod: &Pod) -> Vec<Container> {
+    pod.spec.iter().flat_map(ephemeral_container::containers).collect()
 }
 
 /// Makes the volumes what the sources say now. Answers why the pod must wait, if it must.

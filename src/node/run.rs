@@ -35,6 +35,7 @@ use crate::node::{
     volume_usage,
 };
 use crate::object::drift::{Drift, Layer};
+use crate::object::ephemeral_container::every_container;
 use crate::object::ledger::{Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
 use crate::object::source::{Source, first_commit};
@@ -468,9 +469,7 @@ async fn tidy_up<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) {
     let mut images = HashSet::new();
     for cell in &cells {
         let pod = cell.pod();
-        let spec = pod.spec.iter();
-        let containers = spec
-            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+        let containers = pod.spec.iter().flat_map(every_container);
         images.extend(containers.filter_map(|container| container.image.clone()));
     }
     lock(&agent.images).retain(|image| images.contains(image));

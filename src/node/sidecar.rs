@@ -27,7 +27,8 @@ pub fn container_of<'a>(spec: &'a PodSpec, instance: &Instance) -> Option<&'a Co
     let list = match instance.identity.role {
         Role::Init => spec.init_containers.as_deref().unwrap_or_default(),
         Role::Container => &spec.containers,
-        Role::Sandbox | Role::Spare => return None,
+        // It is made of what `object::ephemeral_container` makes of it: it has no hooks and no probes.
+        Role::Sandbox | Role::Spare | Role::Ephemeral => return None,
     };
     list.iter().find(|container| container.name == instance.identity.container)
 }
@@ -36,7 +37,13 @@ pub fn container_of<'a>(spec: &'a PodSpec, instance: &Instance) -> Option<&'a Co
 pub fn field_path(pod: &Pod, container: &str) -> String {
     let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     let is_init = init.into_iter().any(|one| one.name == container);
-    let list = if is_init { "initContainers" } else { "containers" };
+    let ephemeral = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    let is_ephemeral = ephemeral.into_iter().any(|one| one.name == container);
+    let list = match (is_init, is_ephemeral) {
+        (true, _) => "initContainers",
+        (_, true) => "ephemeralContainers",
+        _ => "containers",
+    };
     format!("spec.{list}{{{container}}}")
 }
 

@@ -16,6 +16,7 @@ use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::instance::{Instance, Role};
 use crate::node::pod_network::{self, Sandbox};
 use crate::node::runtime::{Runtime, RuntimeError};
+use crate::object::ephemeral_container::every_container;
 use crate::object::ports::BoxFuture;
 use crate::object::streams::{AttachQuery, Channels, ExecQuery, PortConnection, Process, Streams};
 use crate::object::{ApiError, Cluster, Key, Kind, Reason};
@@ -66,10 +67,8 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
 }
 
 fn has_terminal(pod: &Pod, container: &str) -> bool {
-    let spec = pod.spec.as_ref();
-    let members = spec.into_iter().flat_map(|spec| &spec.containers);
-    let init = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    members.chain(init).any(|member| member.name == container && member.tty == Some(true))
+    let mut members = pod.spec.iter().flat_map(every_container);
+    members.any(|member| member.name == container && member.tty == Some(true))
 }
 
 /// In the kubelet's words, where it ended between the look and the call.

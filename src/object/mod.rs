@@ -13,6 +13,7 @@ pub mod condition;
 mod counted;
 pub mod decode;
 pub mod drift;
+pub mod ephemeral_container;
 mod error;
 pub mod extended;
 pub mod go_text;

@@ -2,6 +2,7 @@
 //! engine of its own. They need root and what `scripts/setup.sh` installs, and fail loudly without.
 
 mod clients;
+mod debug;
 mod documentation;
 mod engine_faults;
 mod harness;

@@ -9,7 +9,7 @@ use crate::harness::{Daemon, Engine, Repo, await_that, kubectl, run};
 
 /// What the containers are made of: programs of this machine, with their libraries.
 const PROGRAMS: [&str; 8] = ["sh", "tar", "cat", "sleep", "stty", "head", "printf", "sha256sum"];
-const IMAGE: &str = "ballast.example/tools:v1";
+pub const IMAGE: &str = "ballast.example/tools:v1";
 
 const POD: &str = r#"apiVersion: v1
 kind: Pod
@@ -33,7 +33,7 @@ spec:
     tty: true
 "#;
 
-fn make_image(engine: &Engine) {
+pub fn make_image(engine: &Engine) {
     let folder = engine.dir.join("tools");
     let bin = folder.join("bin");
     fs::create_dir_all(&bin).expect("a folder");
@@ -98,7 +98,7 @@ impl Operator<'_> {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

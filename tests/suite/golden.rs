@@ -90,16 +90,8 @@ const GROUPS_LEFT_OUT: [(&str, &str); 2] = [
 ];
 
 /// Subresources of kinds that we serve, which come with later versions.
-const SUBRESOURCES_LEFT_OUT: [&str; 8] = [
-    "attach",
-    "ephemeralcontainers",
-    "eviction",
-    "exec",
-    "portforward",
-    "proxy",
-    "resize",
-    "token",
-];
+const SUBRESOURCES_LEFT_OUT: [&str; 7] =
+    ["attach", "eviction", "exec", "portforward", "proxy", "resize", "token"];
 
 /// What the reference has beyond ours: the hash of its storage, and what is left out by name.
 fn comparable(mut resource: Value) -> Value {

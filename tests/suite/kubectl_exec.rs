@@ -10,13 +10,13 @@ use ballast::cli::GrantedRole;
 use crate::kubectl_world::{Kubectl, all};
 use crate::stream_world::StreamWorld;
 
-struct Operator {
-    world: StreamWorld,
+pub struct Operator {
+    pub world: StreamWorld,
     kubeconfig: PathBuf,
 }
 
 impl Operator {
-    async fn new(role: GrantedRole) -> Self {
+    pub async fn new(role: GrantedRole) -> Self {
         let world = StreamWorld::new().await;
         let file = world.served.kubeconfig(role, "ops");
         let kubeconfig = world.served.fixture.folder().join("kubeconfig");
@@ -25,7 +25,7 @@ impl Operator {
         Self { world, kubeconfig }
     }
 
-    fn command(&self, kubectl: &Kubectl, words: &[&str]) -> Command {
+    pub fn command(&self, kubectl: &Kubectl, words: &[&str]) -> Command {
         let folder = self.world.served.fixture.folder();
         let mut command = Command::new(&kubectl.program);
         command
@@ -38,7 +38,7 @@ impl Operator {
         command
     }
 
-    fn run(&self, kubectl: &Kubectl, words: &[&str]) -> Output {
+    pub fn run(&self, kubectl: &Kubectl, words: &[&str]) -> Output {
         self.command(kubectl, words).stdin(Stdio::null()).output().expect("kubectl starts")
     }
 
@@ -56,7 +56,7 @@ impl Operator {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

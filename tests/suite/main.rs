@@ -25,6 +25,7 @@ mod garbage;
 mod git_server;
 mod golden;
 mod kubectl;
+mod kubectl_debug;
 mod kubectl_exec;
 mod kubectl_forms;
 mod kubectl_requests;

@@ -82,7 +82,7 @@ pub fn init_containers(spec: &PodSpec, volumes: &BTreeSet<&str>, path: &FieldPat
     faults
 }
 
-fn container_faults(
+pub fn container_faults(
     container: &Container,
     volumes: &BTreeSet<&str>,
     path: &FieldPath<'_>,

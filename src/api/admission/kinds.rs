@@ -12,9 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::admit::{Admit, Faults, Parts};
 use super::{
-    cluster_validation as cluster, config_map_validation as data, defaults, pod_defaults,
-    pod_validation, service_validation, storage_defaults, storage_validation as storage, warnings,
-    workload_validation as workload,
+    cluster_validation as cluster, config_map_validation as data, defaults, ephemeral_validation,
+    pod_defaults, pod_validation, service_validation, storage_defaults,
+    storage_validation as storage, warnings, workload_validation as workload,
 };
 use crate::object::drift::Drift;
 use crate::object::inventory::Inventory;
@@ -106,7 +106,7 @@ impl Admit for Pod {
         });
     }
     /// Where the pod runs is the scheduler's word: an update that leaves it out, as a manifest does,
-    /// keeps it.
+    /// keeps it. So do ephemeral containers, which have a door of their own.
     fn prepare_update(&mut self, old: &Self) {
         self.keep_status(old);
         let bound = old.spec.as_ref().and_then(|spec| spec.node_name.clone());
@@ -114,6 +114,8 @@ impl Admit for Pod {
         if node.as_deref().unwrap_or_default().is_empty() {
             *node = bound;
         }
+        let spec = self.spec.get_or_insert_default();
+        ephemeral_validation::keep(spec, old.spec.as_ref());
     }
     /// People make pods by hand and change them seldom: a change is told nothing of.
     fn warnings(&self, old: Option<&Self>) -> Vec<String> {

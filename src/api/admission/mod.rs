@@ -41,6 +41,7 @@ mod confinement_validation;
 mod container_validation;
 mod difference;
 mod downward_validation;
+pub mod ephemeral_validation;
 mod pod_validation;
 mod probe_validation;
 mod service_validation;

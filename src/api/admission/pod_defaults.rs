@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
-use super::quantities;
+use super::{ephemeral_validation, quantities};
 
 /// 0644, of files that configMap, secret, downwardAPI and projected volumes write.
 const DEFAULT_MODE: i32 = 0o644;
@@ -59,6 +59,7 @@ fn fill_spec(spec: &mut PodSpec) {
     for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
         fill_container(container);
     }
+    ephemeral_validation::fill(spec, fill_container);
     for volume in spec.volumes.iter_mut().flatten() {
         fill_volume(volume);
     }

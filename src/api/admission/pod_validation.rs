@@ -11,7 +11,7 @@ use super::container_validation as containers;
 use super::field_path::{FieldPath, quoted, shown};
 use super::metadata_validation as metadata;
 use super::metadata_validation::{label_value_faults, qualified_name_faults};
-use super::{confinement_validation, difference, volume_validation};
+use super::{confinement_validation, difference, ephemeral_validation, volume_validation};
 use crate::object::Kind;
 use crate::object::name::{label_faults, subdomain_faults};
 
@@ -63,6 +63,8 @@ fn spec(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     faults.extend(containers::containers(spec, &usable, &path.child("containers")));
     let init_path = path.child("initContainers");
     faults.extend(containers::init_containers(spec, &usable, &init_path));
+    let path_of_ephemeral = path.child("ephemeralContainers");
+    faults.extend(ephemeral_validation::ephemeral_containers(spec, &usable, &path_of_ephemeral));
     host_network_faults(spec, path, &mut faults);
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";

@@ -123,7 +123,8 @@ pub fn refuse<K: Admit>(object: &K, faults: Faults) -> Result<(), ApiError> {
     Err(ApiError::invalid(K::OBJECT_KIND, name, causes))
 }
 
-fn bump_generation<K: Admit>(object: &mut K, old: &K) {
+/// One more where the part that it counts differs.
+pub fn bump_generation<K: Admit>(object: &mut K, old: &K) {
     if lifecycle::has_generation(K::OBJECT_KIND) && object.generation_differs(old) {
         let generation = old.metadata().generation.unwrap_or(0) + 1;
         object.metadata_mut().generation = Some(generation);
@@ -163,7 +164,11 @@ fn match_namespace<K: Admit>(object: &mut K, namespace: &str) -> Result<(), ApiE
 }
 
 /// Typed objects of rooms come without decoding: their quantities are read here.
-fn read_quantities<K: Admit>(object: &mut K) -> Result<(), ApiError> {
+/// Brings every quantity into its canonical form.
+///
+/// # Errors
+/// BadRequest for one that is none.
+pub fn read_quantities<K: Admit>(object: &mut K) -> Result<(), ApiError> {
     quantities::check(object).map_err(|sentence| {
         let row = K::OBJECT_KIND.row();
         ApiError::bad_request(format!(

@@ -11,6 +11,7 @@ pub static GROUPS: &[&[Row]] = &[
     INIT_CONTAINERS,
     CONTAINER_LIFE,
     INIT_CONTAINER_LIFE,
+    EPHEMERAL_CONTAINERS,
     POD,
     POD_SECURITY,
     VOLUMES,
@@ -185,6 +186,18 @@ static CONTAINER_LIFE: &[Row] = life_rows!["containers[].";
 static INIT_CONTAINER_LIFE: &[Row] = life_rows!["initContainers[].";
     "livenessProbe", "readinessProbe", "startupProbe"; "postStart", "preStop"];
 
+/// Added to a running pod by whoever enters its containers; that a manifest has none is validation's.
+static EPHEMERAL_CONTAINERS: &[Row] = container_rows!["ephemeralContainers[].";
+    Runs => ["ephemeralContainers[].targetContainerName"],
+    Harmless("no ephemeral container may have it: validation refuses it in Kubernetes' words") => [
+        "ephemeralContainers[].lifecycle",
+        "ephemeralContainers[].livenessProbe",
+        "ephemeralContainers[].readinessProbe",
+        "ephemeralContainers[].restartPolicy",
+        "ephemeralContainers[].startupProbe",
+    ],
+];
+
 static POD: &[Row] = rows![Part::PodSpec;
     Runs => [
         "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].weight",
@@ -241,7 +254,6 @@ static POD: &[Row] = rows![Part::PodSpec;
         ["topologySpreadConstraints"],
     Refused("names of pods come with the cluster DNS") =>
         ["subdomain", "setHostnameAsFQDN", "hostnameOverride"],
-    Refused("debugging containers come with a later issue") => ["ephemeralContainers"],
     Refused("priorities come with preemption") => ["priorityClassName"],
     Refused("there is one container runtime") => ["runtimeClassName", "overhead"],
     Refused("nobody could open the gate") => ["readinessGates", "schedulingGates"],

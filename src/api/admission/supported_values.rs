@@ -9,6 +9,7 @@ use super::admit::{Admit, Fault, Faults};
 use super::field_path::{FieldPath, quoted};
 use super::supported::refusal;
 use super::supported_storage;
+use crate::object::ephemeral_container;
 use crate::object::host_path;
 use crate::object::privilege::CAPABILITIES;
 
@@ -23,9 +24,11 @@ pub fn pod_refusals(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
         }
     }
     let of_pod = spec.security_context.clone().unwrap_or_default();
+    let ephemeral: Vec<Container> = ephemeral_container::containers(spec).collect();
     for (field, containers) in [
         ("containers", &spec.containers[..]),
         ("initContainers", spec.init_containers.as_deref().unwrap_or_default()),
+        ("ephemeralContainers", &ephemeral),
     ] {
         let list = path.child(field);
         for (index, container) in containers.iter().enumerate() {

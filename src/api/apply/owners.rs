@@ -66,6 +66,7 @@ impl Writer<'_> {
         let subresource = match self.part {
             Part::Status => "status",
             Part::Scale => "scale",
+            Part::EphemeralContainers => "ephemeralcontainers",
             // A stream and a log write nothing.
             Part::Whole
             | Part::Binding
