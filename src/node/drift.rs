@@ -533,7 +533,7 @@ mod tests {
     use super::*;
     use crate::node::image::{ImageState, PullFailure};
     use crate::node::memory::Verdicts;
-    use crate::node::pod_plan::tests::{at, ended, instance, pod, with_image};
+    use crate::node::pod_plan::tests::{at, ended, grown, instance, pod, with_image};
     use crate::node::pod_status::{known_verdicts, pod_status};
     use crate::node::restart::BackOff;
     use crate::object::drift::Layer;
@@ -686,11 +686,8 @@ mod tests {
         story.pod = pod(json!({"metadata": {"creationTimestamp": at(0).to_string()}}));
         let (sandbox, up) = (story.sandbox(), SignedDuration::from_secs(20));
         let dead = ended(story.web(1, 30), 1, 31);
-        let back_off = BackOff {
-            delay: SignedDuration::from_secs(80),
-            updated_at: at(30),
-            series: "web:1".into(),
-        };
+        let delay = SignedDuration::from_secs(80);
+        let back_off = BackOff { delay, ..grown(&story.pod, "web", 30) };
         story.memory.back_offs.insert("web".into(), back_off);
         assert_eq!(story.pass(&[sandbox.clone(), dead.clone()], 59), QUIET);
         assert_eq!(
@@ -699,7 +696,7 @@ mod tests {
                 "Open Healing Stopped containers[web]: exited (1), CrashLoopBackOff (exited with code 1)"
             ]
         );
-        let back_off = BackOff { delay: up, updated_at: at(62), series: "web:1".into() };
+        let back_off = BackOff { delay: up, ..grown(&story.pod, "web", 62) };
         story.memory.back_offs.insert("web".into(), back_off);
         let again = [sandbox, story.web(2, 62)];
         assert_eq!(story.pass(&again, 63), QUIET, "it runs for a second only so far");

@@ -25,7 +25,7 @@ use crate::node::instance::{Instance, Life, Role};
 use crate::node::memory::{Memory, PostStart};
 use crate::node::pod_status::{is_past_post_start, is_started, post_start};
 use crate::node::probe::Verdict;
-use crate::node::restart::{BackOff, go_duration};
+use crate::node::restart::{self, BackOff, go_duration};
 use crate::node::sidecar::{is_sidecar, restart_policy};
 use crate::node::termination_plan::{
     LEAST_GRACE_SECONDS, deadline, end, grace, is_over, terminate, wind_down,
@@ -412,7 +412,7 @@ fn member(
     if foreign {
         return make(view, container, role, sandbox, None, true, plan);
     }
-    let series = container.image.as_deref().unwrap_or_default();
+    let series = &restart::stable_key(view.pod, container);
     let before = view.memory.back_offs.get(name);
     let ended_at = view.memory.counted(ended.finished_at);
     if let Some(until) = before.and_then(|b| b.holds(series, ended_at, view.now)) {
@@ -624,6 +624,13 @@ pub(crate) mod tests {
         serde_json::from_value(whole).expect("a pod")
     }
 
+    /// The series of a container that was restarted for the first time.
+    pub(crate) fn grown(pod: &Pod, container: &str, second: i64) -> BackOff {
+        let spec = pod.spec.as_ref().expect("a spec");
+        let own = every_container(spec).find(|own| own.name == container).expect("it is there");
+        BackOff::grown(None, &restart::stable_key(pod, &own), at(second), at(second))
+    }
+
     pub(crate) fn instance(pod: &Pod, role: Role, container: &str, attempt: u32) -> Instance {
         let spec = pod.spec.as_ref().expect("a spec");
         let all: Vec<Container> = every_container(spec).map(std::borrow::Cow::into_owned).collect();
@@ -785,7 +792,7 @@ pub(crate) mod tests {
             plan.starts_with("MakeMember { container: \"mesh\", role: Init, attempt: 1"),
             "{plan}"
         );
-        memory.back_offs.insert("mesh".into(), BackOff::grown(None, "web:1", at(5), at(5)));
+        memory.back_offs.insert("mesh".into(), grown(&pod, "mesh", 5));
         let done = ended(setup, 0, 6);
         let plan = told(&pod, &[sandbox.clone(), down.clone(), done.clone()], &memory, 6);
         assert!(plan.starts_with("MakeMember { container: \"web\", role: Container"), "{plan}");
@@ -855,7 +862,7 @@ pub(crate) mod tests {
         let plan = told(&pod, &first, &with_image(), 5);
         assert!(plan.contains("attempt: 1") && plan.contains("it ended with code 1"), "{plan}");
         let mut memory = with_image();
-        memory.back_offs.insert("web".into(), BackOff::grown(None, "web:1", at(5), at(5)));
+        memory.back_offs.insert("web".into(), grown(&pod, "web", 5));
         let second = [sandbox, ended(instance(&pod, Role::Container, "web", 1), 1, 6)];
         assert_eq!(told(&pod, &second, &memory, 7), "web: CrashLoopBackOff");
         assert!(told(&pod, &second, &memory, 16).contains("attempt: 2"));
@@ -1090,7 +1097,7 @@ pub(crate) mod tests {
         let mut image =
             ImageState { present: Some(Some("sha256:1".into())), ..ImageState::default() };
         let mut memory = Memory::default();
-        let before = BackOff::grown(None, "web:latest", at(3295), at(3298));
+        let before = BackOff { updated_at: at(3298), ..grown(&pod, "web", 3295) };
         memory.back_offs.insert("web".into(), before);
         let mut look = |image: &ImageState, second: i64| {
             let mut image = image.clone();

@@ -508,8 +508,7 @@ mod tests {
     use super::*;
     use crate::node::capacity::Limits;
     use crate::node::pod_plan::plan;
-    use crate::node::pod_plan::tests::{at, ended, instance, pod, with_image};
-    use crate::node::restart::BackOff;
+    use crate::node::pod_plan::tests::{at, ended, grown, instance, pod, with_image};
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
 
@@ -582,7 +581,7 @@ mod tests {
     fn a_crash_loop_is_told_in_the_reference_words() {
         let pod = pod(json!({}));
         let mut memory = with_image();
-        memory.back_offs.insert("web".into(), BackOff::grown(None, "web:1", at(5), at(5)));
+        memory.back_offs.insert("web".into(), grown(&pod, "web", 5));
         let dead = ended(instance(&pod, Role::Container, "web", 1), 1, 6);
         let status = status(&pod, &[instance(&pod, Role::Sandbox, "", 0), dead], &memory, 7);
         let web = &status.container_statuses.as_ref().expect("one")[0];

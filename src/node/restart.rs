@@ -6,11 +6,23 @@
 //! has the same series of its own.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use crate::node::container_spec::spec_hash;
+use crate::object::Object;
 
 pub const FIRST: SignedDuration = SignedDuration::from_secs(10);
 pub const LONGEST: SignedDuration = SignedDuration::from_secs(300);
 /// Twice the longest.
 pub const RESET: SignedDuration = SignedDuration::from_secs(600);
+
+/// Whose series it is (`kubelet` GetStableKey): another incarnation of the pod, or a container that is
+/// made of something else (`spec_hash`: the kubelet too looks at name and image), begins anew.
+pub fn stable_key(pod: &Pod, container: &Container) -> String {
+    let key = pod.key();
+    let (name, hash) = (&container.name, spec_hash(container));
+    format!("{}_{}_{}_{name}_{hash}", key.name, key.namespace, pod.uid())
+}
 
 /// How long the next end keeps its container down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +30,7 @@ pub struct BackOff {
     pub delay: SignedDuration,
     /// When it last grew: the last restart.
     pub updated_at: Timestamp,
-    /// What it counts for: another image begins a series of its own.
+    /// What it counts for: [`stable_key`] of a container, or the image of a pull.
     pub series: String,
 }
 
@@ -78,6 +90,32 @@ mod tests {
             now = restart;
         }
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
+    }
+
+    #[test]
+    fn a_series_is_one_containers_of_one_incarnation() {
+        let pod = |uid: &str| -> Pod {
+            let meta = serde_json::json!({"name": "p", "namespace": "n", "uid": uid});
+            serde_json::from_value(serde_json::json!({"metadata": meta})).expect("a pod")
+        };
+        let of = |name: &str, image: &str| Container {
+            name: name.into(),
+            image: Some(image.into()),
+            ..Container::default()
+        };
+        let key = stable_key(&pod("u"), &of("web", "x:1"));
+        assert!(key.starts_with("p_n_u_web_v1:"), "{key}");
+        for other in [
+            stable_key(&pod("other"), &of("web", "x:1")),
+            stable_key(&pod("u"), &of("side", "x:1")),
+            stable_key(&pod("u"), &of("web", "x:2")),
+        ] {
+            assert_ne!(key, other);
+        }
+        // What a bound pod's container keeps for ever is not looked at.
+        let mut same = of("web", "x:1");
+        same.tty = Some(true);
+        assert_eq!(stable_key(&pod("u"), &same), key);
     }
 
     #[test]
