@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use sha2::{Digest, Sha256};
 
 use crate::node::confinement::{self, AppArmor, Confined, Seccomp};
+use crate::node::host_name::{self, HostName};
 use crate::node::instance::{Identity, MADE_AS, Role, SETTINGS, Settings};
 use crate::node::resolver::{self, Resolver};
 use crate::node::sidecar::{is_sidecar, lasting};
@@ -337,13 +338,6 @@ fn identity(pod: &Pod, site: &Site, role: Role, container: &str, attempt: u32) -
     }
 }
 
-/// The pod's host name: `spec.hostname` or its name, cut to the kernel's and DNS's 63 bytes.
-pub fn hostname(pod: &Pod) -> String {
-    let written = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
-    let name = written.filter(|name| !name.is_empty()).unwrap_or_else(|| pod.key().name);
-    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-}
-
 /// The sandbox of a pod: it owns the namespaces and the published ports.
 pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
     let spec = pod.spec.clone().unwrap_or_default();
@@ -378,7 +372,9 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         working_dir: None,
         user: None,
         groups: Vec::new(),
-        hostname: (!on_host).then(|| hostname(pod)),
+        // Whoever makes it has looked that the kernel holds the name.
+        hostname: (!on_host)
+            .then(|| host_name::in_kernel(pod).unwrap_or_else(|_| HostName::of(pod).name)),
         stop_signal: None,
         network: if on_host {
             NetworkMode::Host

@@ -20,6 +20,7 @@ use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::confinement::is_on_host_network;
 use crate::node::container_spec::{self, ContainerSpec};
 use crate::node::environment::needs_pod_ip;
+use crate::node::host_name;
 use crate::node::image::Waiting;
 use crate::node::instance::{Instance, Life, Role};
 use crate::node::last_words;
@@ -133,6 +134,9 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let Some(step) = sandbox else {
             return self.join(None, pod_ip(&self.observed.instances), members).await;
         };
+        if let Err(too_long) = host_name::in_kernel(self.pod()) {
+            return self.sandbox_failed(RuntimeError::Other(too_long)).await;
+        }
         if let Some(spare) = self.claim(step).await {
             return self.join(Some(&spare.id), spare.ip, members).await;
         }
@@ -193,7 +197,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     }
 
     fn wants_address(&self, step: &Step) -> bool {
-        self.container(step).is_some_and(needs_pod_ip)
+        self.has_own_hosts_file() || self.container(step).is_some_and(needs_pod_ip)
     }
 
     pub(super) fn container(&self, step: &Step) -> Option<&Container> {
@@ -390,7 +394,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     async fn start_with_name(&self, id: &str) -> Result<Instance, RuntimeError> {
         let joined = lock(&self.agent.instances).get(id).and_then(|one| one.joined.clone());
         let made_as = joined.and_then(|sandbox| self.made_as(&sandbox));
-        let name = container_spec::hostname(self.pod());
+        let name = host_name::in_kernel(self.pod()).unwrap_or_default();
         let started = self.start(id, made_as.as_deref().map(|from| (from, &*name))).await;
         if made_as.is_some() && started.is_ok() {
             self.agent.spares.was_in_time();

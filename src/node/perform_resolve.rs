@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
-use crate::node::container_spec::{self, MountSpec, RecursiveReadOnly, Resolved};
+use crate::node::confinement::is_on_host_network;
+use crate::node::container_spec::{MountSpec, RecursiveReadOnly, Resolved};
 use crate::node::environment;
 use crate::node::ephemeral_plan;
+use crate::node::host_name::{self, HostName};
 use crate::node::hosts_file::hosts_file;
 use crate::node::instance::Role;
 use crate::node::perform::Doer;
@@ -40,7 +42,7 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         let sources = self.agent.sources();
         let mut made = environment::environment(self.pod(), container, &sources, &place)?;
         let mut mounts = self.mounts(container, &made.env).await?;
-        if named_late {
+        if named_late || self.has_own_hosts_file() {
             self.name(&mut made.env, &mut mounts, pod_ip)?;
         }
         let (pod, engine) = (&self.observed.pod, &self.observed.engine);
@@ -107,6 +109,11 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         }
     }
 
+    /// Whether the pod has a name that the engine would not write into its hosts file.
+    pub(super) fn has_own_hosts_file(&self) -> bool {
+        HostName::of(self.pod()).domain.is_some() && !is_on_host_network(self.pod())
+    }
+
     /// What the engine would have said of the pod's name, had it known it: the variable, and two files.
     fn name(
         &self,
@@ -114,12 +121,12 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         mounts: &mut Vec<MountSpec>,
         pod_ip: Option<Ipv4Addr>,
     ) -> Result<(), String> {
-        let name = container_spec::hostname(self.pod());
+        let name = host_name::in_kernel(self.pod())?;
         if !env.iter().any(|pair| pair.starts_with("HOSTNAME=")) {
             env.insert(0, format!("HOSTNAME={name}"));
         }
         let home = directory(self.agent, self.pod());
-        let hosts = hosts_file(self.pod(), pod_ip.unwrap_or(Ipv4Addr::LOCALHOST), &name);
+        let hosts = hosts_file(self.pod(), pod_ip.unwrap_or(Ipv4Addr::LOCALHOST));
         let mut files = vec![("etc-hosts", "/etc/hosts", hosts)];
         files.push(("etc-hostname", "/etc/hostname", name + "\n"));
         files.retain(|(_, target, _)| mounts.iter().all(|mount| mount.target != *target));

@@ -22,11 +22,11 @@ use crate::node::confinement::addressed;
 use crate::node::copies::{self, Sorted};
 use crate::node::drift::{self, Look};
 use crate::node::environment::named;
-use crate::node::host_names;
 use crate::node::image::Waiting;
 use crate::node::instance::Instance;
 use crate::node::last_words;
 use crate::node::memory::Memory;
+use crate::node::misnamed;
 use crate::node::needed_images::{all_containers, look_for_images};
 use crate::node::perform::{self, Performed};
 use crate::node::pod_plan::{self, PodPlan, View, plan};
@@ -300,8 +300,8 @@ async fn observe<C: Cluster, R: Runtime>(
     let home = &agent.options.data_dir;
     let unread = last_words::unread(&pod, &instances, &cell.memory().last_words);
     let read = last_words::read_all(&agent.runtime, home, unread).await;
-    let unsure = host_names::unsure(&instances, &cell.memory().has_name);
-    let names = host_names::read(&agent.runtime, &pod, unsure).await;
+    let unsure = misnamed::unsure(&instances, &cell.memory().has_name);
+    let names = misnamed::read(&agent.runtime, &pod, unsure).await;
     let now = agent.clock.now();
     let mut memory = {
         let mut memory = cell.memory();

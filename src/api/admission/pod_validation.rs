@@ -83,6 +83,7 @@ fn spec(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
         faults.extend(affinity_faults(affinity, &path.child("affinity")));
     }
     faults.extend(name_faults(spec, path));
+    faults.extend(override_faults(spec, path));
     let tolerations = path.child("tolerations");
     for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
         faults.extend(toleration_faults(toleration, &tolerations.index(index)));
@@ -254,8 +255,32 @@ fn name_faults(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
     };
     check("hostname", &spec.hostname, label_faults);
     check("subdomain", &spec.subdomain, label_faults);
+    check("hostnameOverride", &spec.hostname_override, subdomain_faults);
     check("priorityClassName", &spec.priority_class_name, subdomain_faults);
     check("schedulerName", &spec.scheduler_name, |_| Vec::new());
+    faults
+}
+
+/// A name for the pod instead of all others (Kubernetes 1.34).
+fn override_faults(spec: &PodSpec, path: &FieldPath<'_>) -> Faults {
+    /// What the kernel keeps.
+    const LONGEST: usize = 64;
+    let mut faults = Faults::new();
+    let Some(name) = spec.hostname_override.as_deref() else { return faults };
+    let field = path.child("hostnameOverride");
+    if name.is_empty() {
+        faults.extend(field.each_invalid(name, subdomain_faults(name)));
+    }
+    if name.len() > LONGEST {
+        faults.push(field.too_long(LONGEST));
+    }
+    for (other, set) in
+        [("hostNetwork", spec.host_network), ("setHostnameAsFQDN", spec.set_hostname_as_fqdn)]
+    {
+        if set == Some(true) {
+            faults.push(field.forbidden(format!("may not be set when {other} is true")));
+        }
+    }
     faults
 }
 

@@ -225,11 +225,15 @@ static POD: &[Row] = rows![Part::PodSpec;
         "hostNetwork",
         "hostPID",
         "hostname",
+        "hostnameOverride",
         "nodeName",
         "nodeSelector",
         "activeDeadlineSeconds",
         "restartPolicy",
+        "setHostnameAsFQDN",
         "shareProcessNamespace",
+        // In the pod's own hosts file: there is no cluster DNS yet.
+        "subdomain",
         "terminationGracePeriodSeconds",
         "tolerations[].effect",
         "tolerations[].key",
@@ -252,11 +256,12 @@ static POD: &[Row] = rows![Part::PodSpec;
         ["affinity.podAffinity", "affinity.podAntiAffinity"],
     Refused("spreading by topology comes with a later issue; replicas are spread over nodes already") =>
         ["topologySpreadConstraints"],
-    Refused("names of pods come with the cluster DNS") =>
-        ["subdomain", "setHostnameAsFQDN", "hostnameOverride"],
     Refused("priorities come with preemption") => ["priorityClassName"],
     Refused("there is one container runtime") => ["runtimeClassName", "overhead"],
-    Refused("nobody could open the gate") => ["readinessGates", "schedulingGates"],
+    Refused("nobody could open the gate") => ["schedulingGates"],
+    // Commits have no status, and people and their programs write none.
+    Refused("nobody could open the gate: a pod's conditions are its node's and the scheduler's") =>
+        ["readinessGates"],
     Refused("there is no gang scheduling") => ["schedulingGroup"],
     Refused("there is no dynamic resource allocation") => ["resourceClaims"],
     Refused("resources are a container's") => ["resources"],

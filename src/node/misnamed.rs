@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 use tracing::warn;
 
-use crate::node::container_spec::hostname;
+use crate::node::host_name;
 use crate::node::instance::{Instance, Role};
 use crate::node::runtime::Runtime;
 
@@ -29,7 +29,7 @@ pub fn unsure(instances: &[Instance], known: &BTreeMap<String, bool>) -> Vec<Str
 
 /// What cannot be asked now is asked again with the next pass: nothing is made anew for a guess.
 pub async fn read<R: Runtime>(runtime: &R, pod: &Pod, unsure: Vec<String>) -> Vec<(String, bool)> {
-    let wanted = hostname(pod);
+    let Ok(wanted) = host_name::in_kernel(pod) else { return Vec::new() };
     let mut read = Vec::new();
     for id in unsure {
         match runtime.host_name(&id).await {
