@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use crate::installation;
 use crate::node::care::{CareSettings, CareWritten};
+use crate::object::extended::{self, DeviceClass};
 use crate::object::privilege::{self, Privileges, WrittenAll};
-use crate::object::{counted, extended, name};
+use crate::object::{counted, name};
 use crate::ranges::{self, network, ports};
 use crate::sync::{Access, SourceUrl, TokenFrom};
 
@@ -70,6 +71,8 @@ pub struct ConfigFile {
     pub pids_limit: Option<i64>,
     #[serde(default)]
     pub resources: BTreeMap<String, i64>,
+    #[serde(default)]
+    pub devices: BTreeMap<String, DeviceClass>,
     #[serde(default)]
     pub sources: Vec<SourceFile>,
 }
@@ -179,6 +182,8 @@ pub struct Config {
     pub pids_limit: i64,
     /// None: what a host has besides cores and memory only its operator knows.
     pub resources: BTreeMap<String, i64>,
+    /// None: NVIDIA's GPUs are found by themselves, of others only the operator knows.
+    pub devices: BTreeMap<String, DeviceClass>,
     pub sources: Vec<SourceSettings>,
 }
 
@@ -384,6 +389,7 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         ));
     }
     let resources = extended::read(file.resources, given.resources, &mut faults);
+    let devices = extended::read_devices(file.devices, &mut faults);
     if !faults.is_empty() {
         return Err(ConfigFaults(faults));
     }
@@ -408,6 +414,7 @@ pub fn build(file: ConfigFile, given: Overrides, host_name: &str) -> Result<Conf
         care,
         pids_limit,
         resources,
+        devices,
         sources,
     })
 }
@@ -632,15 +639,31 @@ mod tests {
             given("resources: {example.com/fpga: 2, a.b/c: 1}\n", &["a.b/c=3"]).expect("valid");
         assert_eq!(config.resources["example.com/fpga"], 2);
         assert_eq!(config.resources["a.b/c"], 3, "a flag wins");
+        let gpus = given("devices: {nvidia.com/gpu: {ids: [GPU-1, GPU-2]}}\n", &[]).expect("valid");
+        let class = &gpus.devices["nvidia.com/gpu"];
+        assert_eq!((&*class.driver, &*class.capabilities), ("nvidia", &["gpu".to_owned()][..]));
         assert_eq!(given("pidsLimit: 0\n", &[]).expect("valid").pids_limit, 0);
         for (lines, flags, fault) in [
             ("pidsLimit: 3\n", &[][..], "pidsLimit: 3 is neither"),
             ("resources: {cpu: 2}\n", &[], "resources[cpu]: a resource of your own"),
             ("resources: {kubernetes.io/x: 2}\n", &[], "resources[kubernetes.io/x]: a resource"),
+            ("resources: {nvidia.com/gpu: 1}\n", &[], "resources[nvidia.com/gpu]: a count alone"),
+            ("resources: {amd.com/gpu: 1}\n", &[], "resources[amd.com/gpu]: a count alone"),
+            ("devices: {a.b/c: {ids: [x]}}\n", &[], "devices[a.b/c]: name the engine's driver"),
             (
-                "resources: {nvidia.com/gpu: 1}\n",
+                "devices: {nvidia.com/gpu: {ids: []}}\n",
                 &[],
-                "resources[nvidia.com/gpu]: this version gives",
+                "devices[nvidia.com/gpu]: name the ids",
+            ),
+            (
+                "devices: {a.b/c: {driver: cdi, capabilities: [x], ids: [y]}}\n",
+                &[],
+                "devices[a.b/c]: devices by CDI",
+            ),
+            (
+                "devices: {nvidia.com/gpu: {ids: [\"0\"]}, nvidia.com/mig: {ids: [\"0\"]}}\n",
+                &[],
+                "devices[nvidia.com/mig]: the id \"0\"",
             ),
             ("", &["a.b/c=-1"], "resources[a.b/c]: -1 is less"),
             ("", &["a.b/c"], "--resource: \"a.b/c\" is not NAME=COUNT"),

@@ -324,6 +324,7 @@ fn node_options(
         spare_sandboxes: config.spare_sandboxes,
         pids_limit: (config.pids_limit > 0).then_some(config.pids_limit),
         resources: config.resources.clone(),
+        devices: config.devices.clone(),
         privileges: Arc::new(config.privileges.clone()),
         hold: true,
         beat,

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::node::capacity::Engine;
 use crate::node::care::Care;
 use crate::node::container_spec::Site;
+use crate::node::device_book::DeviceBook;
 use crate::node::environment::{Named, Place, Sources, named};
 use crate::node::eviction::Pressure;
 use crate::node::images::Images;
@@ -33,6 +34,7 @@ use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::spare_keeper::Spares;
 use crate::node::turns::Turns;
 use crate::object::drift::{DriftObject, Layer};
+use crate::object::extended::DeviceClass;
 use crate::object::ledger::{Examined, Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
 use crate::object::privilege::Privileges;
@@ -81,6 +83,8 @@ pub struct NodeOptions {
     pub pids_limit: Option<i64>,
     /// What else the node offers: devices, licences, by the name that pods ask for.
     pub resources: BTreeMap<String, i64>,
+    /// Devices that are given to containers one by one, by the same names.
+    pub devices: BTreeMap<String, DeviceClass>,
     /// What pods may have of this host, for what only shows on the host: where a path leads.
     pub privileges: Arc<Privileges>,
     /// Containers without a pod are left alone until the store holds a first commit: a fresh store
@@ -190,6 +194,8 @@ pub struct Agent<C, R> {
     pub engine_lost: Notify,
     /// Pods whose containers are being made.
     pub making: Turns,
+    /// Devices of containers that are being made.
+    pub device_book: DeviceBook,
     /// The sandboxes' image, by the engine's own id of it.
     pub sandbox_image: Mutex<String>,
     host_ip: Mutex<Ipv4Addr>,
@@ -248,6 +254,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             engine: watch::Sender::new(EngineState::Unknown),
             engine_lost: Notify::new(),
             making: Turns::of(MAKING),
+            device_book: DeviceBook::default(),
             sandbox_image: Mutex::default(),
             started: Instant::now(),
             born: clock.now(),

@@ -34,6 +34,8 @@ pub struct Engine {
     pub data_root: String,
     /// The host's kernel has AppArmor, and the engine uses it.
     pub app_armor: bool,
+    /// NVIDIA's GPUs, by their ids; none where the engine has not the runtime for them.
+    pub gpus: Vec<String>,
 }
 
 impl Engine {

@@ -11,8 +11,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use sha2::{Digest, Sha256};
 
 use crate::node::confinement::{self, AppArmor, Confined, Seccomp};
+use crate::node::devices::{DeviceRequest, Devices};
 use crate::node::host_name::{self, HostName};
-use crate::node::instance::{Identity, MADE_AS, Role, SETTINGS, Settings};
+use crate::node::instance::{DEVICES, Identity, MADE_AS, Role, SETTINGS, Settings};
 use crate::node::resolver::{self, Resolver};
 use crate::node::sidecar::{is_sidecar, lasting};
 use crate::node::volume_plan::fs_group;
@@ -149,6 +150,8 @@ pub struct ContainerSpec {
     pub pids_limit: Option<i64>,
     /// `name:address` of the hosts file, which members share with their sandbox.
     pub extra_hosts: Vec<String>,
+    /// The node's, that it alone gets.
+    pub devices: Vec<DeviceRequest>,
     pub stdin: bool,
     /// The first who attached takes it along: the process reads its end then.
     pub stdin_once: bool,
@@ -159,6 +162,12 @@ impl ContainerSpec {
     /// Everything that must be known of it after a restart of the daemon.
     pub fn labels(&self) -> HashMap<String, String> {
         let mut labels = self.identity.to_labels();
+        if !self.devices.is_empty() {
+            let given: Devices =
+                self.devices.iter().map(|one| (one.resource.clone(), one.ids.clone())).collect();
+            let text = serde_json::to_string(&given).expect("text is JSON");
+            labels.insert(DEVICES.to_owned(), text);
+        }
         labels.extend(self.asked.iter().map(|asked| (SETTINGS.to_owned(), asked.to_label())));
         if self.identity.role == Role::Spare {
             labels.extend(self.hostname.iter().map(|name| (MADE_AS.to_owned(), name.clone())));
@@ -400,6 +409,7 @@ pub fn sandbox(pod: &Pod, site: &Site, attempt: u32) -> ContainerSpec {
         app_armor: AppArmor::Engine,
         pids_limit: None,
         extra_hosts: aliases.collect(),
+        devices: Vec::new(),
         stdin: false,
         stdin_once: false,
         tty: false,
@@ -518,6 +528,7 @@ pub fn member(
         app_armor: confinement::app_armor(pod, container),
         pids_limit: site.pids_limit,
         extra_hosts: Vec::new(),
+        devices: Vec::new(),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),

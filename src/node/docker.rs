@@ -69,7 +69,7 @@ const EXEC_OUTPUT: usize = 10 * 1024;
 /// A Docker engine. Made without touching it: an engine that is not there yet is merely unreachable.
 #[derive(Clone, Debug)]
 pub struct Docker {
-    host: String,
+    pub(super) host: String,
     client: Arc<Mutex<Option<Client>>>,
     turns: Turns,
     /// Where starting containers are seen, once learnt.
@@ -239,6 +239,7 @@ impl Runtime for Docker {
             data_root: info.docker_root_dir.unwrap_or_default(),
             app_armor: (info.security_options.iter().flatten())
                 .any(|option| option.starts_with("name=apparmor")),
+            gpus: self.gpus(info.runtimes.iter().flatten().any(|(name, _)| name == "nvidia")),
         })
     }
 

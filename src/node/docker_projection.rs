@@ -7,7 +7,7 @@
 //! host may refuse or an engine changes by itself (`oom_score_adj`, the runtime, masked paths) is left
 //! out; limits that `Settings` has are compared there.
 
-use bollard::models::{HostConfig, Mount};
+use bollard::models::{DeviceRequest, HostConfig, Mount};
 use sha2::{Digest, Sha256};
 
 use crate::node::instance::Fields;
@@ -72,7 +72,7 @@ pub fn fields(process: Process<'_>, host: &HostConfig) -> Fields {
     put("dnsConfig.searches", words(host.dns_search.as_deref()));
     put("dnsConfig.options", words(host.dns_options.as_deref()));
     put("devices", count(host.devices.as_ref().map(Vec::len)));
-    put("device requests", count(host.device_requests.as_ref().map(Vec::len)));
+    put("device requests", list(host.device_requests.iter().flatten().map(device_request)));
     put("cpuset", host.cpuset_cpus.clone().unwrap_or_default());
     put("memory nodes", host.cpuset_mems.clone().unwrap_or_default());
     put("memory reservation", number(host.memory_reservation));
@@ -117,6 +117,15 @@ fn words(items: Option<&[String]>) -> String {
 
 fn pairs<'a>(items: impl Iterator<Item = (&'a String, &'a String)>) -> String {
     list(items.map(|(name, value)| format!("{name}={value}")))
+}
+
+/// `nvidia [gpu] GPU-1 GPU-2`
+fn device_request(asked: &DeviceRequest) -> String {
+    let ids = asked.device_ids.iter().flatten().cloned();
+    let all = asked.count.filter(|count| *count != 0).map(|count| format!("count {count}"));
+    let kinds = asked.capabilities.iter().flatten().map(|kinds| format!("[{}]", kinds.join(" ")));
+    let driver = asked.driver.clone().into_iter();
+    driver.chain(kinds).chain(ids).chain(all).collect::<Vec<_>>().join(" ")
 }
 
 /// Newer engines write the prefix that older ones leave out.
@@ -197,6 +206,8 @@ mod tests {
         assert_eq!(one(&|h| h.pid_mode = Some("host".into())), ["hostPID"]);
         assert_eq!(one(&|h| h.binds = Some(vec!["/:/host".into()])), ["binds"]);
         assert_eq!(one(&|h| h.devices = Some(vec![Default::default()])), ["devices"]);
+        let gpu = || DeviceRequest { device_ids: Some(vec!["0".into()]), ..Default::default() };
+        assert_eq!(one(&|h| h.device_requests = Some(vec![gpu()])), ["device requests"]);
         let mount =
             Mount { source: Some("/".into()), target: Some("/x".into()), ..Mount::default() };
         assert_eq!(one(&|h| h.mounts = Some(vec![mount.clone()])), ["volumeMounts"]);

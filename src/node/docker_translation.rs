@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
-    ContainerStatsResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
-    EventMessage, EventMessageTypeEnum, HostConfig, HostConfigLogConfig, Ipam, IpamConfig, Mount,
-    MountBindOptions, MountBindOptionsPropagationEnum, MountType, NetworkCreateRequest,
-    PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerStatsResponse, ContainerSummary, ContainerSummaryStateEnum, DeviceRequest,
+    EndpointSettings, EventMessage, EventMessageTypeEnum, HostConfig, HostConfigLogConfig, Ipam,
+    IpamConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+    NetworkCreateRequest, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use jiff::Timestamp;
 
@@ -18,8 +18,11 @@ use crate::node::container_spec::{
     CPU_PERIOD, ContainerSpec, IpcMode, MountSpec, NetworkMode, PidMode, Propagation,
     RecursiveReadOnly,
 };
+use crate::node::devices;
 use crate::node::docker_projection::{Process, fields};
-use crate::node::instance::{INSTALLATION, Identity, Instance, Life, MADE_AS, SETTINGS, Settings};
+use crate::node::instance::{
+    INSTALLATION, Identity, Instance, Life, MADE_AS, SETTINGS, Settings, devices_of,
+};
 use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent, UsageSample};
 
 /// What the kernel may take back from a container at any time, in the words of both versions of control
@@ -149,9 +152,20 @@ fn request(spec: &ContainerSpec) -> ContainerCreateBody {
             cap_drop: some_list(&spec.capabilities_dropped),
             security_opt: some_list(&security_options(spec)),
             extra_hosts: some_list(&spec.extra_hosts),
+            device_requests: (!spec.devices.is_empty())
+                .then(|| spec.devices.iter().map(device_request).collect()),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
+    }
+}
+
+fn device_request(asked: &devices::DeviceRequest) -> DeviceRequest {
+    DeviceRequest {
+        driver: Some(asked.driver.clone()),
+        device_ids: Some(asked.ids.clone()),
+        capabilities: Some(vec![asked.capabilities.clone()]),
+        ..DeviceRequest::default()
     }
 }
 
@@ -263,6 +277,7 @@ pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
         ip: address(networks),
         joined: joined(&mode),
         made_as: labels.get(MADE_AS).cloned(),
+        devices: devices_of(&labels),
         is_detached,
         settings,
         asked,
@@ -297,6 +312,7 @@ pub fn vague(summary: ContainerSummary) -> Option<Instance> {
         id: summary.id?,
         identity: Identity::of(&labels, &name)?,
         made_as: labels.get(MADE_AS).cloned(),
+        devices: devices_of(&labels),
         is_detached: false,
         name,
         life,
@@ -441,10 +457,14 @@ mod tests {
             confined: Confined { user: Some("1:2".into()), seccomp: Seccomp::Unconfined },
             target: None,
         };
-        let made = [
-            sandbox(&pod, &site(), 0),
-            member(&pod, container, Role::Container, 0, "s", &resolved, &site()),
-        ];
+        let mut own = member(&pod, container, Role::Container, 0, "s", &resolved, &site());
+        own.devices = vec![devices::DeviceRequest {
+            resource: "nvidia.com/gpu".into(),
+            driver: "nvidia".into(),
+            capabilities: vec!["gpu".into()],
+            ids: vec!["GPU-1".into()],
+        }];
+        let made = [sandbox(&pod, &site(), 0), own];
         made.map(|spec| serde_json::to_value(body(&spec)).expect("JSON"))
     }
 
@@ -479,6 +499,7 @@ mod tests {
             "CpuPeriod",
             "CpuQuota",
             "CpuShares",
+            "DeviceRequests",
             "Dns",
             "DnsOptions",
             "DnsSearch",
@@ -531,6 +552,10 @@ mod tests {
         );
         assert_eq!((&member["PidsLimit"], &member["GroupAdd"]), (&json!(4096), &json!(["3"])));
         assert_eq!((&member["PidMode"], &sandbox["PidMode"]), (&json!("host"), &json!("host")));
+        assert_eq!(
+            member["DeviceRequests"],
+            json!([{"Driver": "nvidia", "DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]]}])
+        );
         assert_eq!(sandbox["SecurityOpt"], json!(["no-new-privileges"]));
         assert_eq!(sandbox["Sysctls"], json!({"net.ipv4.tcp_syncookies": "1"}));
         assert_eq!(

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::node::agent::{Agent, EngineState};
 use crate::node::capacity::{Engine, allocatable, capacity};
 use crate::node::care::CareSettings;
+use crate::node::devices;
 use crate::node::eviction::Pressure;
 use crate::node::pod_status::time;
 use crate::node::runtime::Runtime;
@@ -70,13 +71,19 @@ async fn beat<C: Cluster, R: Runtime>(agent: &Agent<C, R>) -> Result<bool, ApiEr
     let disk = rustix::fs::statvfs(&agent.options.data_dir).ok();
     let disk_bytes = disk.map(|disk| disk.f_blocks * disk.f_frsize);
     let now = agent.clock.now();
+    let gpus = match &state {
+        EngineState::Ready(engine) => &*engine.gpus,
+        _ => &[],
+    };
+    let devices = devices::offered(&agent.options.devices, gpus);
+    let resources = devices::counted(&agent.options.resources, &devices);
     let seen = Seen {
-        engine: state,
+        engine: state.clone(),
         host_ip: agent.host_ip(),
         node_name: &agent.options.node_name,
         host_ids: host_ids(),
         disk_bytes,
-        resources: &agent.options.resources,
+        resources: &resources,
         pressures: agent.pressures.borrow().clone(),
         care: &agent.options.care.settings,
     };

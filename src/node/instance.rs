@@ -9,6 +9,8 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::node::devices::Devices;
+
 /// Whose container it is. A container without this label, or with another value, is never touched.
 pub const INSTALLATION: &str = "ballast.dev/installation";
 const POD_UID: &str = "ballast.dev/pod-uid";
@@ -20,8 +22,16 @@ const ATTEMPT: &str = "ballast.dev/attempt";
 const SPEC_HASH: &str = "ballast.dev/spec-hash";
 /// What was asked for when the container was made, see [`Instance::asked`].
 pub const SETTINGS: &str = "ballast.dev/settings";
+/// Which devices it was given, see [`Instance::devices`].
+pub const DEVICES: &str = "ballast.dev/devices";
 /// The host name of a spare sandbox, see [`Instance::made_as`].
 pub const MADE_AS: &str = "ballast.dev/made-as";
+
+/// What a label says of devices; none where there is no such label.
+pub fn devices_of(labels: &HashMap<String, String>) -> Devices {
+    let text = labels.get(DEVICES);
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
 
 /// What an instance is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,6 +226,8 @@ pub struct Instance {
     /// Of a sandbox that was made before its pod: the host name that it was made with. Its members
     /// get the pod's when they start (`uts.rs`).
     pub made_as: Option<String>,
+    /// Which of the node's it was given, by its label.
+    pub devices: Devices,
     /// It should be on a network of ours by its own request, and is on none.
     pub is_detached: bool,
     pub settings: Settings,

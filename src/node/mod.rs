@@ -23,6 +23,7 @@ pub mod instance;
 pub mod confinement;
 pub mod container_spec;
 pub mod copies;
+pub mod devices;
 pub mod environment;
 mod ephemeral_plan;
 pub mod eviction;
@@ -67,6 +68,7 @@ pub mod runtime;
 
 mod agent;
 mod config_watch;
+mod device_book;
 mod grpc_health;
 mod heartbeat;
 mod hook;

@@ -22,7 +22,7 @@ use crate::node::container_spec::{self, ContainerSpec};
 use crate::node::environment::needs_pod_ip;
 use crate::node::host_name;
 use crate::node::image::Waiting;
-use crate::node::instance::{Instance, Life, Role};
+use crate::node::instance::{Instance, Life, Role, devices_of};
 use crate::node::last_words;
 use crate::node::memory::Failure;
 use crate::node::pod_plan::{Action, Step};
@@ -220,11 +220,16 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     async fn create(&self, mut spec: ContainerSpec) -> Result<Option<String>, RuntimeError> {
         let refuses = self.agent.refuses_negative_oom.load(Ordering::Relaxed);
         spec.oom_score_adj = spec.oom_score_adj.filter(|score| !refuses || *score >= 0);
-        match self.agent.runtime.create(&spec).await {
-            Ok(id) => {
-                lock(&self.agent.instances).put(created(&spec, id.clone(), self.now()));
-                Ok(Some(id))
-            }
+        let made = self.agent.runtime.create(&spec).await;
+        if let Ok(id) = &made {
+            lock(&self.agent.instances).put(created(&spec, id.clone(), self.now()));
+        }
+        if !matches!(made, Err(RuntimeError::Unreachable(_))) {
+            // Else it may be there all the same.
+            self.agent.close_device_entry(&spec);
+        }
+        match made {
+            Ok(id) => Ok(Some(id)),
             Err(RuntimeError::NameConflict(message)) => {
                 let is_it = |found: &Instance| {
                     found.identity.pod_uid == spec.identity.pod_uid
@@ -354,8 +359,13 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             self.normal("Pulled", there);
         }
         let site = self.agent.site(&self.observed.engine);
-        let spec =
+        let mut spec =
             container_spec::member(self.pod(), container, role, attempt, sandbox, &resolved, &site);
+        if let Err(too_few) = self.agent.give_devices(&self.observed.engine, container, &mut spec) {
+            self.warning_of(name, "Failed", &format!("Error: {too_few}"));
+            self.failed(name, "CreateContainerConfigError", too_few);
+            return Ok(None);
+        }
         match self.create(spec).await {
             Ok(Some(id)) => {
                 self.normal_of(name, "Created", "Container created");
@@ -557,6 +567,7 @@ fn created(spec: &ContainerSpec, id: String, now: Timestamp) -> Instance {
         ip: None,
         joined: joined.filter(|_| spec.identity.role != Role::Sandbox),
         made_as: None,
+        devices: devices_of(&spec.labels()),
         is_detached: false,
         asked: spec.asked.clone(),
         settings: crate::node::instance::Settings {

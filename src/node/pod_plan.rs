@@ -665,6 +665,7 @@ pub(crate) mod tests {
             ip: (role == Role::Sandbox).then_some(Ipv4Addr::new(10, 42, 0, 2)),
             joined: (role != Role::Sandbox).then(|| "sandbox-0".into()),
             made_as: None,
+            devices: Default::default(),
             is_detached: false,
             settings,
             asked: None,

@@ -60,6 +60,7 @@ fn options(data_dir: &Path) -> NodeOptions {
         spare_sandboxes: 0,
         pids_limit: None,
         resources: Default::default(),
+        devices: Default::default(),
         privileges: Arc::default(),
         hold: false,
         beat: Arc::new(|_| {}),

@@ -125,6 +125,18 @@ impl FakeDocker {
         self.plan.is_none_or(|plan| inside.calls.get(plan.call).is_some_and(|n| *n > plan.nth))
     }
 
+    /// By pod: what was asked for of all that runs.
+    pub fn device_requests(&self) -> BTreeMap<String, Value> {
+        let inside = self.lock();
+        let running = inside.containers.iter().filter(|one| one.status == "running");
+        let asked = running.filter(|one| !one.body["HostConfig"]["DeviceRequests"].is_null());
+        let request = |one: &Container| {
+            let host = &one.body["HostConfig"];
+            (one.label("pod-name").to_owned(), host["DeviceRequests"].clone())
+        };
+        asked.map(request).collect()
+    }
+
     /// Everything that is there and no spare, without the dead.
     pub fn seen(&self) -> Vec<Seen> {
         let inside = self.lock();
@@ -392,7 +404,19 @@ fn start(engine: &FakeDocker, inside: &mut Inside, at: usize) -> Response {
     if inside.containers[at].status == "running" {
         return Response::builder().status(304).body(Body::empty()).expect("a response");
     }
-    let mode = inside.containers[at].body["HostConfig"]["NetworkMode"].clone();
+    let host = inside.containers[at].body["HostConfig"].clone();
+    for asked in host["DeviceRequests"].as_array().into_iter().flatten() {
+        if asked["Driver"] != "nvidia" {
+            // As an engine says it that has not the runtime.
+            let words = format!(
+                "could not select device driver {} with capabilities: [[{}]]",
+                asked["Driver"],
+                asked["Capabilities"][0][0].as_str().unwrap_or_default()
+            );
+            return reply(500, &json!({"message": words}));
+        }
+    }
+    let mode = host["NetworkMode"].clone();
     let joined = mode.as_str().and_then(|mode| mode.strip_prefix("container:")).map(str::to_owned);
     if let Some(joined) = &joined {
         let runs = |one: &Container| one.id == *joined && one.status == "running";

@@ -14,6 +14,7 @@ mod bad_requests;
 mod command_line;
 mod cursed;
 mod dashboard;
+mod devices;
 mod docker;
 mod docker_faults;
 mod drift_report;

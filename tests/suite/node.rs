@@ -47,6 +47,7 @@ pub fn node_options(folder: &Path) -> NodeOptions {
         spare_sandboxes: 0,
         pids_limit: None,
         resources: Default::default(),
+        devices: Default::default(),
         privileges: Arc::default(),
         hold: false,
         beat: Arc::new(|_| {}),

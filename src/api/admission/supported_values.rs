@@ -126,7 +126,6 @@ fn unoffered(name: &str) -> Option<&'static str> {
         None if matches!(name, "cpu" | "memory" | "ephemeral-storage") => None,
         None if name.starts_with("hugepages-") => Some("huge pages are not given to containers"),
         None => Some("no node offers this resource"),
-        Some(("nvidia.com", _)) => Some("this version gives containers no devices"),
         Some((domain, _)) if domain.ends_with("kubernetes.io") => {
             Some("no node offers this resource")
         }
@@ -304,7 +303,7 @@ mod tests {
         assert!(with(disk("requests"), json!({})).is_empty());
         for (name, is_refused) in [
             ("example.com/fpga", false),
-            ("nvidia.com/gpu", true),
+            ("nvidia.com/gpu", false),
             ("hugepages-2Mi", true),
             ("coffee", true),
             ("node.kubernetes.io/x", true),

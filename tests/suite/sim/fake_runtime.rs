@@ -11,7 +11,9 @@ use std::time::Duration;
 use ballast::clock::Clock;
 use ballast::node::capacity::{Engine, Limits};
 use ballast::node::container_spec::{ContainerSpec, NetworkMode};
-use ballast::node::instance::{Identity, Instance, Life, Listed, MADE_AS, Role, Settings};
+use ballast::node::instance::{
+    Identity, Instance, Life, Listed, MADE_AS, Role, Settings, devices_of,
+};
 use ballast::node::runtime::{
     EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime, RuntimeError,
     RuntimeEvent, StoredImage, UsageSample,
@@ -333,6 +335,7 @@ impl Runtime for FakeRuntime {
             live_restore: true,
             data_root: "/no/such/engine".to_owned(),
             app_armor: false,
+            gpus: Vec::new(),
         })
     }
 
@@ -405,6 +408,7 @@ impl Runtime for FakeRuntime {
             ip: None,
             joined,
             made_as: spec.labels().get(MADE_AS).cloned(),
+            devices: devices_of(&spec.labels()),
             is_detached: false,
             asked: spec.asked.clone(),
             settings: Settings {

@@ -230,6 +230,7 @@ fn node_options(world: &World) -> NodeOptions {
         spare_sandboxes: 4,
         pids_limit: None,
         resources: Default::default(),
+        devices: Default::default(),
         privileges: Arc::default(),
         hold: false,
         beat: Arc::new(|_| {}),
