@@ -101,7 +101,7 @@ const NODE: &[Row] = &[
     ("status.addresses", MergeBy("type"), TYPE),
 ];
 
-/// Deployments, ReplicaSets and Namespaces.
+/// Deployments, ReplicaSets, Namespaces and claims.
 const CONDITIONS: &[Row] = &[("status.conditions", MergeBy("type"), TYPE)];
 
 /// Maps of pods that are one value to server-side apply.
@@ -151,7 +151,7 @@ fn row(kind: Kind, path: &str) -> Option<&'static Row> {
         },
         Kind::Service => own(SERVICE, path),
         Kind::Node => own(NODE, path),
-        Kind::Namespace => own(CONDITIONS, path),
+        Kind::Namespace | Kind::PersistentVolumeClaim => own(CONDITIONS, path),
         _ => None,
     })
 }
@@ -181,6 +181,8 @@ pub fn is_atomic_map(kind: Kind, path: &str) -> bool {
         },
         Kind::Service => path == "spec.selector",
         Kind::Event => matches!(path, "involvedObject" | "related"),
+        Kind::PersistentVolumeClaim => matches!(path, "spec.selector" | "spec.dataSource"),
+        Kind::PersistentVolume => path == "spec.nodeAffinity.required",
         _ => false,
     }
 }
@@ -216,5 +218,7 @@ mod tests {
         assert!(is_atomic_map(Kind::Pod, "spec.initContainers.env.valueFrom.secretKeyRef"));
         assert!(!is_atomic_map(Kind::Pod, "spec.containers.resources.limits"));
         assert!(!is_atomic_map(Kind::ConfigMap, "data"));
+        assert!(is_atomic_map(Kind::PersistentVolumeClaim, "spec.selector"));
+        assert!(!is_atomic_map(Kind::PersistentVolume, "spec.claimRef"), "granular by its marker");
     }
 }

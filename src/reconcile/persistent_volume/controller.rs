@@ -285,9 +285,13 @@ async fn keep_classes<C: Cluster>(cluster: C, classes: Cache<StorageClass>) {
                 match cluster.create(&class).await {
                     Ok(_) => info!(class = name, "storage class created"),
                     Err(error) if error.is_already_exists() => {}
-                    Err(error) => warn!(class = name, %error, "creating a storage class failed"),
+                    Err(error) => {
+                        warn!(class = name, %error, "creating a storage class failed");
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
                 }
-                tokio::time::sleep(PAUSE).await;
+                break;
             }
         }
     }
