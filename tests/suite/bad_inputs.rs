@@ -667,9 +667,14 @@ async fn volumes_that_contradict_themselves_are_refused() {
         ("a token", volume(token), "8 spec.volumes[0].projected.sources[0].serviceAccountToken"),
         ("authorities", volume(trust), "8 spec.volumes[0].projected.sources[0].clusterTrustBundle"),
         (
-            "a claim",
-            volume("persistentVolumeClaim: {claimName: c}"),
+            "a claim without a name",
+            volume("persistentVolumeClaim: {readOnly: true}"),
             "8 spec.volumes[0].persistentVolumeClaim",
+        ),
+        (
+            "a claim of the pod's own",
+            volume("ephemeral: {volumeClaimTemplate: {spec: {}}}"),
+            "8 spec.volumes[0].ephemeral",
         ),
         (
             "a group's policy",
@@ -678,6 +683,51 @@ async fn volumes_that_contradict_themselves_are_refused() {
         ),
     ]);
     assert_told(rows).await;
+}
+
+#[tokio::test]
+async fn storage_that_nobody_runs_is_refused_by_name() {
+    let claim = |line: &str| {
+        format!(
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: c}}\nspec:\n  accessModes: [ReadWriteOnce]\n  resources: {{requests: {{storage: 1Gi}}}}\n  {line}\n"
+        )
+    };
+    let class = |provisioner: &str, line: &str| {
+        format!(
+            "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {{name: s}}\nprovisioner: {provisioner}\n{line}\n"
+        )
+    };
+    let pv = |source: &str, more: &str| {
+        format!(
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: v}}\nspec:\n  accessModes: [ReadWriteOnce]\n  capacity: {{storage: 1Gi}}\n  {source}\n  {more}\n"
+        )
+    };
+    let node = "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [n1]}]}]}}";
+    let (ours, waits) = ("ballast.dev/local-path", "volumeBindingMode: WaitForFirstConsumer");
+    assert_told(vec![
+        ("a block device", claim("volumeMode: Block"), "7 spec.volumeMode"),
+        ("a clone", claim("dataSource: {kind: PersistentVolumeClaim, name: a}"), "7 spec.dataSource"),
+        ("a stranger's mode", claim("selector: {matchLabels: {a b: c}}"), "7 spec.selector.matchLabels"),
+        ("a stranger's provisioner", class("ebs.csi.aws.com", waits), "4 provisioner"),
+        ("a volume before its pod", class(ours, ""), "1 volumeBindingMode"),
+        ("growth", class(ours, &format!("{waits}\nallowVolumeExpansion: true")), "6 allowVolumeExpansion"),
+        ("parameters", class(ours, &format!("{waits}\nparameters: {{a: b}}")), "6 parameters"),
+        ("another host's", pv("nfs: {server: a, path: /}", node), "7 spec.nfs"),
+        ("no node", pv("hostPath: {path: /srv/a}", "storageClassName: s"), "4 spec.nodeAffinity"),
+        ("no node of a folder", pv("local: {path: /srv/a}", "storageClassName: s"), "4 spec.nodeAffinity"),
+        ("the host's own", pv("local: {path: /etc}", node), "7 spec.local.path"),
+        ("to be wiped", pv("local: {path: /srv/a}", &format!("{node}\n  persistentVolumeReclaimPolicy: Recycle")), "9 spec.persistentVolumeReclaimPolicy"),
+        ("to be deleted", pv("local: {path: /srv/a}", &format!("{node}\n  persistentVolumeReclaimPolicy: Delete")), "9 spec.persistentVolumeReclaimPolicy"),
+        ("a driver's options", pv("csi: {driver: docker-volume.ballast.dev, volumeHandle: a, volumeAttributes: {device: /etc}}", node), "7 spec.csi.volumeAttributes"),
+        ("a driver", pv("csi: {driver: a.example.com, volumeHandle: a}", node), "7 spec.csi.driver"),
+        ("no amount", claim("storageClassName: s").replace("1Gi", "much"), "6 spec.resources.requests.storage"),
+        (
+            "who made it",
+            pv("local: {path: /srv/a}", node).replace("{name: v}", "{name: v, annotations: {pv.kubernetes.io/provisioned-by: ballast.dev/local-path}}"),
+            "3 metadata.annotations.pv.kubernetes.io/provisioned-by",
+        ),
+    ])
+    .await;
 }
 
 #[tokio::test]

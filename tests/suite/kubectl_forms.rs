@@ -11,7 +11,7 @@ use crate::fixture::config;
 use crate::kubectl_world::{Kubectl, POD, REPLICA_SET, World, all, different};
 
 /// Each kind with an object of it.
-const EACH: [(&str, &str, &str); 14] = [
+const EACH: [(&str, &str, &str); 17] = [
     ("Namespace", "ns", "default"),
     ("Node", "no", "n1"),
     ("Pod", "po", POD),
@@ -26,6 +26,9 @@ const EACH: [(&str, &str, &str); 14] = [
     ("Source", "src", "main"),
     ("Drift", "dr", "web-image"),
     ("Inventory", "inv", "main"),
+    ("PersistentVolume", "pv", "pvc-1"),
+    ("PersistentVolumeClaim", "pvc", "data"),
+    ("StorageClass", "sc", "local-path"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

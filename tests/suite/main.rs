@@ -52,6 +52,7 @@ mod scheduler;
 mod served_kinds;
 mod sim;
 mod slow_readers;
+mod storage;
 mod store;
 mod stream_world;
 mod streams;

@@ -27,7 +27,7 @@ use super::fake_runtime::FakeRuntime;
 use super::faulty_kernel::FaultyKernel;
 use super::faulty_runtime::FaultyRuntime;
 use super::faulty_store::FaultyStore;
-use super::scenario::Step;
+use super::scenario::{self, Step};
 use super::state::State;
 
 const NODE: &str = "n1";
@@ -128,7 +128,7 @@ impl Life {
             clock,
             secret_key: [7; 32],
             ids: IdSource::seeded(seed),
-            privileges: Arc::default(),
+            privileges: Arc::new(scenario::privileges()),
         };
         let faulty = FaultyStore::new(store.clone(), effects.clone());
         let api = Api::new(faulty, api_options, tasks);

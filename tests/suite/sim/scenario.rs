@@ -1,6 +1,7 @@
 //! The reference run: what Git says, step after step, and what the world must be when each step has
 //! converged. Names that the API makes up are left out of the comparison, everything else is in it.
 
+use ballast::object::privilege::{Privileges, Written};
 use ballast::object::{ApplySet, Key, Kind, SetWrite};
 use serde_json::{Value, json};
 
@@ -41,6 +42,7 @@ impl Step {
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }),
         )];
         if let Some(replicas) = self.replicas() {
+            all.extend(storage());
             all.push((Kind::ConfigMap, Key::new(NAMESPACE, "app"), json!({
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "app", "namespace": NAMESPACE }, "data": { "GREETING": "hello" } })));
             all.push((Kind::Service, Key::new(NAMESPACE, "app"), json!({
@@ -95,6 +97,40 @@ impl Step {
     pub fn expected_image(self) -> &'static str {
         self.image()
     }
+}
+
+/// A folder of the host, and a claim that it is kept for.
+fn storage() -> Vec<(Kind, Key, Value)> {
+    let (modes, amount) = (json!(["ReadWriteOnce"]), json!({ "storage": "1Gi" }));
+    vec![
+        (
+            Kind::StorageClass,
+            Key::cluster("by-hand"),
+            json!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": "by-hand" },
+                "provisioner": "kubernetes.io/no-provisioner" }),
+        ),
+        (
+            Kind::PersistentVolume,
+            Key::cluster("files"),
+            json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "files" }, "spec": {
+                "accessModes": modes, "capacity": amount, "storageClassName": "by-hand", "local": { "path": "/srv/sim/files" },
+                "claimRef": { "namespace": NAMESPACE, "name": "files" },
+                "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
+                    { "key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"] }] }] } } } }),
+        ),
+        (
+            Kind::PersistentVolumeClaim,
+            Key::new(NAMESPACE, "files"),
+            json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "files", "namespace": NAMESPACE },
+                "spec": { "accessModes": modes, "storageClassName": "by-hand", "resources": { "requests": amount } } }),
+        ),
+    ]
+}
+
+/// What the daemon's operator allows: the folder.
+pub fn privileges() -> Privileges {
+    let files = Written { host_paths: vec!["/srv/sim".to_owned()], ..Written::default() };
+    Privileges::read([(NAMESPACE.to_owned(), files)].into(), Vec::new(), &mut Vec::new())
 }
 
 fn deployment(replicas: i32, image: &str) -> Value {
