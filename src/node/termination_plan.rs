@@ -2,7 +2,8 @@
 //!
 //! The kubelet's rules (`kuberuntime_container.go` killContainer, `termination_order.go`): a deleted
 //! pod, and one that has nothing left to run, ends all its containers at once, but its sidecars wait
-//! for their turn. A preStop hook runs before SIGTERM, of all containers at once; it and the wait eat
+//! for their turn. A preStop hook runs before SIGTERM, of all containers at once, and begins while the
+//! network is asked to send nothing more; it and the wait eat
 //! the grace, and at least 2 s of it remain between SIGTERM and SIGKILL. Afterwards what is left is removed: of a deleted pod everything and then its object, of
 //! a finished one the sandbox.
 
@@ -86,8 +87,9 @@ pub fn terminate(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
             Withdrawn::NotAsked => {
                 let ip = running_sandbox(view.instances).and_then(|sandbox| sandbox.ip);
                 plan.act(Step::Withdraw { ip }, "the pod is deleted");
+                begin_hooks(view, spec, plan);
             }
-            Withdrawn::Asked => {}
+            Withdrawn::Asked => begin_hooks(view, spec, plan),
             Withdrawn::Done => {
                 end_all(view, spec, remaining_grace(view, spec), plan);
             }
@@ -100,6 +102,23 @@ pub fn terminate(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
     if view.instances.is_empty() {
         let step = Step::Finish { uid: view.pod.uid().to_owned() };
         plan.act(step, "its containers are gone");
+    }
+}
+
+/// A hook waits for nobody: it may be what tells others that the container closes. Only SIGTERM waits
+/// until nothing new is sent to it.
+fn begin_hooks(view: &View<'_>, spec: &PodSpec, plan: &mut PodPlan) {
+    for instance in members(view).filter(|one| one.life == Life::Running) {
+        let begun = view.memory.endings.contains_key(&instance.id)
+            || view.memory.stopping.contains(&instance.id);
+        if begun || container_of(spec, instance).and_then(pre_stop).is_none() {
+            continue;
+        }
+        let name = instance.identity.container.clone();
+        let reason = format!("Stopping container {name}");
+        let grace_seconds = remaining_grace(view, spec);
+        let step = Step::BeginEnd { id: instance.id.clone(), container: name, grace_seconds };
+        plan.act(step, reason);
     }
 }
 
@@ -215,6 +234,31 @@ mod tests {
                 && plan.contains("Remove { id: \"web-0\" }")
         );
         assert!(told(&pod, &[], &memory, 3).starts_with("Finish { uid: \"u\" }"));
+    }
+
+    #[test]
+    fn a_hook_begins_beside_the_withdrawal_and_sigterm_waits_for_it() {
+        let pod = pod(json!({"metadata": {"deletionTimestamp": at(30).to_string(),
+                "deletionGracePeriodSeconds": 30},
+            "spec": {"containers": [{"name": "web", "image": "web:1",
+                "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]}}));
+        let all = [instance(&pod, Role::Sandbox, "", 0), instance(&pod, Role::Container, "web", 0)];
+        let mut memory = with_image();
+        let begin = "BeginEnd { id: \"web-0\", container: \"web\", grace_seconds: 30 } because Stopping container web";
+        assert_eq!(
+            told(&pod, &all, &memory, 0),
+            format!("Withdraw {{ ip: Some(10.42.0.2) }} because the pod is deleted\n{begin}")
+        );
+        memory.withdrawal = Withdrawn::Asked;
+        assert_eq!(told(&pod, &all, &memory, 0), begin);
+        memory.endings.insert("web-0".into(), Ending { until: at(30), hook_runs: true });
+        assert_eq!(told(&pod, &all, &memory, 1), "");
+        // It has ended, and the network has not answered yet.
+        memory.endings.insert("web-0".into(), Ending { until: at(30), hook_runs: false });
+        assert_eq!(told(&pod, &all, &memory, 1), "");
+        memory.withdrawal = Withdrawn::Done;
+        let plan = told(&pod, &all, &memory, 2);
+        assert!(plan.starts_with("Stop { id: \"web-0\""), "{plan}");
     }
 
     /// A pod of `web` with two sidecars and everything running.
