@@ -434,6 +434,10 @@ mod tests {
             ("nodeSelector", json!({"a b": "c"}), "spec.nodeSelector"),
             ("activeDeadlineSeconds", json!(0), "spec.activeDeadlineSeconds"),
             ("hostname", json!("A_B"), "spec.hostname"),
+            ("subdomain", json!("a.b"), "spec.subdomain"),
+            ("hostnameOverride", json!("a_b.example"), "spec.hostnameOverride"),
+            ("hostnameOverride", json!(""), "spec.hostnameOverride"),
+            ("hostnameOverride", json!(format!("{}.b", "a".repeat(63))), "spec.hostnameOverride"),
             ("tolerations", json!([{"operator": "Equal"}]), "spec.tolerations[0].operator"),
             (
                 "tolerations",
@@ -456,6 +460,21 @@ mod tests {
             assert_eq!(with(field, bad), [at]);
         }
         assert_eq!(with("terminationGracePeriodSeconds", json!(0)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_name_for_all_others_is_the_only_one() {
+        let told = |more: Value| -> Vec<String> {
+            let mut spec = json!({"containers": [{"name": "c", "image": "i"}],
+                "hostname": "h", "subdomain": "s", "hostnameOverride": "my.own.name"});
+            json_patch::merge(&mut spec, &more);
+            new_pod(&pod_of(spec)).into_iter().map(|fault| fault.detail).collect()
+        };
+        assert!(told(json!({"setHostnameAsFQDN": false, "hostNetwork": false})).is_empty());
+        for other in ["hostNetwork", "setHostnameAsFQDN"] {
+            let words = format!("may not be set when {other} is true");
+            assert_eq!(told(json!({other: true})), [words]);
+        }
     }
 
     #[test]
