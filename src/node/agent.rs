@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::node::capacity::Engine;
 use crate::node::care::Care;
+use crate::node::claimed_volumes::Holders;
 use crate::node::container_spec::Site;
 use crate::node::device_book::DeviceBook;
 use crate::node::environment::{Named, Place, Sources, named};
@@ -33,6 +34,8 @@ use crate::node::resolver::Resolver;
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::spare_keeper::Spares;
 use crate::node::turns::Turns;
+use crate::node::volume_claims::Storage;
+use crate::node::volume_keeper::Jobs;
 use crate::object::drift::{DriftObject, Layer};
 use crate::object::extended::DeviceClass;
 use crate::object::ledger::{Examined, Ledger, LedgerWrite};
@@ -211,6 +214,12 @@ pub struct Agent<C, R> {
     /// Places for pulls at a time.
     pub pulls: Semaphore,
     pub known: Mutex<Known>,
+    /// Claims, and what they may be bound to.
+    pub storage: Mutex<Storage>,
+    /// Look whether there is something to make or remove.
+    pub storage_changed: Notify,
+    pub jobs: Jobs,
+    pub holders: Mutex<Holders>,
     /// By uid.
     pub pods: Mutex<BTreeMap<String, Arc<PodCell>>>,
     pub pods_known: AtomicBool,
@@ -263,6 +272,10 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             pressures: watch::Sender::new(BTreeSet::new()),
             pulls: Semaphore::new(PULLS),
             known: Mutex::default(),
+            storage: Mutex::default(),
+            storage_changed: Notify::new(),
+            jobs: Jobs::default(),
+            holders: Mutex::default(),
             pods: Mutex::default(),
             pods_known: AtomicBool::new(false),
             causes: Mutex::default(),

@@ -56,8 +56,9 @@ pub enum PidMode {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountSpec {
-    /// A directory or file of the host; it exists before the container is made.
+    /// A directory or file of the host, or a volume's name; it exists before the container is made.
     pub source: String,
+    pub from: MountFrom,
     pub target: String,
     pub read_only: bool,
     pub propagation: Propagation,
@@ -69,12 +70,23 @@ impl MountSpec {
     pub fn plain(source: impl Into<String>, target: impl Into<String>, read_only: bool) -> Self {
         Self {
             source: source.into(),
+            from: MountFrom::Host,
             target: target.into(),
             read_only,
             propagation: Propagation::None,
             recursive_read_only: RecursiveReadOnly::Disabled,
         }
     }
+}
+
+/// What a mount's source names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MountFrom {
+    /// A path.
+    #[default]
+    Host,
+    /// A volume that the engine keeps. What the image has at its place is not copied into it.
+    Engine,
 }
 
 /// Which mounts that come later cross over, in Kubernetes' words.

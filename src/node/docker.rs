@@ -102,7 +102,7 @@ impl Docker {
     }
 
     /// Cheap to clone. The lock is held while connecting: all callers wait for the same client.
-    async fn client(&self) -> Result<Client, RuntimeError> {
+    pub(super) async fn client(&self) -> Result<Client, RuntimeError> {
         let mut known = self.client.lock().await;
         if let Some(client) = &*known {
             return Ok(client.clone());

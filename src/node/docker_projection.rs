@@ -7,7 +7,7 @@
 //! host may refuse or an engine changes by itself (`oom_score_adj`, the runtime, masked paths) is left
 //! out; limits that `Settings` has are compared there.
 
-use bollard::models::{DeviceRequest, HostConfig, Mount};
+use bollard::models::{DeviceRequest, HostConfig, Mount, MountType};
 use sha2::{Digest, Sha256};
 
 use crate::node::instance::Fields;
@@ -141,8 +141,10 @@ fn mount(mount: &Mount) -> String {
     let options = mount.bind_options.as_ref();
     let propagation = options.and_then(|options| options.propagation);
     let propagation = propagation.map(|mode| mode.to_string()).filter(|mode| !mode.is_empty());
+    let of_engine = mount.typ == Some(MountType::VOLUME);
     format!(
-        "{} at {}{}{}",
+        "{}{} at {}{}{}",
+        if of_engine { "volume " } else { "" },
         mount.source.as_deref().unwrap_or_default(),
         mount.target.as_deref().unwrap_or_default(),
         if mount.read_only == Some(true) { " (read-only)" } else { "" },
@@ -211,6 +213,11 @@ mod tests {
         let mount =
             Mount { source: Some("/".into()), target: Some("/x".into()), ..Mount::default() };
         assert_eq!(one(&|h| h.mounts = Some(vec![mount.clone()])), ["volumeMounts"]);
+        // A folder in a volume's place is another mount, also where it has the volume's name.
+        let mounts =
+            |mount: Mount| HostConfig { mounts: Some(vec![mount]), ..HostConfig::default() };
+        let volume = Mount { typ: Some(MountType::VOLUME), ..mount.clone() };
+        assert_eq!(differing(&mounts(mount), &mounts(volume)), ["volumeMounts"]);
     }
 
     #[test]

@@ -9,13 +9,13 @@ use bollard::models::{
     ContainerStatsResponse, ContainerSummary, ContainerSummaryStateEnum, DeviceRequest,
     EndpointSettings, EventMessage, EventMessageTypeEnum, HostConfig, HostConfigLogConfig, Ipam,
     IpamConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
-    NetworkCreateRequest, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    MountVolumeOptions, NetworkCreateRequest, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use jiff::Timestamp;
 
 use crate::node::confinement::{AppArmor, Seccomp};
 use crate::node::container_spec::{
-    CPU_PERIOD, ContainerSpec, IpcMode, MountSpec, NetworkMode, PidMode, Propagation,
+    CPU_PERIOD, ContainerSpec, IpcMode, MountFrom, MountSpec, NetworkMode, PidMode, Propagation,
     RecursiveReadOnly,
 };
 use crate::node::devices;
@@ -85,10 +85,8 @@ fn request(spec: &ContainerSpec) -> ContainerCreateBody {
     let mounts = spec.mounts.iter().map(|mount| Mount {
         target: Some(mount.target.clone()),
         source: Some(mount.source.clone()),
-        typ: Some(MountType::BIND),
         read_only: Some(mount.read_only),
-        bind_options: Some(bind_options(mount)),
-        ..Mount::default()
+        ..kind_of(mount)
     });
     let (log_driver, log_options) = ContainerSpec::log_config();
     let resolver = spec.resolver.as_ref();
@@ -166,6 +164,25 @@ fn device_request(asked: &devices::DeviceRequest) -> DeviceRequest {
         device_ids: Some(asked.ids.clone()),
         capabilities: Some(vec![asked.capabilities.clone()]),
         ..DeviceRequest::default()
+    }
+}
+
+/// Kubernetes never fills a volume with what the image has at its place; Docker would.
+fn kind_of(mount: &MountSpec) -> Mount {
+    match mount.from {
+        MountFrom::Host => Mount {
+            typ: Some(MountType::BIND),
+            bind_options: Some(bind_options(mount)),
+            ..Mount::default()
+        },
+        MountFrom::Engine => Mount {
+            typ: Some(MountType::VOLUME),
+            volume_options: Some(MountVolumeOptions {
+                no_copy: Some(true),
+                ..MountVolumeOptions::default()
+            }),
+            ..Mount::default()
+        },
     }
 }
 
@@ -442,18 +459,14 @@ mod tests {
     fn bodies() -> [Value; 2] {
         let pod = greedy();
         let container = &pod.spec.as_ref().expect("spec").containers[0];
-        let mount = MountSpec {
-            source: "/a".into(),
-            target: "/b".into(),
-            read_only: true,
-            propagation: Propagation::None,
-            recursive_read_only: RecursiveReadOnly::Disabled,
-        };
+        let mount = MountSpec::plain("/a", "/b", true);
+        let volume =
+            MountSpec { from: MountFrom::Engine, ..MountSpec::plain("pvc-1", "/data", false) };
         let resolved = Resolved {
             env: vec!["A=b".into()],
             command: vec!["a".into()],
             arguments: vec!["b".into()],
-            mounts: vec![mount],
+            mounts: vec![mount, volume],
             confined: Confined { user: Some("1:2".into()), seccomp: Seccomp::Unconfined },
             target: None,
         };
@@ -540,7 +553,12 @@ mod tests {
         let unasked: Vec<&str> = of_host.into_iter().filter(|name| !host.contains(name)).collect();
         assert_eq!(unasked, [""; 0]);
         let mounts = bodies[1]["HostConfig"]["Mounts"].as_array().expect("mounts");
-        assert!(mounts.iter().all(|mount| mount["Type"] == "bind"), "{mounts:?}");
+        let types: Vec<_> = mounts.iter().map(|mount| mount["Type"].clone()).collect();
+        assert_eq!(types, ["bind", "volume"]);
+        // A volume of the engine is never made by a create, and nothing of the image goes into it.
+        let volume = json!({"Type": "volume", "Source": "pvc-1", "Target": "/data",
+            "ReadOnly": false, "VolumeOptions": {"NoCopy": true}});
+        assert_eq!(mounts[1], volume);
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::node::container_spec::ContainerSpec;
 use crate::node::instance::{Instance, Listed};
 use crate::node::metrics::Metrics;
 use crate::node::runtime::{
-    ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime, RuntimeError, RuntimeEvent,
-    StoredImage, UsageSample,
+    EngineVolume, EngineVolumes, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime,
+    RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
 };
 use crate::object::streams::{Channels, Process};
 
@@ -44,6 +44,28 @@ impl<R: Runtime> Measured<R> {
         let took = begun.elapsed();
         self.metrics.called(operation, &answer, took);
         (answer, took)
+    }
+}
+
+impl<R: Runtime> EngineVolumes for Measured<R> {
+    async fn volume(&self, name: &str) -> Answer<Option<EngineVolume>> {
+        self.call("volume", self.engine.volume(name)).await.0
+    }
+
+    async fn volumes(&self, installation: &str) -> Answer<Vec<EngineVolume>> {
+        self.call("volumes", self.engine.volumes(installation)).await.0
+    }
+
+    async fn make_volume(&self, wish: &VolumeWish) -> Answer<EngineVolume> {
+        self.call("make_volume", self.engine.make_volume(wish)).await.0
+    }
+
+    async fn remove_volume(&self, name: &str) -> Answer<()> {
+        self.call("remove_volume", self.engine.remove_volume(name)).await.0
+    }
+
+    async fn mounting(&self, source: &str) -> Answer<Vec<String>> {
+        self.call("list", self.engine.mounting(source)).await.0
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Metrics {
     operations: Counters<2>,
     operation_seconds: Timers<1>,
     relist: Histogram,
+    volumes: Counters<2>,
+    leftover_volumes: Gauge,
 }
 
 impl Default for Metrics {
@@ -42,6 +44,8 @@ impl Default for Metrics {
             operations: Counters::default(),
             operation_seconds: quick_timers(),
             relist: quick(),
+            volumes: Counters::default(),
+            leftover_volumes: Gauge::default(),
         }
     }
 }
@@ -92,6 +96,16 @@ impl Metrics {
         self.operation_seconds.get_or_create(&[of_operation]).observe(took.as_secs_f64());
     }
 
+    /// A volume was made for a claim (`provision`), or its data removed (`delete`), or it failed.
+    pub(super) fn volume<T, E>(&self, operation: &'static str, done: &Result<T, E>) {
+        let labels = [label("operation", operation), label("result", result(done))];
+        self.volumes.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn leftover_volumes(&self, count: usize) {
+        self.leftover_volumes.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Puts them under their names.
     pub fn register(&self, registry: &mut Registry) {
         let node = registry.sub_registry_with_prefix("ballast_node");
@@ -131,6 +145,16 @@ impl Metrics {
             "relist_seconds",
             "Time to list and inspect all containers of the installation",
             self.relist.clone(),
+        );
+        node.register(
+            "volume_operations",
+            "Volumes made for claims (provision) and removed with their data (delete), by result",
+            self.volumes.clone(),
+        );
+        node.register(
+            "leftover_volumes",
+            "Directories below the data directory's volumes that no PersistentVolume speaks of: kept until a person removes them",
+            self.leftover_volumes.clone(),
         );
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
+use crate::node::claimed_volumes;
 use crate::node::confinement::is_on_host_network;
 use crate::node::container_spec::{MountSpec, RecursiveReadOnly, Resolved};
 use crate::node::environment;
@@ -20,7 +21,7 @@ use crate::node::profile;
 use crate::node::runtime::Runtime;
 use crate::node::volume;
 use crate::node::volume_mount_table::mounts_below;
-use crate::node::volume_plan::{self, VolumeKind, VolumePlan};
+use crate::node::volume_plan;
 use crate::object::Cluster;
 
 impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
@@ -76,18 +77,22 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
                 "failed to resolve recursive read-only mode: volume \"{volume}\" requested recursive read-only mode, but it is not supported by the runtime"
             ));
         }
-        let is_host_path = |plan: &VolumePlan| matches!(plan.kind, VolumeKind::HostPath(_));
-        if !volumes.iter().any(is_host_path) && planned.iter().all(|mount| mount.part.is_none()) {
-            return Ok(planned.into_iter().map(|mount| mount.spec).collect());
+        if !claimed_volumes::needs_a_look(volumes, &planned) {
+            let mounts: Vec<MountSpec> = planned.into_iter().map(|mount| mount.spec).collect();
+            claimed_volumes::are_there(self.agent, &mounts).await?;
+            return Ok(mounts);
         }
+        let volumes =
+            claimed_volumes::found(self.agent, self.pod(), engine, &planned, volumes).await?;
         let parts = planned.iter().filter_map(|mount| {
             let part = mount.part.as_ref()?;
             Some((mount.volume.clone(), part.at.clone()))
         });
         let parts: Vec<(String, PathBuf)> = parts.collect();
-        let (volumes, home) = (volumes.clone(), data_dir.clone());
+        let home = data_dir.clone();
         let leading = tokio::task::spawn_blocking(move || volume::lead(&planned, &volumes, &home));
         let led = leading.await.expect("preparing mounts does not panic")?;
+        claimed_volumes::are_there(self.agent, &led).await?;
         if !parts.is_empty() {
             self.are_seen(&container.name, &parts).await?;
         }

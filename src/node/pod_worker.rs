@@ -18,6 +18,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::capacity::Engine;
+use crate::node::claimed_volumes;
 use crate::node::confinement::addressed;
 use crate::node::copies::{self, Sorted};
 use crate::node::drift::{self, Look};
@@ -362,7 +363,12 @@ async fn prepare<C: Cluster, R: Runtime>(
     }
     let (sources, place) = (agent.sources(), agent.place(engine, None));
     let content = Content { pod, sources: &sources, place: &place };
-    let plans = match volume_plan::volumes(content, &agent.options.data_dir) {
+    let claimed = match claimed_volumes::claimed(agent, pod, own.volumes.is_some()) {
+        Ok(claimed) => claimed,
+        Err(Missing::Unknown) => return Some(Waiting::creating()),
+        Err(Missing::Fault(sentence)) => return Some(mount_fault(sentence)),
+    };
+    let plans = match volume_plan::volumes(content, &claimed, &agent.options.data_dir) {
         Ok(plans) => plans,
         Err(Missing::Unknown) => return Some(Waiting::creating()),
         Err(Missing::Fault(sentence)) => return Some(mount_fault(sentence)),
@@ -375,6 +381,10 @@ async fn prepare<C: Cluster, R: Runtime>(
         }
         return None;
     }
+    let first = match claimed_volumes::take(agent, pod, engine, &claimed, &plans).await {
+        Ok(first) => first,
+        Err(sentence) => return Some(mount_fault(sentence)),
+    };
     if !plans.is_empty() {
         let (wanted, home) = (plans.clone(), agent.options.data_dir.clone());
         let made = tokio::task::spawn_blocking(move || volume::prepare(&wanted, &home)).await;
@@ -387,6 +397,9 @@ async fn prepare<C: Cluster, R: Runtime>(
             }
             Err(error) => return Some(mount_fault(error.to_string())),
         }
+    }
+    if let Err(sentence) = claimed_volumes::give(agent, pod, &plans, &first).await {
+        return Some(mount_fault(sentence));
     }
     own.files.written();
     own.volumes = Some(plans);

@@ -32,7 +32,7 @@ use crate::node::streams::AgentStreams;
 use crate::node::usage::AgentUsage;
 use crate::node::{
     drift, heartbeat, image_care, pause_image, pod_worker, pressure, spare_keeper, volume,
-    volume_usage,
+    volume_keeper, volume_usage,
 };
 use crate::object::drift::{Drift, Layer};
 use crate::object::ephemeral_container::every_container;
@@ -70,6 +70,8 @@ pub fn run<C: Cluster, R: Runtime>(
     tasks.spawn("node heartbeat", heartbeat::run(agent.clone()));
     tasks.spawn("node spares", spare_keeper::keep(agent.clone()));
     tasks.spawn("node volume usage", volume_usage::run(agent.clone()));
+    tasks.spawn("node storage", volume_keeper::follow(agent.clone()));
+    tasks.spawn("node volumes", volume_keeper::keep(agent.clone()));
     if let Some(signals) = agent.options.care.signals.clone() {
         tasks.spawn("node images", image_care::run(agent.clone(), signals.clone()));
         tasks.spawn("node pressure", pressure::run(agent.clone(), signals));
@@ -234,6 +236,7 @@ fn forget<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, cell: &Arc<PodCell>)
     cell.wake.notify_one();
     lock(&agent.pods).remove(&cell.uid);
     agent.forget_drifts(&drift::drift_object(&cell.pod()));
+    agent.let_go_of_claims(&cell.pod());
     let left = named(&cell.pod());
     if !left.config_maps.is_empty() || !left.secrets.is_empty() {
         // At once: with the last pod that names a Secret goes the right to read it, and what was

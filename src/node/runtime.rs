@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::node::capacity::Engine;
 use crate::node::container_spec::ContainerSpec;
+pub use crate::node::engine_volumes::{EngineVolume, EngineVolumes, VolumeWish};
 pub use crate::node::image_gc::StoredImage;
 use crate::node::instance::{Instance, Listed};
 pub use crate::node::pull_progress::Pulled;
@@ -138,7 +139,7 @@ pub enum EventAction {
 }
 
 /// A container engine. Cheap to clone.
-pub trait Runtime: Clone + Send + Sync + 'static {
+pub trait Runtime: EngineVolumes + Clone + Send + Sync + 'static {
     fn ping(&self) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     fn engine(&self) -> impl Future<Output = Result<Engine, RuntimeError>> + Send;

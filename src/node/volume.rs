@@ -5,6 +5,9 @@
 //! made below a directory that was opened without following any. Known limit: the engine resolves the
 //! path once more when it mounts it, so whoever may write to a directory above can still swap it then.
 //!
+//! A persistent volume's directory is never made here: one that is not there holds the pod, for an empty
+//! one in its place would hide that data is lost.
+//!
 //! What a volume is when it is first seen it is at once, its owner too: it is made aside and renamed.
 
 use std::fs;
@@ -17,7 +20,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::node::container_spec::MountSpec;
+use crate::node::container_spec::{MountFrom, MountSpec};
 use crate::node::volume_mount_table::mounts_below;
 use crate::node::volume_plan::{
     HostPathType, PARTS, PlannedMount, VOLUMES, VolumeKind, VolumePlan,
@@ -39,10 +42,18 @@ pub enum VolumeError {
     HostPath { volume: String, path: String, wanted: &'static str },
     #[error("MountVolume.SetUp failed for volume \"{volume}\" : hostPath {path}: {why}")]
     Refused { volume: String, path: String, why: String },
+    #[error(
+        "MountVolume.NewMounter initialization failed for volume \"{volume}\" : path \"{path}\" does not exist"
+    )]
+    NotThere { volume: String, path: String },
+    #[error(
+        "MountVolume.NewMounter initialization failed for volume \"{volume}\" : {path} is no directory, and only directories are supported"
+    )]
+    NoDirectory { volume: String, path: String },
 }
 
 fn failed(volume: &VolumePlan, what: &str, source: io::Error) -> VolumeError {
-    VolumeError::Io { volume: volume.name.clone(), what: what.to_owned(), source }
+    VolumeError::Io { volume: volume.shown().to_owned(), what: what.to_owned(), source }
 }
 
 /// Makes every volume what the plan says. Idempotent: called again when a ConfigMap changed. Answers
@@ -65,6 +76,9 @@ pub fn prepare(plans: &[VolumePlan], home: &Path) -> Result<Vec<String>, VolumeE
         };
         match &plan.kind {
             VolumeKind::HostPath(check) => check_host_path(plan, *check, home)?,
+            VolumeKind::Local { .. } => drop(real_path(plan, home)?),
+            // The engine makes none, and whether it has it only the engine says.
+            VolumeKind::Engine { .. } => {}
             VolumeKind::Directory => directory(plan, 0o777)?,
             VolumeKind::Memory { size } => {
                 directory(plan, 0o777)?;
@@ -171,7 +185,7 @@ fn gives_away(real: &Path, home: &Path) -> Option<String> {
 }
 
 fn refuse_what_gives_away(plan: &VolumePlan, real: &Path, home: &Path) -> Result<(), VolumeError> {
-    let (volume, path) = (plan.name.clone(), plan.path.display().to_string());
+    let (volume, path) = (plan.shown().to_owned(), plan.path.display().to_string());
     match gives_away(real, home) {
         Some(why) => Err(VolumeError::Refused { volume, path, why }),
         None => Ok(()),
@@ -216,7 +230,7 @@ fn check_host_path(plan: &VolumePlan, check: HostPathType, home: &Path) -> Resul
     let real = if missing.as_os_str().is_empty() { there.clone() } else { there.join(&missing) };
     refuse_what_gives_away(plan, &real, home)?;
     let wrong = |wanted| VolumeError::HostPath {
-        volume: plan.name.clone(),
+        volume: plan.shown().to_owned(),
         path: plan.path.display().to_string(),
         wanted,
     };
@@ -242,6 +256,33 @@ fn check_host_path(plan: &VolumePlan, check: HostPathType, home: &Path) -> Resul
     if fits { Ok(()) } else { Err(wrong(wanted)) }
 }
 
+/// Where the path of a hostPath or a persistent volume leads, if a pod may have what is there.
+fn real_path(plan: &VolumePlan, home: &Path) -> Result<PathBuf, VolumeError> {
+    let is_local = matches!(plan.kind, VolumeKind::Local { .. });
+    let (volume, path) = (plan.shown().to_owned(), plan.path.display().to_string());
+    let leads_nowhere = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound if is_local => {
+            VolumeError::NotThere { volume: volume.clone(), path: path.clone() }
+        }
+        _ => failed(plan, "path leads nowhere", error),
+    };
+    let own = plan.kind == VolumeKind::Local { own: true };
+    let real = match (own, plan.path.parent(), plan.path.file_name()) {
+        // The folder of all of them may be a link to a larger disk; what was made in it is none.
+        (true, Some(folder), Some(name)) => {
+            folder.canonicalize().map_err(&leads_nowhere)?.join(name)
+        }
+        _ => plan.path.canonicalize().map_err(&leads_nowhere)?,
+    };
+    if is_local && !fs::symlink_metadata(&real).map_err(&leads_nowhere)?.is_dir() {
+        return Err(VolumeError::NoDirectory { volume, path });
+    }
+    if !own {
+        refuse_what_gives_away(plan, &real, home)?;
+    }
+    Ok(real)
+}
+
 /// What the engine is told to mount: paths without links, so that what was judged is what is mounted,
 /// and for a part of a volume the place that it was bound to.
 ///
@@ -255,17 +296,26 @@ pub fn lead(
     let lead = |mount: &PlannedMount| -> Result<MountSpec, String> {
         let plan = volumes.iter().find(|plan| plan.name == mount.volume);
         let plan = plan.ok_or_else(|| format!("volume \"{}\" does not exist", mount.volume))?;
-        let is_host_path = matches!(plan.kind, VolumeKind::HostPath(_));
         let mut spec = mount.spec.clone();
-        if is_host_path {
-            let real = plan.path.canonicalize();
-            let real = real.map_err(|error| failed(plan, "hostPath leads nowhere", error));
-            let real = real.map_err(|error| error.to_string())?;
-            refuse_what_gives_away(plan, &real, home).map_err(|error| error.to_string())?;
-            spec.source = real.display().to_string();
+        match &plan.kind {
+            VolumeKind::HostPath(_) | VolumeKind::Local { .. } => {
+                let real = real_path(plan, home).map_err(|error| error.to_string())?;
+                spec.source = real.display().to_string();
+            }
+            VolumeKind::Engine { volume } if mount.wants_a_path() => {
+                if plan.path.as_os_str().is_empty() {
+                    return Err(format!(
+                        "docker volume {volume} is no plain directory of this host: subPath, mountPropagation and recursiveReadOnly need one"
+                    ));
+                }
+                (spec.source, spec.from) = (plan.path.display().to_string(), MountFrom::Host);
+            }
+            _ => {}
         }
         if let Some(part) = &mount.part {
-            let root = open_root(Path::new(&spec.source), is_host_path);
+            let of_host =
+                matches!(plan.kind, VolumeKind::HostPath(_) | VolumeKind::Local { own: false });
+            let root = open_root(Path::new(&spec.source), of_host);
             let bound = root.and_then(|root| volume_subpath::bind(&root, &part.inside, &part.at));
             bound.map_err(|error| {
                 format!(
@@ -351,7 +401,6 @@ fn detach_below(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::container_spec::{Propagation, RecursiveReadOnly};
     use crate::node::volume_plan::PartOfVolume;
     use std::os::unix::fs::symlink;
 
@@ -361,7 +410,8 @@ mod tests {
         let path = dir.path().join("v");
         // No kernel takes this size, with or without the right to mount.
         let kind = VolumeKind::Memory { size: Some(-1) };
-        let plans = [VolumePlan { name: "v".into(), path: path.clone(), kind, group: None }];
+        let plans =
+            [VolumePlan { name: "v".into(), path: path.clone(), kind, ..VolumePlan::default() }];
         let degraded = prepare(&plans, dir.path());
         let degraded = degraded.expect("the pod still runs");
         assert!(degraded[0].contains("volume \"v\" is a directory on disk"), "{degraded:?}");
@@ -400,13 +450,7 @@ mod tests {
     fn mount_of(plan: &VolumePlan, part: Option<PartOfVolume>) -> PlannedMount {
         PlannedMount {
             volume: plan.name.clone(),
-            spec: MountSpec {
-                source: plan.path.display().to_string(),
-                target: "/x".into(),
-                read_only: true,
-                propagation: Propagation::None,
-                recursive_read_only: RecursiveReadOnly::Disabled,
-            },
+            spec: MountSpec::plain(plan.path.display().to_string(), "/x", true),
             part,
         }
     }
@@ -417,7 +461,13 @@ mod tests {
         let own = rustix::process::getegid().as_raw();
         let made = |name: &str, kind: VolumeKind, group: Option<u32>| {
             let path = dir.path().join("volumes").join(name);
-            let plans = [VolumePlan { name: name.into(), path: path.clone(), kind, group }];
+            let plans = [VolumePlan {
+                name: name.into(),
+                path: path.clone(),
+                kind,
+                group,
+                ..VolumePlan::default()
+            }];
             prepare(&plans, dir.path()).expect("made");
             let meta = fs::metadata(path).expect("it is there");
             (meta.permissions().mode() & 0o7777, meta.gid())
@@ -439,7 +489,7 @@ mod tests {
         let path = dir.path().join("v");
         fs::create_dir(&path).expect("made");
         symlink("/etc", path.join("link")).expect("a link");
-        let plan = VolumePlan { name: "v".into(), path, kind: VolumeKind::Directory, group: None };
+        let plan = VolumePlan { name: "v".into(), path, ..VolumePlan::default() };
         let part = PartOfVolume {
             inside: "link/new".into(),
             at: dir.path().join("at"),
@@ -459,7 +509,7 @@ mod tests {
             name: "v".into(),
             path: dir.path().join(path),
             kind: VolumeKind::HostPath(check),
-            group: None,
+            ..VolumePlan::default()
         };
         let made = |path: &str, check| prepare(&[plan(path, check)], Path::new("/no/such/home"));
         assert!(made("no", HostPathType::Directory).is_err());
@@ -487,7 +537,12 @@ mod tests {
         let leads = |path: &str| {
             let path = dir.path().join(path);
             let kind = VolumeKind::HostPath(HostPathType::Unchecked);
-            let plans = [VolumePlan { name: "v".into(), path: path.clone(), kind, group: None }];
+            let plans = [VolumePlan {
+                name: "v".into(),
+                path: path.clone(),
+                kind,
+                ..VolumePlan::default()
+            }];
             let prepared = prepare(&plans, &home);
             let led = lead(&[mount_of(&plans[0], None)], &plans, &home);
             assert_eq!(prepared.is_err(), led.is_err(), "{prepared:?} {led:?}");

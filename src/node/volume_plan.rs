@@ -2,17 +2,18 @@
 //!
 //! emptyDir is a directory (or a tmpfs) under the pod's own; configMap, secret, downwardAPI and
 //! projected volumes are directories of files with Kubernetes' atomic swap (`..data`), read-only;
-//! hostPath is the path itself after the check that its type asks for. What files hold is in
-//! `volume_files.rs`, the doing in `volume.rs`.
+//! hostPath is the path itself after the check that its type asks for; a claim is the persistent volume
+//! that it is bound to (`volume_claims.rs`). What files hold is in `volume_files.rs`, the doing in `volume.rs`.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 
-use crate::node::container_spec::{MountSpec, Propagation, RecursiveReadOnly};
+use crate::node::container_spec::{MountFrom, MountSpec, Propagation, RecursiveReadOnly};
 use crate::node::environment::expand;
+use crate::node::volume_claims::{self, Backing, Claimed};
 use crate::node::volume_files::{self, Content, Files, Missing};
 use crate::object::Object;
 use crate::object::quantity::Quantity;
@@ -34,8 +35,9 @@ pub enum HostPathType {
     BlockDevice,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum VolumeKind {
+    #[default]
     Directory,
     /// tmpfs; bytes, `None` is the kernel's default (half the memory).
     Memory {
@@ -47,16 +49,37 @@ pub enum VolumeKind {
         in_memory: bool,
     },
     HostPath(HostPathType),
+    /// A persistent volume's directory. It is there, or the pod waits: one that were made in its place
+    /// would be empty.
+    Local {
+        /// Made by this node for that volume alone; any other is somebody's folder of the host.
+        own: bool,
+    },
+    /// A volume that the engine keeps.
+    Engine {
+        volume: String,
+    },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VolumePlan {
     pub name: String,
-    /// On the host.
+    /// On the host; of a volume of the engine unknown until somebody needs it.
     pub path: PathBuf,
     pub kind: VolumeKind,
-    /// `fsGroup`: whose the volume is from its making. Never of a hostPath.
+    /// `fsGroup`: whose the volume is from its making, or from its first mount. Never of a hostPath.
     pub group: Option<u32>,
+    /// The persistent volume that it is.
+    pub claimed: Option<String>,
+    /// No container may write to it, whatever its mount says.
+    pub read_only: bool,
+}
+
+impl VolumePlan {
+    /// As Kubernetes names it where it fails: of a claim, the persistent volume.
+    pub fn shown(&self) -> &str {
+        self.claimed.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// One mount of a container before anything is looked at on the disk.
@@ -67,6 +90,15 @@ pub struct PlannedMount {
     /// Of the whole volume.
     pub spec: MountSpec,
     pub part: Option<PartOfVolume>,
+}
+
+impl PlannedMount {
+    /// Of a volume that the engine keeps, the engine alone mounts no part, and nothing crosses over.
+    pub fn wants_a_path(&self) -> bool {
+        self.part.is_some()
+            || self.spec.propagation != Propagation::None
+            || self.spec.recursive_read_only == RecursiveReadOnly::Enabled
+    }
 }
 
 /// A `subPath`.
@@ -87,11 +119,21 @@ pub fn pod_directory(data_dir: &Path, pod: &Pod) -> PathBuf {
 
 /// # Errors
 /// The first volume that cannot be made from what is known, in the words of the FailedMount event.
-pub fn volumes(content: Content<'_>, data_dir: &Path) -> Result<Vec<VolumePlan>, Missing> {
+/// `claimed` is what its claims are.
+pub fn volumes(
+    content: Content<'_>,
+    claimed: &BTreeMap<String, Claimed>,
+    data_dir: &Path,
+) -> Result<Vec<VolumePlan>, Missing> {
     let pod = content.pod;
     let home = pod_directory(data_dir, pod).join(VOLUMES);
     let mut plans = Vec::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        if volume.persistent_volume_claim.is_some() {
+            let claimed = claimed.get(&volume.name).ok_or(Missing::Unknown)?;
+            plans.push(of_claim(pod, volume, claimed, data_dir).map_err(Missing::Fault)?);
+            continue;
+        }
         let mut path = home.join(&volume.name);
         let fault = |sentence: String| {
             Missing::Fault(format!(
@@ -119,9 +161,40 @@ pub fn volumes(content: Content<'_>, data_dir: &Path) -> Result<Vec<VolumePlan>,
         };
         let is_ours = !matches!(kind, VolumeKind::HostPath(_));
         let group = fs_group(pod).filter(|_| is_ours);
-        plans.push(VolumePlan { name: volume.name.clone(), path, kind, group });
+        let name = volume.name.clone();
+        plans.push(VolumePlan { name, path, kind, group, ..VolumePlan::default() });
     }
     Ok(plans)
+}
+
+fn of_claim(
+    pod: &Pod,
+    volume: &Volume,
+    claimed: &Claimed,
+    data_dir: &Path,
+) -> Result<VolumePlan, String> {
+    let shown = claimed.volume.key().name;
+    let fault = |why: String| format!("MountVolume.SetUp failed for volume \"{shown}\" : {why}");
+    let (path, kind) = match volume_claims::backing(&claimed.volume).map_err(fault)? {
+        Backing::Local(path) => {
+            let own = volume_claims::is_own_path(data_dir, &claimed.volume, &path);
+            (path, VolumeKind::Local { own })
+        }
+        Backing::HostPath { path, check } => {
+            (path, VolumeKind::HostPath(host_path_type(check.as_deref()).map_err(fault)?))
+        }
+        Backing::Engine(volume) => (PathBuf::new(), VolumeKind::Engine { volume }),
+    };
+    // The kubelet changes nothing of a hostPath, nor of what it mounts to be read alone.
+    let keeps_owner = claimed.read_only || matches!(kind, VolumeKind::HostPath(_));
+    Ok(VolumePlan {
+        name: volume.name.clone(),
+        path,
+        kind,
+        group: fs_group(pod).filter(|_| !keeps_owner),
+        claimed: Some(shown),
+        read_only: claimed.read_only,
+    })
 }
 
 /// The group that a pod's volumes belong to, and each of its processes too.
@@ -161,10 +234,15 @@ pub fn mounts(
             .find(|volume| volume.name == mount.name)
             .ok_or_else(|| format!("volume \"{}\" does not exist", mount.name))?;
         let is_files = matches!(volume.kind, VolumeKind::Files { .. });
+        let (source, from) = match &volume.kind {
+            VolumeKind::Engine { volume } => (volume.clone(), MountFrom::Engine),
+            _ => (volume.path.display().to_string(), MountFrom::Host),
+        };
         let spec = MountSpec {
-            source: volume.path.display().to_string(),
+            source,
+            from,
             target: absolute(&mount.mount_path),
-            read_only: mount.read_only == Some(true) || is_files,
+            read_only: mount.read_only == Some(true) || volume.read_only || is_files,
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
@@ -237,7 +315,6 @@ mod tests {
     use crate::node::volume_files::FileContent;
     use crate::object::Key;
     use serde_json::json;
-    use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
     use std::sync::Arc;
 
@@ -264,7 +341,8 @@ mod tests {
             cpus: 1,
             memory: 1,
         };
-        volumes(Content { pod, sources, place: &place }, Path::new("/data"))
+        let content = Content { pod, sources, place: &place };
+        volumes(content, &BTreeMap::new(), Path::new("/data"))
     }
 
     #[test]
@@ -318,8 +396,7 @@ mod tests {
             container.volume_mounts = serde_json::from_value(json!([mount])).expect("mounts");
             let container = container.clone();
             let path = "/data/pods/u/volumes/v".into();
-            let volume =
-                VolumePlan { name: "v".into(), path, kind: VolumeKind::Directory, group: None };
+            let volume = VolumePlan { name: "v".into(), path, ..VolumePlan::default() };
             let env: Vec<String> = env.iter().map(|line| (*line).to_owned()).collect();
             let made = mounts(&pod, &container, &[volume], &env, Path::new("/data"));
             made.map(|made| made[0].part.as_ref().map(|part| part.inside.display().to_string()))
@@ -352,7 +429,7 @@ mod tests {
         let container = container.clone();
         let path = "/srv".into();
         let kind = VolumeKind::HostPath(HostPathType::Unchecked);
-        let volume = VolumePlan { name: "v".into(), path, kind, group: None };
+        let volume = VolumePlan { name: "v".into(), path, kind, ..VolumePlan::default() };
         let made = mounts(&pod, &container, &[volume], &[], Path::new("/data")).expect("mounts");
         let told: Vec<_> =
             made.iter().map(|m| (m.spec.propagation, m.spec.recursive_read_only)).collect();

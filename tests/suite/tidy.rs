@@ -40,6 +40,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "node/docker_images.rs",
             "node/docker_projection.rs",
             "node/docker_translation.rs",
+            "node/docker_volumes.rs",
         ],
     ),
     ("iptables", &["network/iptables.rs"]),

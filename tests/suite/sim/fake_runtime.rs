@@ -15,8 +15,8 @@ use ballast::node::instance::{
     Identity, Instance, Life, Listed, MADE_AS, Role, Settings, devices_of,
 };
 use ballast::node::runtime::{
-    EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime, RuntimeError,
-    RuntimeEvent, StoredImage, UsageSample,
+    EngineVolume, EngineVolumes, EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec,
+    Pull, Runtime, RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
 };
 use ballast::object::streams::{Channels, Process, Said, TerminalSize};
 use bytes::Bytes;
@@ -60,6 +60,9 @@ struct State {
     /// Every pull that was begun, and as whom.
     pulls: Vec<(String, Option<String>)>,
     networks: HashMap<String, NetworkSpec>,
+    volumes: BTreeMap<String, EngineVolume>,
+    /// By container: the paths and volumes that it has.
+    mounts: BTreeMap<String, BTreeSet<String>>,
     made: u64,
     away: bool,
     /// So many lists make the caller panic.
@@ -317,6 +320,44 @@ fn free_address(state: &State, network: &NetworkSpec) -> Option<Ipv4Addr> {
     network.subnet.hosts().skip(1).find(|ip| !taken.contains(ip))
 }
 
+impl EngineVolumes for FakeRuntime {
+    async fn volume(&self, name: &str) -> Result<Option<EngineVolume>, RuntimeError> {
+        self.answer().map(|state| state.volumes.get(name).cloned())
+    }
+
+    async fn volumes(&self, installation: &str) -> Result<Vec<EngineVolume>, RuntimeError> {
+        let state = self.answer()?;
+        let ours = |volume: &&EngineVolume| volume.installation.as_deref() == Some(installation);
+        Ok(state.volumes.values().filter(ours).cloned().collect())
+    }
+
+    async fn make_volume(&self, wish: &VolumeWish) -> Result<EngineVolume, RuntimeError> {
+        let made = EngineVolume {
+            name: wish.name.clone(),
+            driver: "local".to_owned(),
+            installation: Some(wish.installation.clone()),
+            claim: Some(wish.claim.clone()),
+            ..EngineVolume::default()
+        };
+        Ok(self.answer()?.volumes.entry(wish.name.clone()).or_insert(made).clone())
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), RuntimeError> {
+        let mut state = self.answer()?;
+        if let Some(by) = state.mounts.values().position(|sources| sources.contains(name)) {
+            return Err(RuntimeError::NameConflict(format!("volume is in use: {by}")));
+        }
+        state.volumes.remove(name);
+        Ok(())
+    }
+
+    async fn mounting(&self, source: &str) -> Result<Vec<String>, RuntimeError> {
+        let state = self.answer()?;
+        let has = |id: &&String| state.mounts.get(*id).is_some_and(|all| all.contains(source));
+        Ok(state.containers.keys().filter(has).cloned().collect())
+    }
+}
+
 impl Runtime for FakeRuntime {
     async fn ping(&self) -> Result<(), RuntimeError> {
         self.answer().map(|_| ())
@@ -423,6 +464,8 @@ impl Runtime for FakeRuntime {
             },
         };
         state.containers.insert(id.clone(), instance);
+        let sources = spec.mounts.iter().map(|mount| mount.source.clone()).collect();
+        state.mounts.insert(id.clone(), sources);
         Ok(id)
     }
 
@@ -521,6 +564,7 @@ impl Runtime for FakeRuntime {
         let mut state = self.answer()?;
         refuse_stuck(&state, id)?;
         self.exit(&mut state, id, 137);
+        state.mounts.remove(id);
         if let Some(instance) = state.containers.remove(id) {
             self.tell(&instance, EventAction::Removed);
         }

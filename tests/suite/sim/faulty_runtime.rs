@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ballast::node::instance::{Instance, Listed};
 use ballast::node::runtime::{
-    ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime, RuntimeError, RuntimeEvent,
-    StoredImage, UsageSample,
+    EngineVolume, EngineVolumes, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime,
+    RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
 };
 use ballast::node::{capacity::Engine, container_spec::ContainerSpec};
 use ballast::object::streams::{Channels, Process};
@@ -61,6 +61,28 @@ impl<R: Runtime> FaultyRuntime<R> {
             return Err(RuntimeError::Unreachable(format!("injected: {verb}")));
         }
         call.await
+    }
+}
+
+impl<R: Runtime> EngineVolumes for FaultyRuntime<R> {
+    async fn volume(&self, name: &str) -> Result<Option<EngineVolume>, RuntimeError> {
+        self.read("volume", self.runtime.volume(name)).await
+    }
+
+    async fn volumes(&self, installation: &str) -> Result<Vec<EngineVolume>, RuntimeError> {
+        self.read("volumes", self.runtime.volumes(installation)).await
+    }
+
+    async fn make_volume(&self, wish: &VolumeWish) -> Result<EngineVolume, RuntimeError> {
+        self.change("make volume", &wish.name, self.runtime.make_volume(wish)).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), RuntimeError> {
+        self.change("remove volume", name, self.runtime.remove_volume(name)).await
+    }
+
+    async fn mounting(&self, source: &str) -> Result<Vec<String>, RuntimeError> {
+        self.read("mounting", self.runtime.mounting(source)).await
     }
 }
 
