@@ -2,7 +2,6 @@
 //! where nothing else helps. `eviction.rs` decides.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::node::pod_worker::{COMPONENT, directory};
 use crate::node::runtime::Runtime;
 use crate::node::termination_plan::is_over;
 use crate::node::volume_eviction::evicted_status;
+use crate::node::volume_usage::below;
 use crate::object::{Cluster, Note};
 use crate::task::caught_async;
 
@@ -173,30 +173,6 @@ async fn used<C: Cluster, R: Runtime>(
         Pressure::Pid => agent.runtime.usage(id).await.ok().map(|usage| usage.processes),
         Pressure::Disk => agent.runtime.disk_usage(id).await.ok(),
     }
-}
-
-/// Bytes on disk below a directory, other file systems (volumes in memory) left out.
-async fn below(directory: &Path) -> u64 {
-    let directory = directory.to_owned();
-    let counting = tokio::task::spawn_blocking(move || {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(root) = std::fs::symlink_metadata(&directory) else { return 0 };
-        let (mut folders, mut bytes) = (vec![directory], 0);
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let Ok(seen) = std::fs::symlink_metadata(entry.path()) else { continue };
-                if seen.dev() != root.dev() {
-                    continue;
-                }
-                bytes += seen.blocks() * 512;
-                if seen.is_dir() {
-                    folders.push(entry.path());
-                }
-            }
-        }
-        bytes
-    });
-    counting.await.expect("counting bytes does not panic")
 }
 
 /// The pod is Failed from here on, whatever becomes of the daemon; its worker ends the containers.

@@ -1,10 +1,10 @@
-//! Looks whether pods keep to the bounds of their emptyDirs on disk, and evicts who does not; and
-//! gives back the disk of those that are over.
+//! Looks whether pods keep to the bounds of their emptyDirs on disk and of what their containers write, and
+//! evicts who does not; and gives back the disk of those that are over.
 //!
 //! One pod after the other, on one blocking thread, and at most a twentieth of the time: a volume of
 //! a million files is looked at seldom. A look ends as soon as the bound is passed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use rustix::io::Errno;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::node::agent::{Agent, PodCell};
+use crate::node::agent::{Agent, PodCell, lock};
 use crate::node::instance::Instance;
 use crate::node::pod_worker::{COMPONENT, Observed, directory};
-use crate::node::runtime::Runtime;
+use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::volume;
-use crate::node::volume_eviction::{Bound, EVICTED, bounds, evicted_status};
-use crate::node::volume_plan::VOLUMES;
+use crate::node::volume_eviction::{Bound, EVICTED, bounds, disk_limits, evicted_status};
+use crate::node::volume_plan::{PARTS, VOLUMES};
 use crate::object::{Cluster, Note};
 use crate::task::caught_async;
 
@@ -61,16 +61,83 @@ pub async fn run<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
 async fn look<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, cell: &Arc<PodCell>) {
     let pod = cell.pod();
     let bounds = bounds(&pod);
-    if bounds.is_empty() {
+    if !bounds.is_empty() && look_at_volumes(agent, cell, bounds).await {
         return;
     }
-    let volumes = directory(agent, &pod).join(VOLUMES);
+    let limits = disk_limits(&pod);
+    if limits.is_empty() {
+        return;
+    }
+    // What cannot be measured is not held against anybody.
+    let Some(used) = used(agent, &cell.uid).await else { return };
+    let shared = below(&directory(agent, &pod)).await;
+    if let Some(sentence) = limits.passed(&used, shared) {
+        evict(agent, cell, &sentence).await;
+    }
+}
+
+/// Bytes that each running container has written, in its layer and its log.
+async fn used<C: Cluster, R: Runtime>(
+    agent: &Agent<C, R>,
+    uid: &str,
+) -> Option<BTreeMap<String, u64>> {
+    let instances = lock(&agent.instances).of_pod(uid);
+    let mut used = BTreeMap::new();
+    for one in instances.iter().filter(|one| one.is_running() && !one.identity.is_sandbox()) {
+        match agent.runtime.disk_usage(&one.id).await {
+            Ok(bytes) => {
+                used.insert(one.identity.container.clone(), bytes);
+            }
+            Err(RuntimeError::NotFound(_)) => {}
+            Err(error) => {
+                warn!(container = %one.name, %error, "container's disk not measured");
+                return None;
+            }
+        }
+    }
+    Some(used)
+}
+
+/// Bytes on disk below a pod's directory. Other file systems (volumes in memory) are left out, and so is
+/// what of volumes is bound to a place of its own: it is a claim's, the host's, or counted already.
+pub async fn below(directory: &Path) -> u64 {
+    let directory = directory.to_owned();
+    let counting = tokio::task::spawn_blocking(move || {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(root) = std::fs::symlink_metadata(&directory) else { return 0 };
+        let parts = directory.join(PARTS);
+        let (mut folders, mut bytes) = (vec![directory], 0);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let Ok(seen) = std::fs::symlink_metadata(entry.path()) else { continue };
+                if seen.dev() != root.dev() || entry.path() == parts {
+                    continue;
+                }
+                bytes += seen.blocks() * 512;
+                if seen.is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        bytes
+    });
+    counting.await.expect("counting bytes does not panic")
+}
+
+/// Answers whether the pod was evicted, or could not be measured.
+async fn look_at_volumes<C: Cluster, R: Runtime>(
+    agent: &Arc<Agent<C, R>>,
+    cell: &Arc<PodCell>,
+    bounds: Vec<Bound>,
+) -> bool {
+    let volumes = directory(agent, &cell.pod()).join(VOLUMES);
     let measuring = tokio::task::spawn_blocking(move || first_broken(&volumes, bounds));
     match measuring.await.expect("measuring does not panic") {
-        Ok(None) => {}
+        Ok(None) => return false,
         Ok(Some(bound)) => evict(agent, cell, &bound.sentence()).await,
         Err(error) => warn!(object = %cell.key, %error, "volumes not measured"),
     }
+    true
 }
 
 fn first_broken(volumes: &Path, bounds: Vec<Bound>) -> io::Result<Option<Bound>> {

@@ -20,8 +20,14 @@ const PROGRAMS: [&str; 11] =
     ["sh", "sleep", "cat", "echo", "id", "ln", "ls", "mkdir", "mount", "tee", "dd"];
 
 /// An agent whose engine has the images that the documentation names: busybox, with its programs.
-fn agent() -> Agent {
+pub fn agent() -> Agent {
     let agent = Agent::new();
+    import_busybox(|arguments| agent.docker(arguments));
+    agent
+}
+
+/// busybox, with its programs, by the names that the documentation has for it.
+pub fn import_busybox(docker: impl Fn(&[&str]) -> String) {
     let root = tempfile::tempdir().expect("a directory");
     let bin = root.path().join("bin");
     fs::create_dir(&bin).expect("made");
@@ -32,12 +38,11 @@ fn agent() -> Agent {
     let tar = root.path().join("busybox.tar");
     run(Command::new("tar").arg("-C").arg(root.path()).arg("-cf").arg(&tar).arg("bin"));
     for image in ["registry.k8s.io/busybox:1.27.2", "busybox:1.28"] {
-        agent.docker(&["import", &tar.to_string_lossy(), image]);
+        docker(&["import", &tar.to_string_lossy(), image]);
     }
-    agent
 }
 
-fn parsed(manifest: &str) -> Value {
+pub fn parsed(manifest: &str) -> Value {
     let mut value: Value = serde_yaml::from_str(manifest).expect("a manifest");
     if let Some(spec) = value.get_mut("spec") {
         spec["nodeName"] = json!("n1");
@@ -46,7 +51,7 @@ fn parsed(manifest: &str) -> Value {
 }
 
 /// Puts a pod as the API would store it.
-async fn put(agent: &Agent, value: &Value) -> Key {
+pub async fn put(agent: &Agent, value: &Value) -> Key {
     let body = decode_body::<Pod>(value, FieldValidation::Strict).expect("a pod");
     let name = body.object.metadata.name.clone().expect("a name");
     let uid = format!("uid-of-{name}");
@@ -73,25 +78,25 @@ fn config(name: &str, key: &str, text: &str) -> ConfigMap {
     .expect("a config map")
 }
 
-fn phase(pod: &Pod) -> &str {
+pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-fn runs(pod: &Pod) -> bool {
+pub fn runs(pod: &Pod) -> bool {
     phase(pod) == "Running"
 }
 
 /// Where a container's files are, seen from the host.
-fn inside(agent: &Agent, pod: &Pod, path: &str) -> PathBuf {
+pub fn inside(agent: &Agent, pod: &Pod, path: &str) -> PathBuf {
     let process = agent.docker(&["inspect", "-f", "{{.State.Pid}}", &container_id(pod, 0)]);
     PathBuf::from(format!("/proc/{process}/root{path}"))
 }
 
-fn execute(agent: &Agent, pod: &Pod, script: &str) -> String {
+pub fn execute(agent: &Agent, pod: &Pod, script: &str) -> String {
     agent.docker(&["exec", &container_id(pod, 0), "sh", "-c", script])
 }
 
-async fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+pub async fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
@@ -99,7 +104,7 @@ async fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-async fn gone(agent: &Agent, key: &Key) {
+pub async fn gone(agent: &Agent, key: &Key) {
     let deadline = Instant::now() + PATIENCE;
     while agent.shelf.get::<Pod>(key).await.is_ok() {
         assert!(Instant::now() < deadline, "{}", agent.shelf.notes().join("\n"));
@@ -115,14 +120,14 @@ fn mounted_below(directory: &Path) -> Vec<String> {
 }
 
 /// A folder of the host that is unmounted, whatever a test left in it, before it is removed.
-struct HostFolder(tempfile::TempDir);
+pub struct HostFolder(tempfile::TempDir);
 
 impl HostFolder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a directory"))
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
@@ -534,6 +539,36 @@ async fn who_fills_a_bounded_directory_is_evicted() {
     let volumes = |pod: &str| pods.join(format!("uid-of-{pod}/volumes"));
     await_that("its room is given back", || !volumes("greedy").exists()).await;
     assert!(volumes("modest").exists());
+    assert!(runs(&agent.pod(&modest).await), "its neighbour runs on");
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_writes_more_than_its_limit_is_evicted() {
+    let agent = agent();
+    let container = |name: &str, megabytes: u32, limit: &str| {
+        let script = format!("dd if=/dev/zero of=/file bs=1M count={megabytes}; sleep 3600");
+        json!({"name": name, "image": "busybox:1.28", "command": ["sh", "-c", script],
+            "resources": {"limits": {"ephemeral-storage": limit}}})
+    };
+    let pod = |name: &str, containers: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1, "containers": containers}})
+    };
+    let modest = put(&agent, &pod("modest", json!([container("c", 3, "4Mi")]))).await;
+    let greedy = put(&agent, &pod("greedy", json!([container("c", 8, "4Mi")]))).await;
+    let one = json!([container("little", 1, "32Mi"), container("much", 8, "4Mi")]);
+    let one = put(&agent, &pod("one", one)).await;
+    for (key, sentence) in [
+        (&greedy, "Pod ephemeral local storage usage exceeds the total limit of containers 4Mi. "),
+        (&one, "Container much exceeded its local ephemeral storage limit \"4Mi\". "),
+    ] {
+        let evicted = agent.until(key, "evicted", |pod| phase(pod) == "Failed").await;
+        let status = evicted.status.as_ref().expect("a status");
+        assert_eq!(status.reason.as_deref(), Some("Evicted"));
+        assert_eq!(status.message.as_deref(), Some(sentence));
+        assert!(agent.shelf.notes().contains(&format!("Evicted {sentence}")));
+    }
     assert!(runs(&agent.pod(&modest).await), "its neighbour runs on");
     agent.end().await;
 }

@@ -114,7 +114,7 @@ macro_rules! container_rows {
             [concat!($in, "securityContext.procMount")],
         Harmless("resources of a running container are never changed in place") =>
             [concat!($in, "resizePolicy")],
-        Only(TOLD_RESOURCES, "a limit that nobody holds is not told either") =>
+        Only(TOLD_RESOURCES, "the node's disk does not stand for a limit that is not set") =>
             [concat!($in, "env[].valueFrom.resourceFieldRef.resource")],
         Refused("variables from files come with a later issue") =>
             [concat!($in, "env[].valueFrom.fileKeyRef")],
@@ -344,7 +344,7 @@ static VOLUMES: &[Row] = rows![Part::PodSpec;
         "volumes[].projected.sources[].secret.name",
         "volumes[].projected.sources[].secret.optional",
     ],
-    Only(TOLD_RESOURCES, "a limit that nobody holds is not told either") => [
+    Only(TOLD_RESOURCES, "the node's disk does not stand for a limit that is not set") => [
         "volumes[].downwardAPI.items[].resourceFieldRef.resource",
         "volumes[].projected.sources[].downwardAPI.items[].resourceFieldRef.resource",
     ],
