@@ -69,6 +69,7 @@ const RESET: &str = "\
 Examples:
   ballast reset                                shows what would go, and asks
   ballast reset --data-dir /srv/ballast --yes
+  ballast reset --delete-volumes               the data of claims too: it stays otherwise
 
 Exit status: 0 removed, or nothing was there; 1 you said no; 2 refused or failed: nothing goes without a word.";
 
@@ -225,6 +226,9 @@ pub enum Command {
         /// The Docker Engine whose containers and networks go.
         #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock")]
         docker: String,
+        /// The data of claims too: their directories and Docker volumes. Without it they stay.
+        #[arg(long)]
+        delete_volumes: bool,
         /// Do it without asking.
         #[arg(long)]
         yes: bool,

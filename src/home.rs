@@ -17,11 +17,12 @@ const MARK: &str = "installation.json";
 /// The mark before it has its name.
 const NEW_MARK: &str = "installation.json.new";
 /// Everything else that is ever made in the directory itself.
-const OURS: [&str; 12] = [
+const OURS: [&str; 14] = [
     "access",
     "audit",
     "git",
     "pods",
+    "pulled-images.json",
     "seccomp",
     "secret.key",
     "store.db",
@@ -29,8 +30,11 @@ const OURS: [&str; 12] = [
     "store.db-shm",
     "store.db-wal",
     "store.db.lock",
+    VOLUMES,
     NEW_MARK,
 ];
+/// The data of claims: it outlives a reset unless somebody says that it shall not.
+const VOLUMES: &str = "volumes";
 /// What a file system brings along.
 const NOBODYS: &str = "lost+found";
 
@@ -194,8 +198,9 @@ fn write_mark(dir: &Path, mark: &Mark) -> Result<(), HomeError> {
     write().map_err(failed("write", &path))
 }
 
-/// Removes what we made in a marked directory, and the directory where nothing else is in it. The
-/// mark goes last: a removal that was cut off can go on. Answers why the directory stays.
+/// Removes what we made in a marked directory, but the data of claims, and the directory where nothing
+/// else is in it. The mark goes last: a removal that was cut off can go on. Answers why the directory
+/// stays.
 ///
 /// # Errors
 /// The first thing that cannot be removed.
@@ -203,7 +208,15 @@ pub fn remove(dir: &Path) -> Result<Option<String>, HomeError> {
     for name in OURS.into_iter().chain([MARK]) {
         let path = dir.join(name);
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|entry| entry.is_dir());
-        let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = match is_folder {
+            // Empty, or somebody's data is in it.
+            true if name == VOLUMES => match fs::remove_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+                other => other,
+            },
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed("remove", &path)(error));
@@ -304,6 +317,12 @@ mod tests {
         let left: Vec<_> = fs::read_dir(&dir).expect("there").flatten().collect();
         assert_eq!(left.len(), 1);
         fs::remove_file(dir.join("notes.txt")).expect("removed");
+        // Data of claims stays, and the next daemon takes the directory up.
+        fs::create_dir_all(dir.join("volumes/pvc-1")).expect("a folder");
+        assert!(remove(&dir).expect("removed").is_some());
+        assert!(dir.join("volumes/pvc-1").exists());
+        assert_eq!(look(&dir).expect("read"), Found::Unmarked);
+        fs::remove_dir(dir.join("volumes/pvc-1")).expect("removed");
         assert_eq!(remove(&dir).expect("removed"), None);
         assert!(!dir.exists());
         assert_eq!(remove(&dir).expect("nothing to do"), None);

@@ -39,6 +39,9 @@ pub async fn trace(from: &str, to: &str, output: Output) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!arrives(&told))))
 }
 
+/// Nobody loses a database to a command that promises a clean host.
+const STAYS: &str = "The data of claims stays: --delete-volumes removes it too.\n";
+
 /// `ballast reset`: shows, asks, removes.
 ///
 /// # Errors
@@ -49,6 +52,7 @@ pub async fn reset(
     data_dir: Option<&Path>,
     docker: &str,
     yes: bool,
+    delete_volumes: bool,
 ) -> Result<ExitCode> {
     // Shown before it is removed: nobody should have to guess from where it is meant.
     let dir = &std::path::absolute(data_dir.unwrap_or(Path::new(DATA_DIR)))
@@ -68,7 +72,8 @@ pub async fn reset(
         }
         Err(error) => return Err(error).context("the rules cannot be read"),
     };
-    let belongings = match node_reset::find(&engine, &installation).await {
+    let claims = directory.then_some(&**dir);
+    let belongings = match node_reset::find(&engine, &installation, claims).await {
         Ok(found) => Some(found),
         Err(RuntimeError::Unreachable(why)) => {
             eprintln!("ballast: containers and networks are not known: {why}");
@@ -79,7 +84,11 @@ pub async fn reset(
     if let Some(note) = note {
         println!("{note}");
     }
-    if rules.is_empty() && !directory && belongings.as_ref().is_some_and(Belongings::is_empty) {
+    let nothing = |found: &Belongings| found.is_empty() && !(delete_volumes && found.has_data());
+    if rules.is_empty() && !directory && belongings.as_ref().is_some_and(nothing) {
+        if let Some(found) = belongings.as_ref().filter(|found| found.has_data()) {
+            print!("{}{STAYS}", found.data(dir));
+        }
         println!("nothing of installation {installation} is on this host");
         return Ok(ExitCode::SUCCESS);
     }
@@ -91,7 +100,21 @@ pub async fn reset(
     if directory && belongings.is_some() {
         println!("directory {}", dir.display());
     }
-    if !yes && !asked("Remove all of it? Workloads stop and their scratch data is lost.")? {
+    let data = belongings.as_ref().filter(|found| found.has_data());
+    if let Some(found) = data {
+        print!("{}", found.data(dir));
+    }
+    let question = match data {
+        None => "Remove all of it? Workloads stop and their scratch data is lost.",
+        Some(_) if delete_volumes => {
+            "Remove all of it? Workloads stop and their data is lost, that of their claims too."
+        }
+        Some(_) => {
+            print!("{STAYS}");
+            "Remove the rest of it? Workloads stop and their scratch data is lost."
+        }
+    };
+    if !yes && !asked(question)? {
         println!("nothing was removed");
         return Ok(ExitCode::FAILURE);
     }
@@ -105,7 +128,7 @@ pub async fn reset(
             "the rules are removed; containers, networks and the data directory stay until Docker answers: start it and run this again"
         );
     };
-    node_reset::remove(&engine, &found, directory.then_some(dir))
+    node_reset::remove(&engine, &found, directory.then_some(dir), delete_volumes)
         .await
         .context("containers could not be removed; run it again")?;
     if directory && let Some(why) = home::remove(dir)? {

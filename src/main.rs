@@ -68,9 +68,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Trace { from, to, output } => {
             runtime.block_on(host_commands::trace(&from, &to, output))
         }
-        Command::Reset { installation, data_dir, docker, yes } => {
+        Command::Reset { installation, data_dir, docker, yes, delete_volumes } => {
             let (installation, data_dir) = (installation.as_deref(), data_dir.as_deref());
-            runtime.block_on(host_commands::reset(installation, data_dir, &docker, yes))
+            let (docker, all) = (&docker, delete_volumes);
+            runtime.block_on(host_commands::reset(installation, data_dir, docker, yes, all))
         }
         Command::Version { output } => {
             version(output);

@@ -192,8 +192,9 @@ impl Agent {
     pub async fn end(mut self) {
         self.stop().await;
         let docker = Docker::new(&self.host);
-        let found = reset::find(&docker, &self.options.installation).await.expect("found");
-        reset::remove(&docker, &found, Some(&self.options.data_dir)).await.expect("removed");
+        let home = Some(&*self.options.data_dir);
+        let found = reset::find(&docker, &self.options.installation, home).await.expect("found");
+        reset::remove(&docker, &found, home, true).await.expect("removed");
         assert_eq!(self.ids(), Vec::<String>::new());
     }
 }
