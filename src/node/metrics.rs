@@ -33,6 +33,15 @@ impl Default for Metrics {
         let pulls = Counters::default();
         at_zero(&pulls, "result", &["ok", "failed"]);
         let sandboxes = Counters::default();
+        let volumes: Counters<2> = Counters::default();
+        for operation in ["provision", "delete"] {
+            for result in ["ok", "failed"] {
+                drop(
+                    volumes
+                        .get_or_create(&[label("operation", operation), label("result", result)]),
+                );
+            }
+        }
         at_zero(&sandboxes, "result", &["spare", "none_left", "not_plain", "off"]);
         Self {
             pod_start: slow(),
@@ -44,7 +53,7 @@ impl Default for Metrics {
             operations: Counters::default(),
             operation_seconds: quick_timers(),
             relist: quick(),
-            volumes: Counters::default(),
+            volumes,
             leftover_volumes: Gauge::default(),
         }
     }

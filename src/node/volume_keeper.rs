@@ -20,11 +20,13 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::node::agent::{Agent, lock};
+use crate::node::pod_status::time;
 use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{Runtime, RuntimeError, VolumeWish};
 use crate::node::volume_claims::{CLAIMS, claims_of, own_path};
 use crate::node::volume_folder;
 use crate::node::volume_provision::{Job, Place, is_same, left_over, plan};
+use crate::object::storage::volume_of;
 use crate::object::{Change, Cluster, DeleteOptions, Key, Note, Object, Scope};
 use crate::task::{caught, caught_async};
 
@@ -348,7 +350,7 @@ async fn remove_data<C: Cluster, R: Runtime>(
 ) -> Result<(), String> {
     let name = volume.key().name;
     if let Some(claim) = claim_of(volume)
-        && let Some(pod) = user_of(agent, &claim)
+        && let Some(pod) = user_of(agent, &claim, &name)
     {
         return Err(format!("persistentvolume {name} is still used by pod {pod}"));
     }
@@ -380,8 +382,12 @@ async fn remove_data<C: Cluster, R: Runtime>(
     }
 }
 
-/// A pod of this node that names a claim, and of which there is any container.
-fn user_of<C: Cluster, R: Runtime>(agent: &Agent<C, R>, claim: &Key) -> Option<Key> {
+/// A pod of this node that has a volume by its claim, and of which there is any container.
+fn user_of<C: Cluster, R: Runtime>(agent: &Agent<C, R>, claim: &Key, volume: &str) -> Option<Key> {
+    let bound = lock(&agent.storage).claims.get(claim).cloned();
+    if bound.is_some_and(|bound| volume_of(&bound).is_some_and(|other| other != volume)) {
+        return None;
+    }
     let cells = agent.cells();
     let uses = cells.iter().find(|cell| {
         claims_of(&cell.pod()).any(|(_, key)| key == *claim)
@@ -401,6 +407,9 @@ async fn say_kept<C: Cluster, R: Runtime>(
     agent.cluster.note(Note::warning(volume, component, "VolumeFailedDelete", why.to_owned()));
     let mut failed = volume.clone();
     let status = failed.status.get_or_insert_default();
+    if status.phase.as_deref() != Some("Failed") {
+        status.last_phase_transition_time = Some(time(agent.clock.now()));
+    }
     (status.phase, status.message) = (Some("Failed".to_owned()), Some(why.to_owned()));
     if failed.status == volume.status {
         return;

@@ -226,10 +226,14 @@ fn reclaim(
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
     let key = Key::new(text(&reference.namespace), text(&reference.name));
     let uid = reference.uid.as_deref()?;
-    if storage.claims.get(&key).is_some_and(|claim| claim.uid() == uid) {
+    let name = volume.key().name;
+    // One whose claim took another volume was in vain.
+    let holds = |claim: &&Arc<PersistentVolumeClaim>| {
+        claim.uid() == uid && storage::volume_of(claim).is_none_or(|own| own == name)
+    };
+    if storage.claims.get(&key).filter(holds).is_some() {
         return None;
     }
-    let name = volume.key().name;
     let is_ours = match (place, backing(volume)) {
         (Place::Directory, Ok(Backing::Local(path))) => is_own_path(data_dir, volume, &path),
         (Place::Engine, Ok(Backing::Engine(handle))) => name.starts_with("pvc-") && handle == name,
@@ -410,6 +414,8 @@ mod tests {
         nothing(json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": []}}}}));
         let there = claim("local-path", "n2", json!({}));
         assert_eq!(of(json!({}), vec![there]), [], "the claim is still there");
+        let elsewhere = claim("local-path", "n2", json!({"spec": {"volumeName": "other"}}));
+        assert_eq!(of(json!({}), vec![elsewhere]).len(), 1, "it was made in vain");
         for path in ["/data/volumes", "/data/volumes/pvc-u2", "/srv", "/data/volumes/pvc-u1/../x"] {
             let elsewhere = of(json!({"spec": {"local": {"path": path}}}), vec![]);
             assert!(matches!(&elsewhere[..], [Job::Keep { .. }]), "{path}: {elsewhere:?}");

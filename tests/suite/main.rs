@@ -41,6 +41,7 @@ mod metrics;
 mod network_drift;
 mod network_loop;
 mod node;
+mod node_claims;
 mod node_images;
 mod node_lifecycle;
 mod pod_policy;

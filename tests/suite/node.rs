@@ -136,6 +136,16 @@ impl World {
         }
     }
 
+    /// The cluster as a room of the daemon has it.
+    pub fn local(&self, who: Identity) -> Local<Sqlite> {
+        self.fixture.local(who)
+    }
+
+    /// The data directory.
+    pub fn folder(&self) -> &Path {
+        self.fixture.folder()
+    }
+
     pub async fn end(self) {
         let (tasks, done) = self.agent;
         stop(tasks, done).await;
