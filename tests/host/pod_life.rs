@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ballast::object::extended::DeviceClass;
 use ballast::object::{Cluster, Key};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -330,5 +331,173 @@ async fn what_is_done_behind_our_back_is_undone() {
     world.agent.docker(&["update", "--cpuset-cpus", "0", &web]);
     until("it is made anew", &|| !ours("_web_pod_").is_empty() && ours("_web_pod_") != web).await;
     world.agent.until(&key, "ready", is_ready).await;
+    // A sandbox that was taken off its network is made anew with its pod, as without an address.
+    let (sandbox, network) = (ours("_POD_pod_"), world.agent.options.network.clone());
+    world.agent.docker(&["network", "disconnect", &network, &sandbox]);
+    until("its sandbox is made anew", &|| {
+        let now = ours("_POD_pod_");
+        !now.is_empty() && now != sandbox
+    })
+    .await;
+    let address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    let with_address = |pod: &Pod| {
+        let now = world.agent.docker(&["inspect", "-f", address, &ours("_POD_pod_")]);
+        let told = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+        is_ready(pod) && !now.is_empty() && told == Some(&*now)
+    };
+    world.agent.until(&key, "ready with its new address", with_address).await;
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_a_config_map_that_somebody_changed_is_put_back() {
+    let world = World::new();
+    let map: ConfigMap = serde_json::from_value(json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "conf", "namespace": "default"}, "data": {"app.ini": "good"}}))
+    .expect("a ConfigMap");
+    world.agent.shelf.create(&map).await.expect("put");
+    let mut web = lasting("web");
+    web["volumeMounts"] = json!([{"name": "told", "mountPath": "/told"},
+        {"name": "conf", "mountPath": "/conf"}]);
+    let folder = world.told_in();
+    let spec = json!({"containers": [web], "volumes": [
+        {"name": "told", "hostPath": {"path": folder}},
+        {"name": "conf", "configMap": {"name": "conf"}}]});
+    let key = world.agent.put("pod", spec).await;
+    let pod = world.agent.until(&key, "ready", is_ready).await;
+    let uid = pod.metadata.uid.clone().expect("a uid");
+    let home = world.agent.options.data_dir.join("pods").join(uid).join("volumes");
+    let found = run(Command::new("find").arg(&home).args(["-name", "app.ini", "-type", "f"]));
+    let file = PathBuf::from(found.trim());
+    fs::write(&file, "bad").expect("root may");
+    // The kubelet's sync period, and once more where the first look was before the change.
+    let deadline = Instant::now() + Duration::from_secs(180);
+    let seen = || fs::read_to_string(home.join("conf/app.ini")).unwrap_or_default();
+    let conf = || {
+        let path = run(Command::new("find").arg(&home).args(["-name", "app.ini", "-type", "f"]));
+        fs::read_to_string(path.trim()).unwrap_or_else(|_| seen())
+    };
+    while conf() != "good" {
+        assert!(Instant::now() < deadline, "it says {:?}", conf());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(restarts(&world.agent.pod(&key).await), 0);
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_is_told_to_stop_by_its_own_signal() {
+    let world = World::new();
+    let script = "trap 'echo asked >> /told/lines; exit 0' USR1; trap '' TERM; \
+        echo up >> /told/lines; while :; do sleep 0.05; done";
+    let mut web = shell("web", script);
+    web["lifecycle"] = json!({"stopSignal": "SIGUSR1"});
+    let key = world.put("pod", json!({"containers": [web], "os": {"name": "linux"}})).await;
+    let up = |pod: &Pod| is_ready(pod) && world.told() == ["up"];
+    let pod = world.agent.until(&key, "up", up).await;
+    assert_eq!(status(&pod, "web").stop_signal.as_deref(), Some("SIGUSR1"));
+    let begun = Instant::now();
+    world.delete(&key, 60).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!(world.told(), ["up", "asked"]);
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_has_the_names_that_it_asks_for() {
+    let mut world = World::new();
+    let script = |name: &str| {
+        format!(
+            "cat /proc/sys/kernel/hostname /etc/hostname > /told/{name}; echo $HOSTNAME >> /told/{name}; \
+             cat /etc/hosts > /told/{name}.hosts; trap 'exit 0' TERM; while :; do sleep 0.05; done"
+        )
+    };
+    // In a sandbox of its own, and in one that was made before it.
+    for (round, spares) in [("own", 0), ("spare", 2)] {
+        if spares > 0 {
+            world.agent.keep_spares(spares).await;
+            // The first is given back, it was there to learn from.
+            tokio::time::sleep(Duration::from_secs(8)).await;
+        }
+        for (name, fields, kernel, hosts) in [
+            (
+                "sub",
+                json!({"hostname": "front", "subdomain": "web"}),
+                "front",
+                "front.web.default.svc.cluster.local\tfront",
+            ),
+            (
+                "full",
+                json!({"subdomain": "web", "setHostnameAsFQDN": true}),
+                "full-ROUND.web.default.svc.cluster.local",
+                "full-ROUND.web.default.svc.cluster.local\tfull-ROUND",
+            ),
+            (
+                "other",
+                json!({"hostname": "front", "subdomain": "web", "hostnameOverride": "my.own.name"}),
+                "my.own.name",
+                "my.own.name",
+            ),
+        ] {
+            let name = format!("{name}-{round}");
+            let [kernel, hosts] = [kernel, hosts].map(|text| text.replace("ROUND", round));
+            let mut spec = json!({"containers": [shell("web", &script(&name))]});
+            json_patch::merge(&mut spec, &fields);
+            let key = world.put(&name, spec).await;
+            let told = || fs::read_to_string(world.told_in().join(format!("{name}.hosts")));
+            let told_all = |pod: &Pod| is_ready(pod) && told().is_ok_and(|text| !text.is_empty());
+            let pod = world.agent.until(&key, "ready", told_all).await;
+            let ip = pod.status.and_then(|status| status.pod_ip).expect("an address");
+            let text = told().expect("it told");
+            let line = text.lines().find(|line| line.starts_with(&format!("{ip}\t")));
+            let line = line.unwrap_or_default().replace(' ', "\t");
+            assert!(line.starts_with(&format!("{ip}\t{hosts}")), "{name}: {text}");
+            let names = fs::read_to_string(world.told_in().join(&name)).expect("it told");
+            assert_eq!(names.lines().collect::<Vec<_>>(), [&*kernel; 3], "{name}");
+            world.delete(&key, 2).await;
+        }
+    }
+    // What the kernel does not hold is told, and nothing is made.
+    let long = "a".repeat(50);
+    let spec = json!({"containers": [shell("web", "true")], "subdomain": "web", "setHostnameAsFQDN": true});
+    world.put(&long, spec).await;
+    let deadline = Instant::now() + PATIENCE;
+    let words = "FailedCreatePodSandBox Failed to create pod sandbox: failed to construct FQDN from pod hostname and cluster domain, FQDN";
+    while world.noted(words) == 0 {
+        assert!(Instant::now() < deadline, "{}", world.agent.shelf.notes().join("\n"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_without_the_runtime_says_so_of_a_gpu() {
+    let mut world = World::new();
+    let class = DeviceClass {
+        driver: "nvidia".into(),
+        capabilities: vec!["gpu".into()],
+        ids: vec!["GPU-0".into()],
+    };
+    world.agent.options.devices.insert("nvidia.com/gpu".into(), class);
+    world.agent.restart().await;
+    let mut web = lasting("web");
+    web["resources"] = json!({"limits": {"nvidia.com/gpu": "1"}});
+    let key = world.put("pod", json!({"containers": [web]})).await;
+    let failed = |pod: &Pod| {
+        let all = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+        let text = serde_json::to_string(&all).expect("JSON");
+        text.contains("could not select device driver") && text.contains("[[gpu]]")
+    };
+    world.agent.until(&key, "told what the engine says", failed).await;
+    assert!(world.noted("Failed Error: ") > 0, "{}", world.agent.shelf.notes().join("\n"));
+    let asked = world.agent.docker(&["ps", "-aq", "--no-trunc", "--filter", "name=_web_pod_"]);
+    let first = asked.lines().next().expect("it was made");
+    let request =
+        world.agent.docker(&["inspect", "-f", "{{json .HostConfig.DeviceRequests}}", first]);
+    let request: Value = serde_json::from_str(&request).expect("JSON");
+    assert_eq!(
+        (&request[0]["Driver"], &request[0]["DeviceIDs"]),
+        (&json!("nvidia"), &json!(["GPU-0"]))
+    );
     world.agent.end().await;
 }
