@@ -228,7 +228,7 @@ mod tests {
         fs::create_dir(volume.join(".removed-1")).expect("a name that somebody has");
         symlink(&other, volume.join("out")).expect("a link");
         symlink("/", volume.join("a/b/root")).expect("a link");
-        fs::set_permissions(volume.join("a"), fs::Permissions::from_mode(0)).expect("closed");
+        fs::set_permissions(volume.join("a"), fs::Permissions::from_mode(0o000)).expect("closed");
         remove(&folder, "pvc-1").expect("removed");
         assert_eq!(names(&folder).expect("one"), ["pvc-2"]);
         assert_eq!(fs::read_to_string(other.join("data")).expect("there"), "kept");
