@@ -1,6 +1,7 @@
 //! The pods of Kubernetes' documentation, pushed as they stand there: probes, init containers and
 //! sidecars, hooks, security contexts, resources. Each says what its page says. The images are small
-//! ones of the same names that do what the page needs of them.
+//! ones of the same names that do what the page needs of them; where a page has no tag they have one, for
+//! without it a node asks the registry every time.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -37,19 +38,19 @@ const SERVER: &str = "#!/bin/sh\nmkdir -p /www; exec httpd -f -p 8080 -h /www\n"
 
 /// Programs of its own, how it starts, and under which names.
 const IMAGES: [(&str, &str, &str, &[&str]); 5] = [
-    ("nginx", NGINX, "ENTRYPOINT [\"nginx\"]", &["nginx"]),
+    ("nginx", NGINX, "ENTRYPOINT [\"nginx\"]", &["nginx:1.14.2"]),
     (
         "agnhost",
         AGNHOST,
         "ENTRYPOINT [\"agnhost\"]",
         &["registry.k8s.io/e2e-test-images/agnhost:2.40"],
     ),
-    ("stress", STRESS, "CMD [\"sh\"]", &["polinux/stress"]),
+    ("stress", STRESS, "CMD [\"sh\"]", &["polinux/stress:1.0"]),
     (
         "wget",
         WGET,
         "CMD [\"sh\"]",
-        &["busybox", "busybox:1.28", "registry.k8s.io/busybox:1.27.2", "alpine:latest", "redis"],
+        &["busybox:1.28", "registry.k8s.io/busybox:1.27.2", "alpine:3.19", "redis:5.0.4"],
     ),
     (
         "server",
@@ -180,7 +181,7 @@ metadata:
 spec:
   containers:
   - name: nginx
-    image: nginx
+    image: nginx:1.14.2
     ports:
     - containerPort: 80
     volumeMounts:
@@ -214,13 +215,13 @@ spec:
     spec:
       containers:
       - name: myapp
-        image: alpine:latest
+        image: alpine:3.19
         command: ['sh', '-c', 'while true; do echo \"logging\" >> /opt/logs.txt; sleep 1; done']
         volumeMounts:
         - {name: data, mountPath: /opt}
       initContainers:
       - name: logshipper
-        image: alpine:latest
+        image: alpine:3.19
         restartPolicy: Always
         command: ['sh', '-c', 'tail -F /opt/logs.txt']
         volumeMounts:
@@ -239,7 +240,7 @@ metadata:
 spec:
   containers:
   - name: lifecycle-demo-container
-    image: nginx
+    image: nginx:1.14.2
     lifecycle:
       postStart:
         exec:
@@ -335,7 +336,7 @@ metadata: {name: memory-demo, namespace: mem-example}
 spec:
   containers:
   - name: memory-demo-ctr
-    image: polinux/stress
+    image: polinux/stress:1.0
     resources:
       requests: {memory: 100Mi}
       limits: {memory: 200Mi}
@@ -348,7 +349,7 @@ metadata: {name: memory-demo-2, namespace: mem-example}
 spec:
   containers:
   - name: memory-demo-2-ctr
-    image: polinux/stress
+    image: polinux/stress:1.0
     resources:
       requests: {memory: 50Mi}
       limits: {memory: 100Mi}
@@ -361,7 +362,7 @@ metadata: {name: memory-demo-3, namespace: mem-example}
 spec:
   containers:
   - name: memory-demo-3-ctr
-    image: polinux/stress
+    image: polinux/stress:1.0
     resources:
       requests: {memory: 1000Gi}
       limits: {memory: 1000Gi}
@@ -374,7 +375,7 @@ metadata: {name: qos-demo, namespace: mem-example}
 spec:
   containers:
   - name: qos-demo-ctr
-    image: nginx
+    image: nginx:1.14.2
     resources:
       limits: {memory: 200Mi, cpu: 100m}
       requests: {memory: 200Mi, cpu: 100m}
@@ -385,7 +386,7 @@ metadata: {name: qos-demo-3, namespace: mem-example}
 spec:
   containers:
   - name: qos-demo-3-ctr
-    image: nginx
+    image: nginx:1.14.2
 ---
 apiVersion: v1
 kind: Pod
@@ -393,11 +394,11 @@ metadata: {name: qos-demo-4, namespace: mem-example}
 spec:
   containers:
   - name: qos-demo-4-ctr-1
-    image: nginx
+    image: nginx:1.14.2
     resources:
       requests: {memory: 200Mi}
   - name: qos-demo-4-ctr-2
-    image: redis
+    image: redis:5.0.4
     command: [sleep, '3600']
 ";
 
@@ -412,7 +413,7 @@ spec:
     args:
     - while true; do echo -en '\\n'; printenv UNCHANGED_REFERENCE; printenv SERVICE_ADDRESS; printenv ESCAPED_REFERENCE; sleep 30; done;
     command: [sh, -c]
-    image: busybox
+    image: busybox:1.28
     env:
     - {name: SERVICE_PORT, value: '80'}
     - {name: SERVICE_IP, value: 172.17.0.1}
@@ -428,7 +429,7 @@ spec:
   shareProcessNamespace: true
   containers:
   - name: nginx
-    image: nginx
+    image: nginx:1.14.2
   - name: shell
     image: busybox:1.28
     command: [sleep, '3600']
