@@ -27,6 +27,8 @@ use crate::task::caught_async;
 
 /// A lost signal, and the end of a burst, cost at most this.
 const TICK: Duration = Duration::from_secs(5);
+/// The first look of a run: the next push may be about to come.
+const FIRST: Duration = Duration::from_millis(500);
 /// Pods come first: a spare is made when nobody waits for the engine, or after this long.
 const GIVE_WAY: Duration = Duration::from_secs(30);
 /// After a spare that could not be made.
@@ -154,14 +156,16 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
 
 /// Runs until the tasks stop.
 pub async fn keep<C: Cluster, R: Runtime>(agent: Arc<Agent<C, R>>) {
+    let mut pause = FIRST;
     loop {
         // Cancel safe, all three.
         tokio::select! {
             biased;
             () = agent.tasks.stop().cancelled() => return,
             () = agent.spares.wake.notified() => {}
-            () = sleep(TICK) => {}
+            () = sleep(pause) => {}
         }
+        pause = TICK;
         let again = loop {
             // Cancel safe: what was begun is found by its label again.
             tokio::select! {

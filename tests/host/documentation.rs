@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use crate::harness::{Daemon, Engine, Repo, await_that, run};
 
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 20] = [
     "sh", "sleep", "cat", "echo", "touch", "rm", "id", "ls", "ps", "kill", "killall", "mkdir",
-    "dd", "httpd", "tail", "grep", "true", "stat",
+    "dd", "httpd", "tail", "grep", "true", "stat", "test", "tr",
 ];
 
 /// Answers on port 80 what is in nginx' folder, and ends on `nginx -s quit`.
@@ -65,7 +65,7 @@ const IMAGES: [(&str, &str, &str, &[&str]); 5] = [
     ),
 ];
 
-fn with_images() -> Engine {
+pub fn with_images() -> Engine {
     let engine = Engine::with_images();
     for (program, script, starts, names) in IMAGES {
         let root = engine.dir.join(program);

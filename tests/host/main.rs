@@ -1,6 +1,7 @@
 //! The host tests: real Docker, real iptables, real kubectl, real Git, in a network namespace with an
 //! engine of its own. They need root and what `scripts/setup.sh` installs, and fail loudly without.
 
+mod bad_images;
 mod claims;
 mod claims_daemon;
 mod clients;

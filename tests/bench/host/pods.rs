@@ -40,6 +40,11 @@ async fn one(ground: &mut Ground) {
             ("Ballast: git commit, no spare sandboxes", NO_SPARES),
         ] {
             ground.restart(&["--spare-sandboxes", spares]).await;
+            if spares != NO_SPARES {
+                let spare = ["ps", "-q", "--filter", "name=_SPARE_"];
+                let waits = || std::future::ready(!ground.docker_cli(&spare).trim().is_empty());
+                until("a spare sandbox waits", waits).await;
+            }
             rest(ground).await;
             let took = push(ground, &format!("{name}-{spares}"), 1).await;
             report.milliseconds(row, [took]);
