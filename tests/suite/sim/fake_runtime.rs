@@ -77,6 +77,8 @@ struct State {
     started: Vec<String>,
     /// By id of a container whose sandbox was made before its pod.
     host_names: BTreeMap<String, String>,
+    /// Containers whose start said that their name came too late.
+    too_late: BTreeSet<String>,
     /// By id of a container that began under its sandbox's host name: its pod's uid.
     unnamed: BTreeMap<String, String>,
     /// Of the terminals of commands and main processes.
@@ -518,12 +520,11 @@ impl Runtime for FakeRuntime {
     async fn start_named(&self, id: &str, _from: &str, to: &str) -> Result<(), RuntimeError> {
         self.start(id).await?;
         let mut state = self.state();
-        state.unnamed.remove(id);
         if to == TOO_LATE {
-            // It is made anew, which is neither a restart nor one more that was ever started.
-            state.started.pop();
+            state.too_late.insert(id.to_owned());
             return Err(RuntimeError::Unnamed("injected".to_owned()));
         }
+        state.unnamed.remove(id);
         state.host_names.insert(id.to_owned(), to.to_owned());
         Ok(())
     }
@@ -563,6 +564,14 @@ impl Runtime for FakeRuntime {
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
         let mut state = self.answer()?;
         refuse_stuck(&state, id)?;
+        let runs = state.containers.get(id).filter(|one| one.is_running()).cloned();
+        if let Some(one) = runs.filter(|_| state.too_late.remove(id)) {
+            // It is made anew, which is neither a restart nor one more that was ever started.
+            state.unnamed.remove(id);
+            if let Some(last) = state.started.iter().rposition(|name| *name == one.name) {
+                state.started.remove(last);
+            }
+        }
         self.exit(&mut state, id, 137);
         state.mounts.remove(id);
         if let Some(instance) = state.containers.remove(id) {
