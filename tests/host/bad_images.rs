@@ -116,7 +116,12 @@ fn bad_images_get_their_state_and_harm_nobody() {
     await_state(&daemon, "missing", "ImagePullBackOff", "Failed to pull image");
     await_state(&daemon, "ends", "CrashLoopBackOff", "Back-off restarting failed container");
     await_state(&daemon, "keyless", "CreateContainerConfigError", "configmap \"none\" not found");
-    await_state(&daemon, "fills", "Evicted", "exceeded its local ephemeral storage limit");
+    await_state(
+        &daemon,
+        "fills",
+        "Evicted",
+        "ephemeral local storage usage exceeds the total limit of containers 16Mi",
+    );
     await_that("one of two has the port", &daemon, || {
         let pods = ["port-1", "port-2"].map(|name| get(&daemon, name)["status"].to_string());
         let runs = pods.iter().filter(|status| status.contains("\"ready\":true")).count();

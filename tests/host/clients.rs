@@ -212,7 +212,7 @@ fn clients_of_others_read_and_watch_through_a_push_and_a_restart() {
         for kubectl in &kubectls {
             scope.spawn(|| read_all(kubectl, &same, &other));
         }
-        scope.spawn(|| python.says("read", 0, &["ok: 15 kinds"]));
+        scope.spawn(|| python.says("read", 0, &["ok: 18 kinds"]));
     });
 
     // Watches and logs, while a push rolls the Deployment.
