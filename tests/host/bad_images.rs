@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::documentation::with_images;
 use crate::harness::{Daemon, Engine, Repo, await_that};
 
-/// What the daemon may grow by while nothing but bad images keeps it busy.
-const GROWTH: u64 = 16 << 20;
+/// Bytes that the daemon may grow by while nothing but bad images keeps it busy.
+const GROWTH: f64 = 16.0 * 1024.0 * 1024.0;
 const BUSY: Duration = Duration::from_secs(40);
 
 const NEIGHBOUR: &str = "
@@ -85,10 +85,11 @@ fn await_state(daemon: &Daemon<'_>, name: &str, in_status: &str, in_events: &str
     });
 }
 
-fn resident(daemon: &Daemon<'_>) -> u64 {
+fn resident(daemon: &Daemon<'_>) -> f64 {
     let text = daemon.curl("/metrics");
     let line = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
-    line.and_then(|bytes| bytes.parse().ok()).expect("the daemon counts its memory")
+    let bytes = line.and_then(|bytes| bytes.trim().parse::<f64>().ok());
+    bytes.expect("the daemon counts its memory")
 }
 
 fn mebibytes(text: &str) -> f64 {
