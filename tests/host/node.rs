@@ -286,6 +286,11 @@ async fn a_killed_container_comes_back_and_is_recorded() {
     let agent = Agent::new();
     let key = agent.put("pod", json!({"containers": [web("web")]})).await;
     let pod = agent.until(&key, "ready", is_ready).await;
+    let said = Instant::now() + PATIENCE;
+    while !agent.logs(&key, LogQuery::default()).await.contains("listening") {
+        assert!(Instant::now() < said, "it says nothing");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     agent.docker(&["kill", &container_id(&pod, 0)]);
     let again = agent.until(&key, "restarted", |pod| restarts(pod) == 1 && is_ready(pod)).await;
     assert_ne!(container_id(&again, 0), container_id(&pod, 0));

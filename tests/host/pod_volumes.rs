@@ -567,7 +567,8 @@ async fn who_writes_more_than_its_limit_is_evicted() {
         let status = evicted.status.as_ref().expect("a status");
         assert_eq!(status.reason.as_deref(), Some("Evicted"));
         assert_eq!(status.message.as_deref(), Some(sentence));
-        assert!(agent.shelf.notes().contains(&format!("Evicted {sentence}")));
+        let told = format!("Evicted {sentence}");
+        await_that("it is told", || agent.shelf.notes().contains(&told)).await;
     }
     assert!(runs(&agent.pod(&modest).await), "its neighbour runs on");
     agent.end().await;
