@@ -19,6 +19,7 @@ use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
 use super::bridge;
+use super::generation;
 use super::kernel::{BridgeFacts, Kernel, KernelError};
 use super::restore_session::RestoreSession;
 use super::restore_text::{Flow, JumpStep};
@@ -161,6 +162,11 @@ impl Kernel for Iptables {
 
     async fn prepare(&self, name: &str) -> BridgeFacts {
         bridge::prepare(name, self.0.keep_sysctls).await
+    }
+
+    async fn generation(&self) -> Option<u32> {
+        let programs = self.programs().await.ok()?;
+        (programs.variant == NFT.variant).then(generation::generation).flatten()
     }
 
     async fn save(&self, table: Table) -> Result<Tables, KernelError> {

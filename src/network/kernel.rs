@@ -45,6 +45,10 @@ pub trait Kernel: Clone + Send + Sync + 'static {
     /// to where it came from (a pod that reaches itself). Safe to repeat; new ports need it again.
     fn prepare(&self, bridge: &str) -> impl Future<Output = BridgeFacts> + Send;
 
+    /// Counted up by every change of any rule by any program, and by nothing else. `None`: this host
+    /// does not count (`legacy`), or it cannot be asked.
+    fn generation(&self) -> impl Future<Output = Option<u32>> + Send;
+
     /// A whole table.
     fn save(&self, table: Table) -> impl Future<Output = Result<Tables, KernelError>> + Send;
 

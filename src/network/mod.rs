@@ -7,8 +7,9 @@
 //! The loop ([`run`]): a batch of changes is entered into the [`book`]; the book's [`ruleset`] is
 //! compared with what was last programmed; the [`restore_text`] of the chains that differ is given
 //! to the kernel, one atomic restore a table; the changed chains are read back and checked
-//! ([`ruleset_check`]). Every 2 s a canary looks at the chains that lead to all others, every 30 s
-//! everything is compared: what somebody else changed becomes a [`drift`] and is put back.
+//! ([`ruleset_check`]). Every 2 s a canary looks at the chains that lead to all others, unless the
+//! kernel says that nobody changed any rule since (`generation.rs`); every 30 s everything is compared:
+//! what somebody else changed becomes a [`drift`] and is put back.
 //!
 //! Invariants: only chains that [`chain_name`] owns and the jumps to them are ever written; rules
 //! hold no text of a user's; nothing is removed when the daemon stops, so Services outlive it
@@ -35,6 +36,7 @@ pub mod reset;
 pub mod trace;
 
 mod bridge;
+mod generation;
 pub mod iptables;
 pub mod kernel;
 mod metrics;

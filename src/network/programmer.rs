@@ -51,6 +51,8 @@ pub struct Programmer<K> {
     /// Chains that somebody changed and that are not to be healed: written only when what is wanted
     /// of them changes.
     left: BTreeSet<ChainId>,
+    /// The kernel's generation before a look that found everything as it is wanted.
+    calm: Option<u32>,
     verified: Timestamp,
     refused: Vec<String>,
     ledger: Ledger,
@@ -72,6 +74,7 @@ impl<K: Kernel> Programmer<K> {
             bridge,
             programmed: None,
             left: BTreeSet::new(),
+            calm: None,
             verified: Timestamp::UNIX_EPOCH,
             refused: Vec::new(),
             ledger,
@@ -135,20 +138,33 @@ impl<K: Kernel> Programmer<K> {
         look: Look,
         now: Timestamp,
     ) -> Result<Vec<LedgerWrite>, KernelError> {
+        // Asked before the rules are looked at: what is changed meanwhile is looked at the next time.
+        let generation = if look == Look::Changes { None } else { self.kernel.generation().await };
+        let untouched = generation.is_some() && generation == self.calm;
+        let canary = look == Look::Canary && !untouched;
         let small = self.programmed.as_ref().is_none_or(|set| set.chains.len() <= SMALL);
-        let mut full =
-            look == Look::Full || self.programmed.is_none() || (look == Look::Canary && small);
-        if look == Look::Canary && !full {
+        let mut full = look == Look::Full || self.programmed.is_none() || (canary && small);
+        if canary && !full {
             full = self.canary_is_dead().await?;
         }
         // New jumps are judged beside the rules of others: that needs their chains.
         let jumps_changed =
             self.programmed.as_ref().is_some_and(|before| before.jumps != book.ruleset().jumps);
-        if full || jumps_changed {
-            self.full_pass(book, node, look, now).await
+        let writes = if full || jumps_changed {
+            self.full_pass(book, node, look, now).await?
         } else {
-            self.changes(book, node, now).await
+            self.changes(book, node, now).await?
+        };
+        match look {
+            // Its own writes are looked at by the next canary.
+            Look::Changes => {}
+            Look::Canary if untouched && small => self.verified = now,
+            // What is left as others made it is told with every look.
+            Look::Canary | Look::Full => {
+                self.calm = generation.filter(|_| self.left.is_empty());
+            }
         }
+        Ok(writes)
     }
 
     /// Writes what changed since the last pass; reads nothing but that. Its cost is that of the

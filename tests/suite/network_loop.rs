@@ -117,6 +117,42 @@ async fn stored_services_become_rules_and_stay_so() {
     assert_eq!(goes_to(&kernel, service), [End::Forwarded(SocketAddrV4::new(TWO, 8080))]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_nobody_changed_are_not_read_again() {
+    let fixture = Fixture::new();
+    let service = web(&fixture.admin()).await;
+    let kernel = FakeKernel::new();
+    let cluster = fixture.local(Identity::Network { node: "n1".to_owned() });
+    let rarely = NetworkOptions { full: Duration::from_secs(3600), ..options() };
+    let handle = run(cluster, kernel.clone(), rarely, Clock::wall(), &fixture.tasks);
+    programmed(&handle, |now| matches!(now, NetworkStatus::Programmed { services: 1.., .. })).await;
+    let unread = async {
+        loop {
+            let before = kernel.reads();
+            // Several canaries.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            if kernel.reads() == before {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, unread).await.expect("it stops reading");
+    // They are known to be right all the same.
+    let verified = |status: &NetworkStatus| match status {
+        NetworkStatus::Programmed { verified, .. } => *verified,
+        NetworkStatus::Starting | NetworkStatus::NotProgrammed { .. } => panic!("{status:?}"),
+    };
+    let before = verified(&handle.watch_status().borrow());
+    programmed(&handle, |now| verified(now) > before).await;
+    kernel.flush(Table::Nat);
+    let healed = async {
+        while goes_to(&kernel, service) != [End::Forwarded(SocketAddrV4::new(ONE, 8080))] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, healed).await.expect("whoever flushes is seen at once");
+}
+
 /// A host where rules cannot be written.
 #[derive(Clone)]
 struct Denied;
@@ -132,6 +168,10 @@ impl Kernel for Denied {
 
     async fn prepare(&self, _bridge: &str) -> BridgeFacts {
         BridgeFacts::default()
+    }
+
+    async fn generation(&self) -> Option<u32> {
+        None
     }
 
     async fn save(&self, _table: Table) -> Result<Tables, KernelError> {
@@ -221,6 +261,10 @@ impl Kernel for Cursed {
 
     async fn prepare(&self, bridge: &str) -> BridgeFacts {
         self.kernel.prepare(bridge).await
+    }
+
+    async fn generation(&self) -> Option<u32> {
+        self.kernel.generation().await
     }
 
     async fn save(&self, table: Table) -> Result<Tables, KernelError> {

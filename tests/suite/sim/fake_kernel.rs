@@ -15,6 +15,10 @@ pub struct FakeKernel(Arc<Mutex<State>>);
 struct State {
     tables: Tables,
     forgotten: Vec<Flow>,
+    /// How often a table was read.
+    reads: u64,
+    /// Counted up by every change.
+    generation: u32,
 }
 
 const BUILT_IN: [(Table, &str); 7] = [
@@ -39,7 +43,7 @@ impl FakeKernel {
         );
         tables.chains.extend(docker.chains);
         tables.policies.extend(docker.policies);
-        Self(Arc::new(Mutex::new(State { tables, forgotten: Vec::new() })))
+        Self(Arc::new(Mutex::new(State { tables, forgotten: Vec::new(), reads: 0, generation: 1 })))
     }
 
     /// What is in it, to walk packets through and to compare.
@@ -52,9 +56,15 @@ impl FakeKernel {
         self.0.lock().expect("no panic inside").forgotten.clone()
     }
 
+    /// How often a table was read.
+    pub fn reads(&self) -> u64 {
+        self.0.lock().expect("no panic inside").reads
+    }
+
     /// Somebody else writes a chain.
     pub fn write(&self, table: Table, chain: &str, edit: impl FnOnce(&mut Vec<Rule>)) {
         let mut state = self.0.lock().expect("no panic inside");
+        state.generation += 1;
         let rules = state.tables.chains.entry(ChainId::new(table, chain)).or_default();
         edit(Arc::make_mut(rules));
     }
@@ -62,6 +72,7 @@ impl FakeKernel {
     /// `iptables -t TABLE -F`: somebody else empties every chain.
     pub fn flush(&self, table: Table) {
         let mut state = self.0.lock().expect("no panic inside");
+        state.generation += 1;
         let chains = state.tables.chains.iter_mut().filter(|(id, _)| id.table == table);
         chains.for_each(|(_, rules)| *rules = Arc::default());
     }
@@ -128,7 +139,12 @@ impl Kernel for FakeKernel {
         BridgeFacts { filtered: true, refused: Vec::new() }
     }
 
+    async fn generation(&self) -> Option<u32> {
+        Some(self.0.lock().expect("no panic inside").generation)
+    }
+
     async fn save(&self, table: Table) -> Result<Tables, KernelError> {
+        self.0.lock().expect("no panic inside").reads += 1;
         let mut tables = self.tables();
         tables.chains.retain(|id, _| id.table == table);
         tables.policies.retain(|id, _| id.table == table);
@@ -144,11 +160,13 @@ impl Kernel for FakeKernel {
     async fn restore(&self, text: &str) -> Result<(), KernelError> {
         let mut state = self.0.lock().expect("no panic inside");
         state.tables = restored(&state.tables, text)?;
+        state.generation += 1;
         Ok(())
     }
 
     async fn jump(&self, step: &JumpStep) -> Result<(), KernelError> {
         let mut state = self.0.lock().expect("no panic inside");
+        state.generation += 1;
         let (jump, insert) = match step {
             JumpStep::Insert(jump) | JumpStep::MoveToFront(jump) => (jump, true),
             JumpStep::Delete(jump) => (jump, false),

@@ -61,6 +61,10 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
         self.kernel.prepare(bridge).await
     }
 
+    async fn generation(&self) -> Option<u32> {
+        self.kernel.generation().await
+    }
+
     async fn save(&self, table: Table) -> Result<Tables, KernelError> {
         self.read(self.kernel.save(table)).await
     }
