@@ -10,12 +10,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::object::source::is_report_only;
 use crate::object::{Key, Object};
 
 use super::rule::Protocol;
 
-/// The annotation that makes an object report-only.
-const HEAL_ANNOTATION: &str = "ballast.dev/heal";
 /// The label that names a slice's Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -53,9 +52,7 @@ pub struct EndpointFacts {
 
 /// What the rules need of a Service.
 pub fn service_facts(service: &Service) -> ServiceFacts {
-    let annotations = service.metadata.annotations.as_ref();
-    let heal =
-        annotations.and_then(|all| all.get(HEAL_ANNOTATION)).is_none_or(|value| value != "false");
+    let heal = !is_report_only(&service.metadata);
     ServiceFacts { uid: service.uid().to_owned(), heal, ports: ports(service) }
 }
 

@@ -171,6 +171,12 @@ pub const SOURCE_ANNOTATION: &str = "ballast.dev/source";
 /// `"false"` makes an object report-only: its drifts are shown and not healed.
 pub const HEAL_ANNOTATION: &str = "ballast.dev/heal";
 
+/// Whether an object is report-only.
+pub fn is_report_only(meta: &ObjectMeta) -> bool {
+    let annotations = meta.annotations.as_ref();
+    annotations.and_then(|all| all.get(HEAL_ANNOTATION)).is_some_and(|value| value == "false")
+}
+
 impl k8s_openapi::Resource for Source {
     const API_VERSION: &'static str = "ballast.dev/v1alpha1";
     const GROUP: &'static str = "ballast.dev";
