@@ -2,6 +2,7 @@
 //! with agents that provision as a node's does; what a commit may write; what kubectl shows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use ballast::api::{Identity, Local};
@@ -71,6 +72,10 @@ struct Cell {
 
 impl Cell {
     async fn new() -> Self {
+        Self::with(scheduler::Options::default()).await
+    }
+
+    async fn with(options: scheduler::Options) -> Self {
         let fixture = Fixture::new();
         let admin = fixture.admin();
         fixture.namespaces(&["default"]).await;
@@ -86,7 +91,7 @@ impl Cell {
             Clock::wall(),
             &cell.fixture.tasks,
         );
-        let options = scheduler::Options { seed: 1, ..scheduler::Options::default() };
+        let options = scheduler::Options { seed: 1, ..options };
         let scheduler = cell.fixture.local(Identity::Scheduler);
         scheduler::run_with(scheduler, options, Clock::wall(), &cell.fixture.tasks);
         until::<StorageClass>(&cell.admin, "both classes are there", |all| all.len() == 2).await;
@@ -414,6 +419,31 @@ async fn a_node_that_is_gone_makes_no_volume() {
             && annotation(&claim.metadata, BIND_COMPLETED).is_some()
     })
     .await;
+    cell.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_makes_no_volume_in_time_is_given_up() {
+    // Ten minutes in the product, as kube-scheduler's.
+    let volumes_within = Duration::from_millis(400);
+    let cell =
+        Cell::with(scheduler::Options { volumes_within, ..scheduler::Options::default() }).await;
+    cell.admin.create(&claim("data", None)).await.expect("created");
+    cell.admin.create(&pod("web", "data")).await.expect("created");
+    cell.until_claim("a node is chosen", |claim| {
+        annotation(&claim.metadata, SELECTED_NODE).is_some()
+    })
+    .await;
+    cell.until_said("FailedScheduling", "binding volumes: context deadline exceeded").await;
+    cell.until_claim("it is given up", |claim| {
+        annotation(&claim.metadata, SELECTED_NODE).is_none()
+    })
+    .await;
+    assert_eq!(cell.node_of_pod("web").await, None);
+    // Whichever is chosen next.
+    cell.provision("n1");
+    cell.provision("n2");
+    cell.until_bound(&["web"]).await;
     cell.end().await;
 }
 

@@ -32,7 +32,7 @@ use crate::reconcile::scheduler::queue::{Cause, Needs, Queue};
 use crate::reconcile::scheduler::sighting::{Cursed, Is, Observer, Read, Sighting};
 use crate::reconcile::scheduler::snapshot::Snapshot;
 use crate::reconcile::scheduler::storage::{Assignment, Storage};
-use crate::reconcile::scheduler::volume_waits::WaitsForVolumes;
+use crate::reconcile::scheduler::volume_waits::{LONGEST_VOLUMES, WaitsForVolumes};
 use crate::task::{Tasks, caught};
 
 const COMPONENT: &str = "scheduler";
@@ -57,11 +57,18 @@ pub struct Options {
     pub beat: Beat,
     /// What it counts with.
     pub metrics: Metrics,
+    /// How long a node may take to make a pod's volumes before another one is tried.
+    pub volumes_within: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: rand::random(), beat: Arc::new(|_| {}), metrics: Metrics::default() }
+        Self {
+            seed: rand::random(),
+            beat: Arc::new(|_| {}),
+            metrics: Metrics::default(),
+            volumes_within: LONGEST_VOLUMES,
+        }
     }
 }
 
@@ -80,6 +87,7 @@ pub fn run_with<C: Cluster>(cluster: C, options: Options, clock: Clock, tasks: &
         random: StdRng::seed_from_u64(options.seed),
         beat: options.beat,
         metrics: options.metrics,
+        volumes_within: options.volumes_within,
         snapshot: Snapshot::default(),
         queue: Queue::default(),
         storage: Storage::default(),
@@ -102,6 +110,7 @@ pub(super) struct Scheduler<C> {
     random: StdRng,
     beat: Beat,
     metrics: Metrics,
+    pub(super) volumes_within: Duration,
     pub(super) snapshot: Snapshot,
     pub(super) queue: Queue,
     pub(super) storage: Storage,

@@ -16,7 +16,7 @@ use crate::reconcile::scheduler::volume_writes;
 
 /// How long a node may take to make volumes before another is tried (kube-scheduler
 /// `bindTimeoutSeconds`).
-const LONGEST_VOLUMES: Duration = Duration::from_secs(600);
+pub(super) const LONGEST_VOLUMES: Duration = Duration::from_secs(600);
 
 /// A pod whose room is held while its claims are bound.
 pub(super) struct WaitsForVolumes {
@@ -61,7 +61,7 @@ impl<C: Cluster> Scheduler<C> {
                 let node = self.snapshot.node(&waits.node);
                 let readiness =
                     node.map_or(Readiness::Broken, |node| self.storage.readiness(claims, node));
-                let is_late = waits.since.elapsed() > LONGEST_VOLUMES;
+                let is_late = waits.since.elapsed() > self.volumes_within;
                 let is_over = is_late && readiness == Readiness::NotYet;
                 (uid.clone(), if is_over { Readiness::Broken } else { readiness })
             })
@@ -73,7 +73,7 @@ impl<C: Cluster> Scheduler<C> {
                 self.bind(waits.demand, waits.node);
                 continue;
             }
-            if waits.since.elapsed() > LONGEST_VOLUMES {
+            if waits.since.elapsed() > self.volumes_within {
                 let message = "binding volumes: context deadline exceeded".to_owned();
                 let reason = "FailedScheduling";
                 self.cluster.note(note(&waits.demand, Severity::Warning, reason, message));
