@@ -179,10 +179,11 @@ pub struct Known {
     watches: BTreeMap<(bool, Key), CancellationToken>,
 }
 
-/// Pods whose containers are made at a time. More would be made side by side in the same time, and
-/// the first of them would be ready as late as the last: a rolling update goes on with each that is
-/// ready.
-const MAKING: usize = 3;
+/// Pods whose containers are made at a time, and those among them that make a sandbox of their own. More
+/// would be made side by side in the same time, and the first of them would be ready as late as the
+/// last: a rolling update goes on with each that is ready.
+const MAKING: usize = 5;
+const MAKING_SANDBOXES: usize = 3;
 
 /// The shared state of one node's tasks.
 pub struct Agent<C, R> {
@@ -197,6 +198,8 @@ pub struct Agent<C, R> {
     pub engine_lost: Notify,
     /// Pods whose containers are being made.
     pub making: Turns,
+    /// Those among them that make a sandbox of their own.
+    pub making_sandboxes: Turns,
     /// Devices of containers that are being made.
     pub device_book: DeviceBook,
     /// The sandboxes' image, by the engine's own id of it.
@@ -263,6 +266,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             engine: watch::Sender::new(EngineState::Unknown),
             engine_lost: Notify::new(),
             making: Turns::of(MAKING),
+            making_sandboxes: Turns::of(MAKING_SANDBOXES),
             device_book: DeviceBook::default(),
             sandbox_image: Mutex::default(),
             started: Instant::now(),

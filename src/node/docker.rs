@@ -36,19 +36,19 @@ use crate::node::container_spec::ContainerSpec;
 use crate::node::docker_frames::{Frames, Reading};
 use crate::node::docker_images;
 use crate::node::docker_translation::{
-    body, filters, gateway_of, instance, network_request, runtime_event, usage_sample, vague,
+    body, filters, gateway_of, instance, network_request, refusal, runtime_event, usage_sample,
+    vague,
 };
 use crate::node::hijack::{EngineAddress, Hijacked, hijack};
 use crate::node::instance::{INSTALLATION, Instance, Listed};
 use crate::node::runtime::{
-    CREATE_TIME, ExecOutcome, INSPECT_TIME, ImageFacts, LIST_TIME, LogOptions, NetworkSpec,
-    PING_TIME, Pull, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent, START_TIME, STOP_MARGIN,
-    StoredImage, UsageSample,
+    CREATE_TIME, ExecOutcome, INSPECT_TIME, ImageFacts, IsKnown, LIST_TIME, LogOptions,
+    NetworkSpec, PING_TIME, Pull, REMOVE_TIME, Runtime, RuntimeError, RuntimeEvent, START_TIME,
+    STOP_MARGIN, StoredImage, UsageSample,
 };
 use crate::node::turns::Turns;
 use crate::node::uts::{Groups, Naming, host_name_of};
 use crate::object::streams::{Channels, Process};
-use crate::telemetry::chain;
 
 /// Changing calls at a time: 2 to 4 times the cores of a small host.
 const CONCURRENCY: usize = 8;
@@ -126,8 +126,17 @@ impl Docker {
     /// One container of a list; `None` if it went since, or is not wholly labelled by us. The engine
     /// holds a container's lock while it starts or stops it, and knows damaged ones that it cannot
     /// tell of: that is no fault of the engine, as long as it answers.
-    async fn look(&self, summary: ContainerSummary) -> Result<Option<Looked>, RuntimeError> {
-        let error = match self.inspect(summary.id.as_deref().unwrap_or_default()).await {
+    async fn look(
+        &self,
+        summary: ContainerSummary,
+        is_known: IsKnown<'_>,
+    ) -> Result<Option<Looked>, RuntimeError> {
+        let id = summary.id.clone().unwrap_or_default();
+        let seen = vague(summary);
+        if seen.as_ref().is_some_and(is_known) {
+            return Ok(seen.map(Looked::Vague));
+        }
+        let error = match self.inspect(&id).await {
             Ok(instance) => return Ok(Some(Looked::Whole(instance))),
             Err(RuntimeError::NotFound(_)) => return Ok(None),
             Err(error) => error,
@@ -135,11 +144,10 @@ impl Docker {
         if let RuntimeError::Unreachable(_) = error {
             self.ping().await?;
         }
-        let instance = vague(summary);
-        if let Some(instance) = &instance {
+        if let Some(instance) = &seen {
             warn!(container = %instance.name, %error, "container listed, but it cannot be inspected");
         }
-        Ok(instance.map(Looked::Vague))
+        Ok(seen.map(Looked::Vague))
     }
 
     /// Every network with some installation's label, as `(id, name, installation)`.
@@ -189,26 +197,6 @@ pub(super) async fn timed<T>(
     }
 }
 
-fn refusal(error: Error) -> RuntimeError {
-    match error {
-        Error::DockerResponseServerError { status_code, message } => match status_code {
-            404 => RuntimeError::NotFound(message),
-            409 => RuntimeError::NameConflict(message),
-            401 | 403 => RuntimeError::Denied(message),
-            // An engine behind a proxy, or one that is going down.
-            502..=504 => RuntimeError::Unreachable(message),
-            _ => RuntimeError::Other(message),
-        },
-        Error::DockerStreamError { error } => RuntimeError::Other(error),
-        Error::JsonDataError { .. }
-        | Error::JsonSerdeError { .. }
-        | Error::StrParseError { .. } => RuntimeError::Other(error.to_string()),
-        // The rest is the transport: sockets, HTTP framing, time. hyper's own words say little
-        // (`client error (Connect)`), so the causes are told too.
-        other => RuntimeError::Unreachable(chain(&other)),
-    }
-}
-
 impl Runtime for Docker {
     async fn ping(&self) -> Result<(), RuntimeError> {
         timed("ping", PING_TIME, self.client().await?.ping()).await.map(|_| ())
@@ -243,7 +231,11 @@ impl Runtime for Docker {
         })
     }
 
-    async fn list(&self, installation: &str) -> Result<Listed, RuntimeError> {
+    async fn list(
+        &self,
+        installation: &str,
+        is_known: IsKnown<'_>,
+    ) -> Result<Listed, RuntimeError> {
         let client = self.client().await?;
         let options = ListContainersOptions {
             all: true,
@@ -253,7 +245,7 @@ impl Runtime for Docker {
         let summaries = timed("list", LIST_TIME, client.list_containers(Some(options))).await?;
         // The list lacks exit codes, times and limits: one inspect each (1 ms), a few at a time.
         let looked: Vec<_> = futures::stream::iter(summaries)
-            .map(|summary| self.look(summary))
+            .map(|summary| self.look(summary, is_known))
             .buffered(CONCURRENCY)
             .try_collect()
             .await?;

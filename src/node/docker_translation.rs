@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
+use bollard::errors::Error;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum,
     ContainerStatsResponse, ContainerSummary, ContainerSummaryStateEnum, DeviceRequest,
@@ -23,7 +24,8 @@ use crate::node::docker_projection::{Process, fields};
 use crate::node::instance::{
     INSTALLATION, Identity, Instance, Life, MADE_AS, SETTINGS, Settings, devices_of,
 };
-use crate::node::runtime::{EventAction, NetworkSpec, RuntimeEvent, UsageSample};
+use crate::node::runtime::{EventAction, NetworkSpec, RuntimeError, RuntimeEvent, UsageSample};
+use crate::telemetry::chain;
 
 /// What the kernel may take back from a container at any time, in the words of both versions of control
 /// groups; the rest of its memory is the working set (cAdvisor's arithmetic).
@@ -299,6 +301,27 @@ pub fn instance(answer: ContainerInspectResponse) -> Option<Instance> {
         settings,
         asked,
     })
+}
+
+/// What an error of bollard's means.
+pub fn refusal(error: Error) -> RuntimeError {
+    match error {
+        Error::DockerResponseServerError { status_code, message } => match status_code {
+            404 => RuntimeError::NotFound(message),
+            409 => RuntimeError::NameConflict(message),
+            401 | 403 => RuntimeError::Denied(message),
+            // An engine behind a proxy, or one that is going down.
+            502..=504 => RuntimeError::Unreachable(message),
+            _ => RuntimeError::Other(message),
+        },
+        Error::DockerStreamError { error } => RuntimeError::Other(error),
+        Error::JsonDataError { .. }
+        | Error::JsonSerdeError { .. }
+        | Error::StrParseError { .. } => RuntimeError::Other(error.to_string()),
+        // The rest is the transport: sockets, HTTP framing, time. hyper's own words say little
+        // (`client error (Connect)`), so the causes are told too.
+        other => RuntimeError::Unreachable(chain(&other)),
+    }
 }
 
 /// What the list alone tells of a container that cannot be inspected. Its settings are unknown, so

@@ -67,11 +67,13 @@ impl Instances {
     }
 
     /// Takes a whole list that was begun at `mark`. Answers the pods whose instances differ now. Of
-    /// what the list tells vaguely only a life that went on is taken, where more was known before.
+    /// what the list tells vaguely only a life that went on is taken, where more was known before, and
+    /// nothing where it was looked at since.
     pub fn replace(&mut self, list: Listed, mark: u64) -> BTreeSet<String> {
         let Listed { instances: mut list, vague } = list;
         for instance in vague {
             list.push(match self.get(&instance.id) {
+                Some(known) if self.noted(&instance.id) > Some(mark) => known.clone(),
                 Some(known) if rank(instance.life) > rank(known.life) => {
                     let (life, exit_code) = (instance.life, instance.exit_code);
                     Instance { life, exit_code, ip: instance.ip, ..known.clone() }
@@ -108,6 +110,12 @@ impl Instances {
         pod.get(id).map(|(instance, _)| instance)
     }
 
+    /// The number of the change that noted it.
+    fn noted(&self, id: &str) -> Option<u64> {
+        let pod = self.by_pod.get(self.pod_of.get(id)?)?;
+        pod.get(id).map(|(_, noted)| *noted)
+    }
+
     pub fn of_pod(&self, uid: &str) -> Vec<Instance> {
         let pod = self.by_pod.get(uid);
         pod.into_iter().flatten().map(|(_, (instance, _))| instance.clone()).collect()
@@ -134,7 +142,7 @@ impl Instances {
 mod tests {
     use super::*;
     use crate::node::instance::Settings;
-    use crate::node::pod_plan::tests::{ended, instance, pod};
+    use crate::node::pod_plan::tests::{at, ended, instance, pod};
 
     #[test]
     fn late_answers_do_not_turn_time_back() {
@@ -200,6 +208,12 @@ mod tests {
             (now.life, now.exit_code, now.started_at),
             (Life::Exited, 137, whole.started_at)
         );
+        // It was started again while the list was made.
+        let mark = known.mark();
+        let again = Instance { started_at: Some(at(90)), ..whole.clone() };
+        known.put(again.clone());
+        assert!(known.replace(listed(&dead), mark).is_empty());
+        assert_eq!(known.get("web-0"), Some(&again));
         // A daemon that has just started knows nothing better.
         let mut known = Instances::default();
         assert!(known.replace(listed(&vague), 0).contains("u"));

@@ -15,8 +15,8 @@ use crate::node::container_spec::ContainerSpec;
 use crate::node::instance::{Instance, Listed};
 use crate::node::metrics::Metrics;
 use crate::node::runtime::{
-    EngineVolume, EngineVolumes, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime,
-    RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
+    EngineVolume, EngineVolumes, ExecOutcome, ImageFacts, IsKnown, LogOptions, NetworkSpec, Pull,
+    Runtime, RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
 };
 use crate::object::streams::{Channels, Process};
 
@@ -78,8 +78,8 @@ impl<R: Runtime> Runtime for Measured<R> {
         self.call("version", self.engine.engine()).await.0
     }
 
-    async fn list(&self, installation: &str) -> Answer<Listed> {
-        let (listed, took) = self.call("list", self.engine.list(installation)).await;
+    async fn list(&self, installation: &str, is_known: IsKnown<'_>) -> Answer<Listed> {
+        let (listed, took) = self.call("list", self.engine.list(installation, is_known)).await;
         self.metrics.listed(took);
         listed
     }

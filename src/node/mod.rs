@@ -67,6 +67,7 @@ mod docker_translation;
 mod docker_volumes;
 pub mod engine_volumes;
 mod hijack;
+mod owners;
 pub mod pause_image;
 pub mod runtime;
 
@@ -99,6 +100,7 @@ mod pull_progress;
 mod pulled_images;
 mod pulls;
 mod quarantine;
+mod relist;
 pub mod reset;
 mod run;
 pub mod signals;

@@ -88,6 +88,12 @@ pub async fn perform<C: Cluster, R: Runtime>(
     if sandbox.is_none() && members.is_empty() {
         return Performed::Changed;
     }
+    if let Some(Step::MakeSandbox { attempt }) = sandbox
+        && !cell.memory().failures.contains_key("")
+    {
+        let site = agent.site(&observed.engine);
+        agent.note_demand(&container_spec::sandbox(doer.pod(), &site, *attempt));
+    }
     // Boxed: it holds every way of making containers at once, and would be moved about by value.
     let making = Box::pin(async {
         // Whoever was deleted while it waited for its turn needs none of it any more.
@@ -140,12 +146,15 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         if let Some(spare) = self.claim(step).await {
             return self.join(Some(&spare.id), spare.ip, members).await;
         }
-        let Some(id) = self.create_sandbox(step).await? else { return Ok(()) };
         let (early, late): (Vec<&Step>, Vec<&Step>) =
             members.iter().partition(|step| !self.wants_address(step));
-        let creating = join_all(early.iter().map(|step| self.create_member(step, Some(&id), None)));
-        let (started, created) = join(self.start_sandbox(&id), creating).await;
-        let Some(ip) = started? else { return Ok(()) };
+        let made = self.agent.making_sandboxes.take(async {
+            let Some(id) = self.create_sandbox(step).await? else { return Ok(None) };
+            let creating = early.iter().map(|step| self.create_member(step, Some(&id), None));
+            let (started, created) = join(self.start_sandbox(&id), join_all(creating)).await;
+            Ok::<_, RuntimeError>(started?.map(|ip| (id, ip, created)))
+        });
+        let Some((id, ip, created)) = made.await? else { return Ok(()) };
         let early = early.into_iter().zip(created).map(|(step, created)| async move {
             match created? {
                 Some(id) => self.start_member(step, &id).await,

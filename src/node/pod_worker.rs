@@ -44,6 +44,7 @@ use crate::node::volume_check::LastLook;
 use crate::node::volume_files::{Content, Missing};
 use crate::node::volume_plan::{self, VolumePlan};
 use crate::node::volume_usage;
+use crate::object::source::is_report_only;
 use crate::object::{Cluster, Note, Object, ephemeral_container};
 use crate::task::caught_async;
 
@@ -329,8 +330,7 @@ async fn observe<C: Cluster, R: Runtime>(
         memory.post_starts.retain(|id, _| alive.contains(&&**id));
         memory.clone()
     };
-    let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get("ballast.dev/heal"));
-    memory.report_only |= annotation.is_some_and(|value| value == "false");
+    memory.report_only |= is_report_only(&pod.metadata);
     let keyring = registry_credentials::keyring(&pod, &lock(&agent.known).sources);
     let mut images = lock(&agent.images);
     for image in &all_containers(&pod).filter_map(|one| one.image.clone()).collect::<Vec<_>>() {

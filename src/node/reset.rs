@@ -73,7 +73,7 @@ pub async fn find(
     installation: &str,
     data_dir: Option<&Path>,
 ) -> Result<Belongings, RuntimeError> {
-    let listed = engine.list(installation).await?;
+    let listed = engine.list(installation, &|_| false).await?;
     let mut instances = [listed.instances, listed.vague].concat();
     instances.sort_by(|one, other| one.name.cmp(&other.name));
     let (ours, others): (Vec<_>, Vec<_>) =

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use futures::future::{Fuse, FusedFuture, FutureExt};
 use futures::stream::{BoxStream, StreamExt};
-use jiff::SignedDuration;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::mpsc;
@@ -26,12 +24,13 @@ use crate::node::instance::Instance;
 use crate::node::leftovers;
 use crate::node::logs::{AgentLogs, NodeHandle};
 use crate::node::measured::Measured;
+use crate::node::owners::{self, Asked};
 use crate::node::pod_worker::COMPONENT;
 use crate::node::runtime::{EventAction, NetworkSpec, Runtime, RuntimeError, RuntimeEvent};
 use crate::node::streams::AgentStreams;
 use crate::node::usage::AgentUsage;
 use crate::node::{
-    drift, heartbeat, image_care, pause_image, pod_worker, pressure, spare_keeper, volume,
+    drift, heartbeat, image_care, pause_image, pod_worker, pressure, relist, spare_keeper, volume,
     volume_keeper, volume_usage,
 };
 use crate::object::drift::{Drift, Layer};
@@ -39,7 +38,7 @@ use crate::object::ephemeral_container::every_container;
 use crate::object::ledger::{Ledger, LedgerWrite};
 use crate::object::ports::Withdrawal;
 use crate::object::source::{Source, first_commit};
-use crate::object::{Change, Cluster, Key, Note, Object, Scope};
+use crate::object::{Change, Cluster, Note, Object, Scope};
 use crate::task::{Tasks, caught, caught_async};
 
 /// A lost event costs at most this long.
@@ -226,7 +225,9 @@ fn take<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, pod: Arc<Pod>) {
     agent.tasks.spawn_short("pod", pod_worker::work(agent.clone(), cell.clone()));
     if cell.pod().metadata.owner_references.is_some() {
         let asker = agent.clone();
-        agent.tasks.spawn_short("owners", async move { ask_owners(&asker, &cell).await });
+        agent.tasks.spawn_short("owners", async move {
+            owners::ask(&asker, &cell, &mut Asked::default()).await;
+        });
     }
 }
 
@@ -395,7 +396,7 @@ async fn connect<C: Cluster, R: Runtime>(
         installation: options.installation.clone(),
     };
     runtime.ensure_network(&network).await?;
-    relist(agent).await?;
+    relist(agent, None).await?;
     Ok((engine, events))
 }
 
@@ -405,6 +406,7 @@ async fn listen<C: Cluster, R: Runtime>(
     mut events: Events,
 ) -> Option<String> {
     let mut relists = interval(RELIST);
+    let mut round = 0;
     relists.set_missed_tick_behavior(MissedTickBehavior::Delay);
     relists.reset();
     // Beside the events: a container that cannot be inspected costs a list five seconds.
@@ -434,7 +436,8 @@ async fn listen<C: Cluster, R: Runtime>(
                 (agent.options.beat)("node engine");
             }
             _ = relists.tick(), if listing.is_terminated() => {
-                listing.set(caught_async(relist(agent)).fuse());
+                round += 1;
+                listing.set(caught_async(relist(agent, Some(round))).fuse());
             }
             event = events.next() => match event {
                 Some(Ok(event)) => {
@@ -451,10 +454,19 @@ async fn answers<R: Runtime>(runtime: &R) -> Result<(), RuntimeError> {
     if runtime.ping().await.is_ok() { Ok(()) } else { runtime.ping().await }
 }
 
-/// Compares what is known with one whole list, and wakes the pods that differ.
-async fn relist<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) -> Result<(), RuntimeError> {
+/// Compares what is known with one whole list, and wakes the pods that differ. `round`: how many lists
+/// there were since the engine's events are followed; `None`: not yet, and nothing is known.
+async fn relist<C: Cluster, R: Runtime>(
+    agent: &Arc<Agent<C, R>>,
+    round: Option<u64>,
+) -> Result<(), RuntimeError> {
     let mark = lock(&agent.instances).mark();
-    let list = agent.runtime.list(&agent.options.installation).await?;
+    let is_known = |seen: &Instance| {
+        round.is_some_and(|round| {
+            relist::is_known(lock(&agent.instances).get(&seen.id), seen, round)
+        })
+    };
+    let list = agent.runtime.list(&agent.options.installation, &is_known).await?;
     let changed = lock(&agent.instances).replace(list, mark);
     for uid in &changed {
         agent.wake(uid);
@@ -481,8 +493,9 @@ async fn tidy_up<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) {
         lock(&agent.causes).retain(|id, _| instances.get(id).is_some());
         lock(&agent.ended_by_us).retain(|id| instances.get(id).is_some());
     }
+    let mut asked = Asked::default();
     for cell in cells.iter().filter(|cell| cell.pod().metadata.owner_references.is_some()) {
-        ask_owners(agent, cell).await;
+        owners::ask(agent, cell, &mut asked).await;
     }
     if !agent.options.data_dir.join("pods").exists() {
         return;
@@ -554,43 +567,4 @@ fn hear<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>, event: RuntimeEvent) {
     }
     let agent = agent.clone();
     agent.tasks.clone().spawn_short("refresh", async move { agent.refresh(&id).await });
-}
-
-/// Whether an owner (ReplicaSet, its Deployment) has healing switched off, and how long a Deployment
-/// lets its pods take. An owner that cannot be read says nothing.
-async fn ask_owners<C: Cluster, R: Runtime>(agent: &Agent<C, R>, cell: &PodCell) {
-    let owner_of = |references: &Option<Vec<_>>, kind: &str| {
-        let list: &Option<Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference>> =
-            references;
-        list.iter().flatten().find(|owner| owner.kind == kind).map(|owner| owner.name.clone())
-    };
-    let off = |annotations: &Option<std::collections::BTreeMap<String, String>>| {
-        let written = annotations.as_ref().and_then(|map| map.get("ballast.dev/heal"));
-        written.is_some_and(|value| value == "false")
-    };
-    let pod = cell.pod();
-    let (mut report_only, mut progress_deadline) = (false, None);
-    if let Some(name) = owner_of(&pod.metadata.owner_references, "ReplicaSet")
-        && let Ok(set) = agent.cluster.get::<ReplicaSet>(&Key::new(&cell.key.namespace, name)).await
-    {
-        report_only |= off(&set.metadata.annotations);
-        if let Some(name) = owner_of(&set.metadata.owner_references, "Deployment")
-            && let Ok(deployment) =
-                agent.cluster.get::<Deployment>(&Key::new(&cell.key.namespace, name)).await
-        {
-            report_only |= off(&deployment.metadata.annotations);
-            let spec = deployment.spec.as_ref();
-            let seconds = spec.and_then(|spec| spec.progress_deadline_seconds);
-            progress_deadline = seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));
-        }
-    }
-    let changed = {
-        let mut memory = cell.memory();
-        let old = std::mem::replace(&mut memory.progress_deadline, progress_deadline);
-        let deadline_changed = old != progress_deadline;
-        std::mem::replace(&mut memory.report_only, report_only) != report_only || deadline_changed
-    };
-    if changed {
-        cell.wake.notify_one();
-    }
 }

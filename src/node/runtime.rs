@@ -138,6 +138,9 @@ pub enum EventAction {
     Changed,
 }
 
+/// See [`Runtime::list`].
+pub type IsKnown<'a> = &'a (dyn Fn(&Instance) -> bool + Send + Sync);
+
 /// A container engine. Cheap to clone.
 pub trait Runtime: EngineVolumes + Clone + Send + Sync + 'static {
     fn ping(&self) -> impl Future<Output = Result<(), RuntimeError>> + Send;
@@ -146,9 +149,13 @@ pub trait Runtime: EngineVolumes + Clone + Send + Sync + 'static {
 
     /// Every container with this installation's label, running or not. Those whose other labels are
     /// not whole are left out: we did not make them. One that the engine cannot tell more of is
-    /// `vague`; only an engine that does not answer at all is an error.
-    fn list(&self, installation: &str)
-    -> impl Future<Output = Result<Listed, RuntimeError>> + Send;
+    /// `vague`; only an engine that does not answer at all is an error. So is one that `is_known`
+    /// answers `true` for, given what the list alone tells: nothing more is asked about it.
+    fn list(
+        &self,
+        installation: &str,
+        is_known: IsKnown<'_>,
+    ) -> impl Future<Output = Result<Listed, RuntimeError>> + Send;
 
     /// By id or name.
     ///

@@ -88,6 +88,16 @@ impl Spares {
 }
 
 impl<C: Cluster, R: Runtime> Agent<C, R> {
+    /// A pod asks for the sandbox that `wanted` describes. Told before the pod waits for its turn: of a
+    /// burst all are counted that came at once, not as many as are made in that time.
+    pub fn note_demand(&self, wanted: &ContainerSpec) {
+        let Some(engine) = self.engine() else { return };
+        if self.options.spare_sandboxes > 0 && container_spec::is_plain(wanted, &self.site(&engine))
+        {
+            lock(&self.spares.churn).note(self.age());
+        }
+    }
+
     /// Gives a spare to the pod whose sandbox `wanted` describes. `None`: it needs one of its own.
     pub async fn claim_spare(&self, wanted: &ContainerSpec) -> Option<Instance> {
         let metrics = &self.options.metrics;
@@ -100,7 +110,6 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             metrics.sandbox("not_plain");
             return None;
         }
-        lock(&self.spares.churn).note(self.age());
         let claimed = match self.spares.is_proved().then(|| self.take_spare()).flatten() {
             Some(spare) => self.rename_spare(spare, wanted).await,
             None => None,

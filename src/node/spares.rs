@@ -1,7 +1,7 @@
 //! Pure: how many spare sandboxes a node keeps. A spare is a sandbox made before the pod that will have
 //! it: its network namespace and its address are the slow half of a pod's start.
 //!
-//! As many are kept as pods began within ten seconds at the busiest moment of the last ten minutes,
+//! As many are kept as pods asked for one within ten seconds at the busiest moment of the last ten minutes,
 //! at least one and at most the operator's limit: a rolling update of four finds four, and a node where
 //! nothing happens keeps one (some 10 MiB: the engine's own process beside each container).
 

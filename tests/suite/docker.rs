@@ -134,7 +134,7 @@ async fn a_list_goes_on_past_containers_that_cannot_be_inspected() {
         call => panic!("nobody asked for {call}"),
     })
     .await;
-    let listed = docker.list("i").await.expect("the engine answers");
+    let listed = docker.list("i", &|_| false).await.expect("the engine answers");
     let ids = |list: &[Instance]| list.iter().map(|i| i.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&listed.instances), ["whole"]);
     assert_eq!(ids(&listed.vague), ["stuck", "broken", "dead"]);
@@ -160,7 +160,7 @@ async fn an_engine_of_another_version_is_spoken_to_in_its_own() {
         *scripted.versions.lock().expect("no panic inside") = versions;
         let engine = docker.engine().await.expect("the upgraded engine answers");
         assert_eq!(engine.api_version, format!("1.{}", versions.1));
-        docker.list("i").await.expect("and so for every call");
+        docker.list("i", &|_| false).await.expect("and so for every call");
     }
 }
 

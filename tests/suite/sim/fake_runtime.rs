@@ -15,8 +15,8 @@ use ballast::node::instance::{
     Identity, Instance, Life, Listed, MADE_AS, Role, Settings, devices_of,
 };
 use ballast::node::runtime::{
-    EngineVolume, EngineVolumes, EventAction, ExecOutcome, ImageFacts, LogOptions, NetworkSpec,
-    Pull, Runtime, RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
+    EngineVolume, EngineVolumes, EventAction, ExecOutcome, ImageFacts, IsKnown, LogOptions,
+    NetworkSpec, Pull, Runtime, RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
 };
 use ballast::object::streams::{Channels, Process, Said, TerminalSize};
 use bytes::Bytes;
@@ -301,6 +301,19 @@ fn no_such(id: &str) -> RuntimeError {
 }
 
 /// A container in whose lock something hangs: the engine answers to everything else.
+/// As much of a container as an engine's list tells.
+fn vague(one: &Instance) -> Instance {
+    Instance {
+        oom_killed: false,
+        error: String::new(),
+        started_at: None,
+        finished_at: None,
+        is_detached: false,
+        settings: one.asked.clone().unwrap_or_default(),
+        ..one.clone()
+    }
+}
+
 fn refuse_stuck(state: &State, id: &str) -> Result<(), RuntimeError> {
     if state.stuck.contains(id) {
         return Err(RuntimeError::Unreachable(format!("{id} did not answer within 5 s")));
@@ -382,7 +395,11 @@ impl Runtime for FakeRuntime {
         })
     }
 
-    async fn list(&self, installation: &str) -> Result<Listed, RuntimeError> {
+    async fn list(
+        &self,
+        installation: &str,
+        is_known: IsKnown<'_>,
+    ) -> Result<Listed, RuntimeError> {
         let mut state = self.answer()?;
         if let Some(left) = state.cursed_lists.checked_sub(1) {
             state.cursed_lists = left;
@@ -390,8 +407,16 @@ impl Runtime for FakeRuntime {
             panic!("the list is cursed");
         }
         let ours = state.containers.values().filter(|i| i.identity.installation == installation);
-        let (vague, instances) = ours.cloned().partition(|i| state.stuck.contains(&i.id));
-        Ok(Listed { instances, vague })
+        let mut listed = Listed::default();
+        for one in ours {
+            let seen = vague(one);
+            if state.stuck.contains(&one.id) || is_known(&seen) {
+                listed.vague.push(seen);
+            } else {
+                listed.instances.push(one.clone());
+            }
+        }
+        Ok(listed)
     }
 
     async fn inspect(&self, id: &str) -> Result<Instance, RuntimeError> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ballast::node::instance::{Instance, Listed};
 use ballast::node::runtime::{
-    EngineVolume, EngineVolumes, ExecOutcome, ImageFacts, LogOptions, NetworkSpec, Pull, Runtime,
-    RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
+    EngineVolume, EngineVolumes, ExecOutcome, ImageFacts, IsKnown, LogOptions, NetworkSpec, Pull,
+    Runtime, RuntimeError, RuntimeEvent, StoredImage, UsageSample, VolumeWish,
 };
 use ballast::node::{capacity::Engine, container_spec::ContainerSpec};
 use ballast::object::streams::{Channels, Process};
@@ -95,8 +95,12 @@ impl<R: Runtime> Runtime for FaultyRuntime<R> {
         self.read("engine", self.runtime.engine()).await
     }
 
-    async fn list(&self, installation: &str) -> Result<Listed, RuntimeError> {
-        self.read("list", self.runtime.list(installation)).await
+    async fn list(
+        &self,
+        installation: &str,
+        is_known: IsKnown<'_>,
+    ) -> Result<Listed, RuntimeError> {
+        self.read("list", self.runtime.list(installation, is_known)).await
     }
 
     async fn inspect(&self, id: &str) -> Result<Instance, RuntimeError> {
