@@ -5,7 +5,8 @@
 //! serves on for three seconds (the time in which every proxy learns that it is leaving), asks
 //! kept-alive clients to close, and exits 0. With NEVER_READY set it is never ready (tag v3).
 //!
-//! Environment: VERSION (baked into the image), POD_NAME, GREETING, LISTEN (0.0.0.0), PORT (8080).
+//! Environment: VERSION (baked into the image), POD_NAME, GREETING, LISTEN (0.0.0.0), PORT (8080),
+//! LEAVING_SECONDS (3).
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -15,8 +16,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long it serves on after SIGTERM.
-const LEAVING: Duration = Duration::from_secs(3);
 /// How long a request under way may take after that.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
 const SIGTERM: i32 = 15;
@@ -56,6 +55,10 @@ fn main() {
         never_ready: env::var_os("NEVER_READY").is_some(),
         busy: AtomicUsize::new(0),
     });
+    let leaving = variable("LEAVING_SECONDS", "3").parse::<u64>().unwrap_or_else(|error| {
+        eprintln!("LEAVING_SECONDS: {error}");
+        std::process::exit(1);
+    });
     let address = format!("{}:{}", variable("LISTEN", "0.0.0.0"), variable("PORT", "8080"));
     let listener = TcpListener::bind(&address).unwrap_or_else(|error| {
         eprintln!("cannot listen on {address}: {error}");
@@ -72,8 +75,8 @@ fn main() {
     while !TERMINATED.load(Ordering::SeqCst) {
         thread::sleep(Duration::from_millis(20));
     }
-    println!("SIGTERM: not ready any more, serving on for {} s", LEAVING.as_secs());
-    thread::sleep(LEAVING);
+    println!("SIGTERM: not ready any more, serving on for {leaving} s");
+    thread::sleep(Duration::from_secs(leaving));
     let deadline = Instant::now() + LAST_REQUEST;
     while server.busy.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));

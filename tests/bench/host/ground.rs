@@ -96,6 +96,13 @@ impl Ground {
         self.client.request_text(request).await.is_ok()
     }
 
+    /// A file that the daemon knows nothing of.
+    pub fn empty_file(&self, name: &str) -> PathBuf {
+        let file = self.dir.join(name);
+        std::fs::write(&file, "").expect("a file");
+        file
+    }
+
     pub fn daemon(&self) -> u32 {
         self.daemon.id()
     }
@@ -267,6 +274,9 @@ spec:
 {more}"
     )
 }
+
+/// For [`deployment`]: the server leaves as soon as it is asked to, instead of serving on for 3 s.
+pub const LEAVES_AT_ONCE: &str = "        env: [{name: LEAVING_SECONDS, value: '0'}]\n";
 
 /// What is waited for outside of every measurement: looks again every 100 ms.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {

@@ -11,7 +11,7 @@ use bollard::query_parameters::{
 };
 use futures::stream::{self, StreamExt};
 
-use super::ground::{Ground, Moment, WEB, deployment};
+use super::ground::{Ground, LEAVES_AT_ONCE, Moment, WEB, deployment};
 
 /// As many Docker calls at once as the node agent makes.
 const AT_ONCE: usize = 8;
@@ -31,12 +31,20 @@ impl<'a> Pair<'a> {
         let own = "      securityContext:
         sysctls: [{name: net.ipv4.ip_unprivileged_port_start, value: '1024'}]
 ";
-        ground.write("pattern.yaml", &deployment("pattern", 1, WEB, own));
+        let more = [LEAVES_AT_ONCE, own].concat();
+        ground.write("pattern.yaml", &deployment("pattern", 1, WEB, &more));
         ground.commit("pattern");
         ground.until_running("pattern", 1).await;
         let sandbox = pattern(ground, "sandbox").await;
-        let member = ContainerCreateBody { hostname: None, ..pattern(ground, "container").await };
+        let mut member =
+            ContainerCreateBody { hostname: None, ..pattern(ground, "container").await };
         ground.clear("pattern.yaml").await;
+        // Files of the pattern's go with it (what it would say last): one of our own stands for them.
+        let file = ground.empty_file("of-the-pattern");
+        let mounts = member.host_config.iter_mut().filter_map(|host| host.mounts.as_mut());
+        for mount in mounts.flatten() {
+            mount.source = Some(file.to_string_lossy().into_owned());
+        }
         Self { ground, sandbox, member }
     }
 

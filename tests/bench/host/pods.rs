@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::ground::{Ground, NAMESPACE, WEB, deployment, sh, until};
+use super::ground::{Ground, LEAVES_AT_ONCE, NAMESPACE, WEB, deployment, sh, until};
 use super::plain::{Pair, docker_run};
 use super::swarm::Swarm;
 use crate::report::Report;
@@ -14,8 +14,9 @@ const ONE: usize = 12;
 /// Many pods, and how often.
 const BURST: (usize, usize) = (50, 3);
 const REMOVED: (usize, usize) = (100, 2);
-/// The daemon's limit of spare sandboxes.
+/// The daemon's own limit of spare sandboxes, and one for a whole burst.
 const SPARES: &str = "8";
+const MANY_SPARES: &str = "50";
 const NO_SPARES: &str = "0";
 
 pub async fn run(ground: &mut Ground) {
@@ -41,9 +42,7 @@ async fn one(ground: &mut Ground) {
         ] {
             ground.restart(&["--spare-sandboxes", spares]).await;
             if spares != NO_SPARES {
-                let spare = ["ps", "-q", "--filter", "name=_SPARE_"];
-                let waits = || std::future::ready(!ground.docker_cli(&spare).trim().is_empty());
-                until("a spare sandbox waits", waits).await;
+                spares_wait(ground, 1).await;
             }
             rest(ground).await;
             let took = push(ground, &format!("{name}-{spares}"), 1).await;
@@ -65,9 +64,19 @@ async fn burst(ground: &mut Ground) {
         let service = format!("swarm-{name}");
         report.milliseconds("Swarm: service create", [swarm.create(&service, pods).await]);
         swarm.remove(&service).await;
-        rest(ground).await;
-        report.milliseconds("Ballast: git commit", [push(ground, &name, pods).await]);
+        for (row, spares) in [
+            ("Ballast: git commit, at most 8 spares (the default)", SPARES),
+            ("Ballast: git commit, 50 spares", MANY_SPARES),
+        ] {
+            ground.restart(&["--spare-sandboxes", spares]).await;
+            // What the daemon keeps follows what it was asked for.
+            push(ground, &format!("{name}-{spares}-before"), pods).await;
+            spares_wait(ground, spares.parse().expect("a number")).await;
+            rest(ground).await;
+            report.milliseconds(row, [push(ground, &format!("{name}-{spares}"), pods).await]);
+        }
     }
+    ground.restart(&["--spare-sandboxes", SPARES]).await;
     report.print();
 }
 
@@ -83,7 +92,7 @@ async fn removal(ground: &mut Ground) {
         ground.docker_cli(&[&["rm", "-f"], names.as_slice()].concat());
         report.milliseconds("docker rm -f of the same containers", [begun.elapsed()]);
         let app = format!("gone-{round}");
-        ground.write("gone.yaml", &deployment(&app, pods, WEB, ""));
+        ground.write("gone.yaml", &deployment(&app, pods, WEB, LEAVES_AT_ONCE));
         ground.commit("many");
         ground.until_running(&app, pods).await;
         rest(ground).await;
@@ -92,6 +101,12 @@ async fn removal(ground: &mut Ground) {
         report.milliseconds("Ballast: git rm, with SIGTERM and its grace", [begun.elapsed()]);
     }
     report.print();
+}
+
+async fn spares_wait(ground: &Ground, count: usize) {
+    let spare = ["ps", "-q", "--filter", "name=_SPARE_"];
+    let waits = || std::future::ready(ground.docker_cli(&spare).lines().count() >= count);
+    until("spare sandboxes wait", waits).await;
 }
 
 /// From the commit until so many pods run; takes them away again.
