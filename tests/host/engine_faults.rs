@@ -48,12 +48,15 @@ fn statuses(daemon: &Daemon<'_>) -> Vec<(Value, Value)> {
     pods.map(|pod| (pod["metadata"]["name"].clone(), pod["status"].clone())).collect()
 }
 
-/// What runs, as `pod container`; none of it twice.
+/// What runs for pods, as the engine's name without its attempt; none of it twice. A spare sandbox is
+/// nobody's until a pod's name is given to it.
 fn running_once(engine: &Engine) -> BTreeSet<String> {
-    let of = "{{.State}} {{.Label \"ballast.dev/pod-uid\"}} {{.Label \"ballast.dev/container\"}}";
-    let all = engine.ours(of);
-    let running: Vec<String> =
-        all.iter().filter_map(|line| line.strip_prefix("running ")).map(str::to_owned).collect();
+    let all = engine.ours("{{.State}} {{.Names}}");
+    let names = all.iter().filter_map(|line| line.strip_prefix("running "));
+    let running: Vec<String> = names
+        .filter(|name| !name.contains("_SPARE_"))
+        .map(|name| name.rsplit_once('_').expect("an attempt at its end").0.to_owned())
+        .collect();
     let once: BTreeSet<String> = running.iter().cloned().collect();
     assert_eq!(once.len(), running.len(), "something runs twice: {running:?}");
     once

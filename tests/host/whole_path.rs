@@ -106,14 +106,9 @@ fn shop(bridge_netfilter: &str) {
         "-o",
         "jsonpath={.items[0].metadata.uid}",
     ]);
-    let sandbox = engine.docker(&[
-        "ps",
-        "-q",
-        "--filter",
-        &format!("label=ballast.dev/pod-uid={pod}"),
-        "--filter",
-        "label=ballast.dev/kind=sandbox",
-    ]);
+    // By its name: one that was made before its pod has no other word of it.
+    let named = format!("name=_POD_.*_{pod}_");
+    let sandbox = engine.docker(&["ps", "-q", "--filter", &named]);
     for _ in 0..12 {
         let network = format!("container:{}", sandbox.trim());
         engine.docker(&[
