@@ -15,7 +15,7 @@ readonly installation=demo01 # six letters stand in the chains' names as they ar
 readonly port=7441
 readonly server=http://127.0.0.1:$port
 readonly pod_cidr=10.62.0.0/16 service_cidr=10.63.0.0/16
-ballast=$PWD/target/debug/ballast
+ballast=${CARGO_TARGET_DIR:-$PWD/target}/debug/ballast
 work=$(mktemp -d /tmp/ballast-demo.XXXXXX)
 repo=$work/shop
 daemon='' own_engine=''

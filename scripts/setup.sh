@@ -24,6 +24,7 @@ if [ "${1:-}" = test ]; then
   need ssh openssh-client
   PATH="$PATH:/usr/sbin:/sbin" need sshd openssh-server
   need docker-registry docker-registry
+  need etcd etcd-server
   need busybox busybox-static
   # The Python client that tests/host/clients.rs drives. A package goes to the system's Python, which
   # need not be the first one in PATH.
@@ -31,7 +32,7 @@ if [ "${1:-}" = test ]; then
   /usr/bin/python3 -c "$typed" >/dev/null 2>&1 || python3 -c "$typed" >/dev/null 2>&1 || missing+=(python3-kubernetes)
 fi
 
-# The tests run an sshd and a registry of their own on loopback. The packages would start one for
+# The tests run an sshd and a registry of their own on loopback, and take etcd into an image. The packages would start one for
 # everybody: a machine that had no such server before must not have one afterwards.
 forbid_services() {
   [ -e /usr/sbin/policy-rc.d ] && return
@@ -51,7 +52,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "setup: installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
-  case " ${missing[*]} " in *" openssh-server "* | *" docker-registry "*) forbid_services ;; esac
+  case " ${missing[*]} " in *" openssh-server "* | *" docker-registry "* | *" etcd-server "*) forbid_services ;; esac
   # kubectl is there already where another package manager brought it: a missing package of that
   # name must not stop the rest.
   if ! apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
@@ -66,6 +67,9 @@ if [ ${#missing[@]} -gt 0 ]; then
   esac
   case " ${missing[*]} " in
   *" docker-registry "*) systemctl disable docker-registry.service >/dev/null 2>&1 || true ;;
+  esac
+  case " ${missing[*]} " in
+  *" etcd-server "*) systemctl disable etcd.service >/dev/null 2>&1 || true ;;
   esac
 fi
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::harness::{Daemon, Engine, Repo, await_that};
+use crate::harness::{Daemon, Engine, Repo, await_that, kubectl};
 use crate::streams::{IMAGE, make_image, text};
 
 const POD: &str = "apiVersion: v1
@@ -96,6 +96,23 @@ fn kubectl_debug_puts_a_container_into_a_running_pod() {
     assert!(described.contains("Ephemeral Containers:"), "{described}");
     assert!(described.contains("ops added ephemeral container look"), "{described}");
 
+    // In a terminal, which has the size of the one that kubectl runs in.
+    let script = r#"until [ "$(stty size)" = "33 99" ]; do sleep 0.1; done; stty size; exit 5"#;
+    let kubectl = format!(
+        "stty rows 33 cols 99; {} debug tools -it -c term {image} --profile=baseline -- sh -c '{script}'",
+        kubectl()
+    );
+    let mut command = engine.inside("script");
+    command.args(["-qec", &kubectl, "/dev/null"]).stdin(Stdio::null());
+    command.env("KUBECONFIG", daemon.kubeconfig().expect("an operator's"));
+    let ended = command.output().expect("script starts");
+    let told = text(&ended.stdout);
+    assert!(told.contains("33 99"), "{told}");
+    await_that("its end is told", &daemon, || {
+        let told = state("term");
+        if told.contains("\"exitCode\":5") { Ok(()) } else { Err(told) }
+    });
+
     // An image that is nowhere, and what the namespace does not allow.
     let missing = "--image=ballast.example/no-such:v1";
     daemon.kubectl(&["debug", "tools", "-c", "lost", missing, "--profile=baseline"]);
@@ -134,7 +151,7 @@ fn kubectl_debug_puts_a_container_into_a_running_pod() {
         if told.contains("tools") { Ok(()) } else { Err(told) }
     });
     let spec = "jsonpath={.spec.ephemeralContainers[*].name}";
-    assert_eq!(daemon.kubectl(&["get", "pod", "tools", "-o", spec]).trim(), "look talk lost");
+    assert_eq!(daemon.kubectl(&["get", "pod", "tools", "-o", spec]).trim(), "look talk term lost");
     assert_eq!(look(), id);
 
     // It goes with its pod.

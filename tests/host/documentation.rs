@@ -100,6 +100,22 @@ pub fn with_images() -> Engine {
     engine
 }
 
+/// Debian's etcd with the libraries that it asks for, where the page's image has it.
+fn import_etcd(engine: &Engine) {
+    let root = engine.dir.join("etcd-root");
+    let needs = run(Command::new("ldd").arg("/usr/bin/etcd"));
+    let libraries = needs.split_whitespace().filter(|word| word.starts_with('/'));
+    let program = ("/usr/bin/etcd", "/usr/local/bin/etcd");
+    for (from, to) in libraries.map(|file| (file, file)).chain([program]) {
+        let to = root.join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        fs::copy(from, to).expect("etcd-server is installed");
+    }
+    let tar = engine.dir.join("etcd.tar");
+    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg("."));
+    engine.docker(&["import", &tar.to_string_lossy(), "registry.k8s.io/etcd:3.5.1-0"]);
+}
+
 /// Configure Liveness, Readiness and Startup Probes; written as that page is now, in KYAML.
 const EXEC_LIVENESS: &str = r#"---
 {
@@ -174,6 +190,24 @@ spec:
       initialDelaySeconds: 15
       periodSeconds: 10
 ";
+
+const GRPC_LIVENESS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: etcd-with-grpc
+spec:
+  containers:
+  - name: etcd
+    image: registry.k8s.io/etcd:3.5.1-0
+    command: [ "/usr/local/bin/etcd", "--data-dir",  "/var/lib/etcd", "--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", "http://127.0.0.1:2379", "--log-level", "debug"]
+    ports:
+    - containerPort: 2379
+    livenessProbe:
+      grpc:
+        port: 2379
+      initialDelaySeconds: 10
+"#;
 
 /// Configure Pod Initialization
 const INIT_CONTAINERS: &str = "
@@ -493,10 +527,12 @@ fn await_slow<T>(
 #[test]
 fn the_pods_of_the_documentation_do_what_their_pages_say() {
     let engine = with_images();
+    import_etcd(&engine);
     let repo = Repo::new(&engine.dir.join("repo"));
     for (file, text) in [
         ("exec-liveness", EXEC_LIVENESS),
         ("http-liveness", HTTP_LIVENESS),
+        ("grpc-liveness", GRPC_LIVENESS),
         ("tcp-liveness-readiness", TCP_LIVENESS_READINESS),
         ("init-containers", INIT_CONTAINERS),
         ("deployment-sidecar", SIDECAR),
@@ -576,7 +612,17 @@ fn the_pods_of_the_documentation_do_what_their_pages_say() {
         if log.contains("logging") { Ok(()) } else { Err(log) }
     });
 
-    // Probes: two are restarted for what they say, one is ready after its delay and stays.
+    // Probes: etcd, which answered gRPC's health checks until now, hangs from here on.
+    await_slow("etcd was asked", &daemon, || {
+        let log = daemon.kubectl(&["logs", "etcd-with-grpc"]);
+        let asked = log.contains("/grpc.health.v1.Health/Check");
+        if asked { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(restarted(&daemon, "etcd-with-grpc").ok(), None);
+    let id = container(&daemon, "etcd-with-grpc", 0);
+    let process = engine.docker(&["inspect", "-f", "{{.State.Pid}}", &id]);
+    run(Command::new("kill").args(["-STOP", process.trim()]));
+    // Two are restarted for what they say, one is ready after its delay and stays.
     await_slow("liveness-http is restarted", &daemon, || restarted(&daemon, "liveness-http"));
     await_slow("goproxy is ready", &daemon, || {
         let status = pod(&daemon, "default", "goproxy")["status"]["containerStatuses"][0].clone();
@@ -591,6 +637,11 @@ fn the_pods_of_the_documentation_do_what_their_pages_say() {
         assert!(described.contains(words), "{described}");
     }
     assert_eq!(restarted(&daemon, "goproxy").ok(), None);
+    await_slow("etcd is found hanging", &daemon, || {
+        let described = daemon.kubectl(&["describe", "pod", "etcd-with-grpc"]);
+        let told = described.contains("Container etcd failed liveness probe, will be restarted");
+        if told { Ok(()) } else { Err(described) }
+    });
 
     // What a baseline namespace refuses is refused with its line, and the rest stays as it is.
     repo.write("capabilities.yaml", MORE_CAPABILITIES);

@@ -403,6 +403,11 @@ impl<'e> Daemon<'e> {
         command
     }
 
+    /// What [`Daemon::kubectl`] uses, where the API is not open to all.
+    pub fn kubeconfig(&self) -> Option<&Path> {
+        self.kubeconfig.as_deref()
+    }
+
     /// One of Ballast's own commands against this daemon.
     pub fn ballast(&self, arguments: &[&str]) -> Output {
         self.engine
