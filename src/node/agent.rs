@@ -184,6 +184,8 @@ pub struct Known {
 /// last: a rolling update goes on with each that is ready.
 const MAKING: usize = 5;
 const MAKING_SANDBOXES: usize = 3;
+/// Containers of ended pods removed at a time: twice as many as the smallest host's cores.
+const REMOVING: usize = 4;
 
 /// The shared state of one node's tasks.
 pub struct Agent<C, R> {
@@ -200,6 +202,8 @@ pub struct Agent<C, R> {
     pub making: Turns,
     /// Those among them that make a sandbox of their own.
     pub making_sandboxes: Turns,
+    /// Containers that are being removed.
+    pub removing: Turns,
     /// Devices of containers that are being made.
     pub device_book: DeviceBook,
     /// The sandboxes' image, by the engine's own id of it.
@@ -267,6 +271,7 @@ impl<C: Cluster, R: Runtime> Agent<C, R> {
             engine_lost: Notify::new(),
             making: Turns::of(MAKING),
             making_sandboxes: Turns::of(MAKING_SANDBOXES),
+            removing: Turns::of(REMOVING),
             device_book: DeviceBook::default(),
             sandbox_image: Mutex::default(),
             started: Instant::now(),

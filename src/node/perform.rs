@@ -146,15 +146,17 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         if let Some(spare) = self.claim(step).await {
             return self.join(Some(&spare.id), spare.ip, members).await;
         }
+        self.agent.making_sandboxes.take(self.make_whole(step, members)).await
+    }
+
+    /// A sandbox of the pod's own, and its members.
+    async fn make_whole(&self, step: &Step, members: &[&Step]) -> Result<(), RuntimeError> {
         let (early, late): (Vec<&Step>, Vec<&Step>) =
             members.iter().partition(|step| !self.wants_address(step));
-        let made = self.agent.making_sandboxes.take(async {
-            let Some(id) = self.create_sandbox(step).await? else { return Ok(None) };
-            let creating = early.iter().map(|step| self.create_member(step, Some(&id), None));
-            let (started, created) = join(self.start_sandbox(&id), join_all(creating)).await;
-            Ok::<_, RuntimeError>(started?.map(|ip| (id, ip, created)))
-        });
-        let Some((id, ip, created)) = made.await? else { return Ok(()) };
+        let Some(id) = self.create_sandbox(step).await? else { return Ok(()) };
+        let creating = join_all(early.iter().map(|step| self.create_member(step, Some(&id), None)));
+        let (started, created) = join(self.start_sandbox(&id), creating).await;
+        let Some(ip) = started? else { return Ok(()) };
         let early = early.into_iter().zip(created).map(|(step, created)| async move {
             match created? {
                 Some(id) => self.start_member(step, &id).await,

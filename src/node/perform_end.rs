@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler};
-use tokio::time::{sleep, timeout};
+use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, Pod};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use crate::node::agent::lock;
@@ -23,8 +23,21 @@ use crate::object::{Cluster, Note};
 /// How long SIGTERM waits for the network (ARCHITECTURE.md, section 5).
 const WITHDRAWAL: Duration = Duration::from_secs(2);
 /// What ended takes nothing but disk: who is waited for comes first. A removal is work for the engine
-/// too, and a rolling update needs one for each that it makes.
-const GIVE_WAY: Duration = Duration::from_secs(5);
+/// too, and a rolling update needs one for each that it makes. Longer than the leaving pods of an update
+/// of thirty are there while it lasts (BENCHMARKS.md (b)), and less than [`Turns`](crate::node::turns::Turns)
+/// hold a place.
+const GIVE_WAY: Duration = Duration::from_secs(8);
+/// For a pod whose successor waits until it is gone, or that is deleted by hand.
+const GIVE_WAY_AWAITED: Duration = Duration::from_secs(2);
+
+/// How long the removal of a deleted pod's containers gives way to pods that are being made. A
+/// ReplicaSet counts a leaving pod no more; everybody else waits for its name, its volume or its place.
+fn give_way(pod: &Pod) -> Duration {
+    match pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "ReplicaSet") {
+        true => GIVE_WAY,
+        false => GIVE_WAY_AWAITED,
+    }
+}
 
 impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
     pub(super) fn withdraw(&self, ip: Option<std::net::Ipv4Addr>) {
@@ -162,11 +175,17 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         lock(&self.agent.ended_by_us).insert(id.to_owned());
         let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
         let ends = self.pod().metadata.deletion_timestamp.is_some();
+        let gives_way = if ends { give_way(self.pod()) } else { Duration::ZERO };
+        let until = Instant::now() + gives_way;
         self.agent.tasks.spawn_short("remove", async move {
-            if ends {
-                agent.making.quiet(GIVE_WAY).await;
-            }
-            match agent.runtime.remove(&id).await {
+            // Looked at again when it is its turn: between two waves of an update all that wait would
+            // begin in the one quiet moment.
+            agent.making.quiet(until).await;
+            let removing = async {
+                agent.making.quiet(until).await;
+                agent.runtime.remove(&id).await
+            };
+            match agent.removing.take(removing).await {
                 Ok(()) => {
                     let known = lock(&agent.instances).get(&id).map(|one| one.identity.clone());
                     if let Some(identity) = known.filter(|_| !ends) {
@@ -186,5 +205,26 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
             cell.memory().removing.remove(&id);
             cell.wake.notify_one();
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_is_waited_for_is_removed_sooner() {
+        let of = |owners| -> Pod {
+            let meta = json!({"name": "web-1", "ownerReferences": owners});
+            serde_json::from_value(json!({"metadata": meta})).expect("a pod")
+        };
+        let owner =
+            |kind| json!([{"apiVersion": "apps/v1", "kind": kind, "name": "a", "uid": "u"}]);
+        assert_eq!(give_way(&of(owner("ReplicaSet"))), GIVE_WAY);
+        for waits in [owner("StatefulSet"), owner("DaemonSet"), owner("Job"), json!(null)] {
+            assert_eq!(give_way(&of(waits)), GIVE_WAY_AWAITED);
+        }
     }
 }

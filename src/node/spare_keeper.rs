@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::node::agent::{Agent, lock};
@@ -242,7 +242,7 @@ async fn step<C: Cluster, R: Runtime>(agent: &Arc<Agent<C, R>>) -> Result<bool, 
             Ok(true)
         }
         Next::Make | Next::Nothing => {
-            agent.making.quiet(GIVE_WAY).await;
+            agent.making.quiet(Instant::now() + GIVE_WAY).await;
             // One is made at a time, and no two at the same one.
             let name = format!("spare-{:x}", agent.clock.now().as_microsecond());
             make(agent, &container_spec::spare(&agent.site(&engine), &name)).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Work that takes longer waits for something else than the engine (a mount, a process): it no
 /// longer counts, or a few such would hold up every pod.
@@ -54,11 +54,11 @@ impl Turns {
         work.await
     }
 
-    /// Waits until nobody works or waits for a place, at most so long.
-    pub async fn quiet(&self, at_most: Duration) {
+    /// Waits until nobody works or waits for a place, or until then.
+    pub async fn quiet(&self, until: Instant) {
         let mut busy = self.busy.subscribe();
         // The sender lives as long as we do.
-        let _ = timeout(at_most, busy.wait_for(|count| *count == 0)).await;
+        let _ = timeout_at(until, busy.wait_for(|count| *count == 0)).await;
     }
 }
 
@@ -66,7 +66,7 @@ impl Turns {
 mod tests {
     use std::sync::Mutex;
 
-    use tokio::time::Instant;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -94,13 +94,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_quiet_when_all_are_done_or_given_up() {
         let (turns, begun) = (Turns::of(1), Instant::now());
-        turns.quiet(Duration::from_secs(9)).await;
+        turns.quiet(begun + Duration::from_secs(9)).await;
         assert_eq!(begun.elapsed().as_secs(), 0);
         let given_up = turns.take(work(60));
         let _ = timeout(Duration::from_secs(1), given_up).await;
         let one = || turns.take(work(2));
         let quiet = async |at_most| {
-            turns.quiet(Duration::from_secs(at_most)).await;
+            turns.quiet(Instant::now() + Duration::from_secs(at_most)).await;
             begun.elapsed().as_secs()
         };
         let (_, _, late, early) = tokio::join!(one(), one(), quiet(60), quiet(3));
