@@ -103,7 +103,7 @@ async fn removal(ground: &mut Ground) {
     report.print();
 }
 
-async fn spares_wait(ground: &Ground, count: usize) {
+pub async fn spares_wait(ground: &Ground, count: usize) {
     let spare = ["ps", "-q", "--filter", "name=_SPARE_"];
     let waits = || std::future::ready(ground.docker_cli(&spare).lines().count() >= count);
     until("spare sandboxes wait", waits).await;

@@ -1,18 +1,24 @@
 //! (b) A rolling update of 30, with two clients that count failed requests: one with a connection a
 //! request, one that keeps its connection. Ballast's pods have a readiness probe and are asked
-//! through their ClusterIP; Swarm updates eight at a time, new before old.
+//! through their ClusterIP; Swarm updates eight at a time, new before old. Ballast's update is measured
+//! twice: pushed in the moment the pods before are ready, and when its spare sandboxes are there again.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ground::{Ground, NAMESPACE, WEB, deployment};
+use super::pods::spares_wait;
 use super::swarm::Swarm;
 use crate::report::Report;
 
 const ROUNDS: usize = 2;
 const PODS: usize = 30;
+/// The daemon's own limit of them.
+const SPARES: usize = 8;
 const NEXT: &str = "ballast.example/web:v2";
+/// The example server serves on for three seconds, and what ended gives way for eight.
+const LEAVE: Duration = Duration::from_secs(12);
 const ADDRESS: &str = "10.43.7.7";
 const PROBE: &str = "        readinessProbe:
           httpGet: {path: /readyz, port: 8080}
@@ -30,20 +36,27 @@ pub async fn run(ground: &Ground) {
         report.milliseconds("Swarm: parallelism 8, start-first", [took]);
         swarm.remove(&service).await;
 
-        let manifest = |image| deployment(&service, PODS, image, PROBE) + &reached_as(&service);
-        ground.write("roll.yaml", &manifest(WEB));
-        ground.commit("roll v1");
-        ground.until_rolled(&service, WEB).await;
-        let clients = [Client::start("new"), Client::start("keep-alive")];
-        ground.write("roll.yaml", &manifest(NEXT));
-        let begun = Instant::now();
-        ground.commit("roll v2");
-        ground.until_rolled(&service, NEXT).await;
-        report.milliseconds("Ballast: surge and unavailable 25 %, probed", [begun.elapsed()]);
-        // The old pods that still leave are part of the promise.
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-        said.extend(clients.map(Client::stop));
-        ground.clear("roll.yaml").await;
+        for (row, rested) in [("at-once", false), ("rested", true)] {
+            let app = format!("{service}-{row}");
+            let manifest = |image| deployment(&app, PODS, image, PROBE) + &reached_as(&app);
+            ground.write("roll.yaml", &manifest(WEB));
+            ground.commit("roll v1");
+            ground.until_rolled(&app, WEB).await;
+            if rested {
+                spares_wait(ground, SPARES).await;
+            }
+            let clients = [Client::start("new"), Client::start("keep-alive")];
+            ground.write("roll.yaml", &manifest(NEXT));
+            let begun = Instant::now();
+            ground.commit("roll v2");
+            ground.until_rolled(&app, NEXT).await;
+            let row = format!("Ballast: surge and unavailable 25 %, probed, {row}");
+            report.milliseconds(&row, [begun.elapsed()]);
+            // The old pods that still leave are part of the promise.
+            tokio::time::sleep(LEAVE).await;
+            said.extend(clients.map(Client::stop));
+            ground.clear("roll.yaml").await;
+        }
     }
     report.print();
     println!("\nrequests during Ballast's updates: {}", said.join("; "));
