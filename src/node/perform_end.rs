@@ -24,10 +24,9 @@ use crate::object::{Cluster, Note};
 const WITHDRAWAL: Duration = Duration::from_secs(2);
 /// What ended takes nothing but disk: who is waited for comes first. A removal is work for the engine
 /// too, and a rolling update needs one for each that it makes. Longer than the leaving pods of an update
-/// of thirty are there while it lasts (BENCHMARKS.md (b)), and less than [`Turns`](crate::node::turns::Turns)
-/// hold a place.
+/// of thirty are there while it lasts (BENCHMARKS.md (b)).
 const GIVE_WAY: Duration = Duration::from_secs(8);
-/// For a pod whose successor waits until it is gone, or that is deleted by hand.
+/// Where a successor waits until the pod is gone, or whoever deleted it.
 const GIVE_WAY_AWAITED: Duration = Duration::from_secs(2);
 
 /// How long the removal of a deleted pod's containers gives way to pods that are being made. A
@@ -175,17 +174,21 @@ impl<C: Cluster, R: Runtime> Doer<'_, C, R> {
         lock(&self.agent.ended_by_us).insert(id.to_owned());
         let (agent, cell, id) = (self.agent.clone(), self.cell.clone(), id.to_owned());
         let ends = self.pod().metadata.deletion_timestamp.is_some();
-        let gives_way = if ends { give_way(self.pod()) } else { Duration::ZERO };
-        let until = Instant::now() + gives_way;
+        let until = Instant::now() + if ends { give_way(self.pod()) } else { Duration::ZERO };
         self.agent.tasks.spawn_short("remove", async move {
-            // Looked at again when it is its turn: between two waves of an update all that wait would
-            // begin in the one quiet moment.
-            agent.making.quiet(until).await;
-            let removing = async {
+            let removed = loop {
                 agent.making.quiet(until).await;
-                agent.runtime.remove(&id).await
+                // Looked at again when it is its turn: between two waves of an update all that wait
+                // would begin in the one quiet moment.
+                let removing = async {
+                    let now = !agent.making.is_busy() || Instant::now() >= until;
+                    if now { Some(agent.runtime.remove(&id).await) } else { None }
+                };
+                if let Some(removed) = agent.removing.take(removing).await {
+                    break removed;
+                }
             };
-            match agent.removing.take(removing).await {
+            match removed {
                 Ok(()) => {
                     let known = lock(&agent.instances).get(&id).map(|one| one.identity.clone());
                     if let Some(identity) = known.filter(|_| !ends) {

@@ -54,6 +54,11 @@ impl Turns {
         work.await
     }
 
+    /// Whether anybody works or waits for a place.
+    pub fn is_busy(&self) -> bool {
+        *self.busy.borrow() > 0
+    }
+
     /// Waits until nobody works or waits for a place, or until then.
     pub async fn quiet(&self, until: Instant) {
         let mut busy = self.busy.subscribe();
