@@ -184,8 +184,9 @@ pub struct Known {
 /// last: a rolling update goes on with each that is ready.
 const MAKING: usize = 5;
 const MAKING_SANDBOXES: usize = 3;
-/// Containers of ended pods removed at a time: twice as many as the smallest host's cores.
-const REMOVING: usize = 4;
+/// Containers removed at a time: as many calls as the engine gets at once. With four, a hundred pods
+/// take a tenth longer (BENCHMARKS.md (k)).
+const REMOVING: usize = 8;
 
 /// The shared state of one node's tasks.
 pub struct Agent<C, R> {
